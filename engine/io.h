@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * struct io: the block device everything in this project reads and writes through.
+ *
+ * A layer is an object with this table of functions; a filter (undo log, fault model, recorder)
+ * takes the next layer as an argument when it is opened and owns it from then on.  There is no
+ * hidden write-back cache anywhere: a write that returned 0 has been handed to the layer below,
+ * and only io_flush() makes it durable.
+ *
+ * Every function returns 0 or -errno.  Offsets and lengths are bytes.  A layer is used by one
+ * thread at a time, except that `read` and `read_many` may be called from several threads at once
+ * when `concurrent_reads` is set.
+ */
+#ifndef ENGINE_IO_H
+#define ENGINE_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct io;
+
+/* One request of read_many(); `result` is 0 or -errno of that request alone. */
+struct io_read_req {
+    uint64_t host_off;
+    size_t length;
+    void *buf;
+    int result;
+};
+
+struct io_ops {
+    /* Reads exactly `length` bytes.  A range that passes the end of the device is -ERANGE: whoever
+     * reads knows the size, so this also tells that the device shrank. */
+    int (*read)(struct io *io, uint64_t host_off, void *buf, size_t length);
+
+    /* Writes exactly `length` bytes, growing the device when the range passes its end (the gap
+     * reads as zeros).  After an error any part of the range may have been written. */
+    int (*write)(struct io *io, uint64_t host_off, const void *buf, size_t length);
+
+    /* When it returns 0, every write, resize and discard that completed before the call is
+     * durable.  After an error nothing is known about any of them, now or later. */
+    int (*flush)(struct io *io);
+
+    /* Current size of the device. */
+    int (*size)(struct io *io, uint64_t *size_bytes);
+
+    /* Sets the size; a grown area reads as zeros. */
+    int (*resize)(struct io *io, uint64_t size_bytes);
+
+    /* The range is of no use any more; it may read as anything afterwards.  Optional (NULL: the
+     * call succeeds and does nothing). */
+    int (*discard)(struct io *io, uint64_t host_off, uint64_t length);
+
+    /* Releases the layer and those below it.  Never flushes. */
+    void (*close)(struct io *io);
+
+    /* Optional: many reads at once, in any order.  Returns 0 when each request has its result. */
+    int (*read_many)(struct io *io, struct io_read_req *reqs, size_t count);
+
+    /* Optional: the first range at or after `host_off` that may hold something other than zeros,
+     * as [*start, *end); both are the device size when there is none. */
+    int (*extents)(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end);
+};
+
+struct io {
+    const struct io_ops *ops;
+    bool concurrent_reads; /* read and read_many may be called from several threads */
+    bool read_only;        /* write, resize and discard answer -EROFS */
+};
+
+int io_read(struct io *io, uint64_t host_off, void *buf, size_t length);
+int io_write(struct io *io, uint64_t host_off, const void *buf, size_t length);
+int io_flush(struct io *io);
+int io_size(struct io *io, uint64_t *size_bytes);
+int io_resize(struct io *io, uint64_t size_bytes);
+int io_discard(struct io *io, uint64_t host_off, uint64_t length);
+void io_close(struct io *io); /* NULL is allowed */
+
+/* Uses the layer's read_many, or one read after the other.  Returns 0 when each request has its own
+ * result, -errno when none of them may be looked at. */
+int io_read_many(struct io *io, struct io_read_req *reqs, size_t count);
+
+/* Like the optional member; a layer without it has one extent, the whole device. */
+int io_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end);
+
+/* Reads `length` bytes; what lies at or past the end of the device reads as zeros.  qcow2 allows
+ * the last cluster of a file to be cut short. */
+int io_read_padded(struct io *io, uint64_t host_off, void *buf, size_t length);
+
+/* ---- the real file (io_file.c) ------------------------------------------------------------ */
+
+enum io_file_flags {
+    IO_FILE_WRITE = 1 << 0,   /* open for writing; the default is reading only */
+    IO_FILE_SHARE = 1 << 1,   /* look although another program has the image open (-U) */
+    IO_FILE_NO_LOCK = 1 << 2, /* no image locks at all: backing and data files, new files */
+    IO_FILE_CREATE = 1 << 3,  /* create, and fail with -EEXIST if it is there */
+};
+
+/* What io_file_open() found out that an error number cannot say. */
+struct io_file_info {
+    int lock_byte;        /* -EBUSY: the byte another program holds, such as 101; else 0 */
+    long holder_pid;      /* a process that has the file open, 0 if none could be found */
+    char holder_name[32]; /* its command name, "" if unknown */
+    bool unlocked;        /* this file system or device has no such locks: nothing was locked */
+    bool block_device;
+};
+
+/* Opens `path`, a regular file or a block device; anything else is -ENOTBLK.  Takes QEMU's image
+ * locks for a reader or a writer; -EBUSY when another program's claims forbid it.  `info` may be
+ * NULL.  On success *out is owned by the caller. */
+int io_file_open(const char *path, unsigned flags, struct io **out, struct io_file_info *info);
+
+/* What a lock byte stands for, such as "write"; for messages. */
+const char *io_file_lock_name(int lock_byte);
+
+/* ---- an image in memory (io_mem.c) -------------------------------------------------------- */
+
+/* A new empty image of `size_bytes` zeros. */
+int io_mem_open(uint64_t size_bytes, struct io **out);
+
+/* A copy that shares all pages with `src` until one of the two writes: costs a few pointers per
+ * 2 MiB.  `src` must be an io_mem layer. */
+int io_mem_branch(struct io *src, struct io **out);
+
+/* Reads a whole layer of any kind into a new image in memory; holes stay holes. */
+int io_mem_load(struct io *src, struct io **out);
+
+/* ---- old bytes saved first (io_undo.c) ---------------------------------------------------- */
+
+/* A filter over `next` that saves, durably, the old content of every range in the file `log` before
+ * the first time it is overwritten.  Owns both when it succeeds, neither when it fails. */
+int io_undo_open(struct io *next, struct io *log, struct io **out);
+
+/* Puts `image` back as it was when io_undo_open() made `log`, and flushes.  -EILSEQ when the log is
+ * not one or belongs to another image, -ESTALE when the image changed since in places the log does
+ * not know; the image is untouched then. */
+int io_undo_rollback(struct io *log, struct io *image);
+
+#endif
