@@ -3,7 +3,9 @@
 
 PREFIX ?= /usr/local
 BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 OPT ?= -O2 -g
 SANITIZE ?=
 
@@ -17,14 +19,17 @@ IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c
 ENGINE_SRC  := $(filter-out $(IO_SRC) engine/qsnap.c,$(wildcard engine/*.c))
 CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
-TEST_SRC    := $(wildcard tests/*.c)
+# tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
+TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/interplay.c)
+TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 IO_LIB      := $(BUILD)/libio.a
 ENGINE_LIB  := $(BUILD)/libengine.a
 CHECKER_LIB := $(BUILD)/libchecker.a
 FAULT_LIB   := $(BUILD)/libfault.a
+TEST_LIB    := $(BUILD)/libtests.a
 
 LIBS_CODEC  := -lzstd -lz
 LIBS_JSON   := -ljansson
@@ -49,6 +54,7 @@ $(IO_LIB): $(call obj,$(IO_SRC))
 $(ENGINE_LIB): $(call obj,$(ENGINE_SRC))
 $(CHECKER_LIB): $(call obj,$(CHECKER_SRC))
 $(FAULT_LIB): $(call obj,$(FAULT_SRC))
+$(TEST_LIB): $(call obj,$(TEST_SRC))
 $(BUILD)/lib%.a:
 	@mkdir -p $(@D)
 	@rm -f $@
@@ -67,12 +73,14 @@ $(BUILD)/tests/suites.h: $(patsubst %,tests/test_%.c,$(SUITES))
 	printf 'SUITE(%s)\n' $(SUITES) > $@
 $(BUILD)/tests/main.o: $(BUILD)/tests/suites.h
 $(BUILD)/tests/%.o: CFLAGS_ALL += -Itests -I$(BUILD)/tests
-$(BUILD)/tests/run: $(call obj,$(filter-out tests/oracle.c tests/interplay.c,$(TEST_SRC))) \
-		$(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
+$(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
+		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD)
+$(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
-check: $(PROGRAMS) $(BUILD)/tests/run   ## run all tests
+check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage   ## run all tests
 	$(BUILD)/tests/run
 
 clean:                          ## remove what was built
