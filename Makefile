@@ -72,7 +72,7 @@ $(BUILD)/tests/suites.h: $(patsubst %,tests/test_%.c,$(SUITES))
 	@mkdir -p $(@D)
 	printf 'SUITE(%s)\n' $(SUITES) > $@
 $(BUILD)/tests/main.o: $(BUILD)/tests/suites.h
-$(BUILD)/tests/%.o: CFLAGS_ALL += -Itests -I$(BUILD)/tests
+$(BUILD)/tests/%.o: CFLAGS_ALL += -Itests -I$(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
