@@ -27,7 +27,7 @@ static int find_snapshot(struct disk *disk, const char *id)
         ret = io_read_padded(disk->io, off, buf, 2 << 16);
         if (ret == 0)
             ret = qcow2_snapshot_decode(buf, 2 << 16, &s);
-        if (ret < 0)
+        if (ret != 0)
             break;
         if (s.id_len == strlen(id) && memcmp(s.id, id, s.id_len) == 0) {
             disk->l1_off = s.l1_off;
@@ -113,7 +113,7 @@ int guest_read(struct io *io, struct io *data, const char *snapshot_id, uint64_t
 {
     struct disk disk = {.io = io, .data = data};
     int ret = disk_open(&disk, snapshot_id);
-    if (ret < 0)
+    if (ret != 0)
         return ret;
     uint32_t size = disk.geo.cluster_size;
     uint8_t *cluster = malloc(size);

@@ -18,7 +18,7 @@ struct arena_block {
     max_align_t bytes[];
 };
 
-int recipe_fail(struct recipe *r, const char *format, ...)
+void recipe_say(struct recipe *r, const char *format, ...)
 {
     int n = r->line ? snprintf(r->error, RECIPE_ERROR_BYTES, "%s:%u: ", r->name, r->line) : 0;
     if (n < 0 || n >= RECIPE_ERROR_BYTES)
@@ -27,7 +27,6 @@ int recipe_fail(struct recipe *r, const char *format, ...)
     va_start(args, format);
     vsnprintf(r->error + n, (size_t)(RECIPE_ERROR_BYTES - n), format, args);
     va_end(args);
-    return -EINVAL;
 }
 
 void *recipe_alloc(struct recipe *r, size_t count, size_t size)
@@ -72,10 +71,11 @@ void recipe_free(struct recipe *r)
 static int guest_range(struct cursor *c, uint64_t *guest_off, uint64_t *length)
 {
     int ret = read_number(c, guest_off);
-    if (ret == 0 && at_end(c))
+    if (ret < 0)
+        return ret;
+    if (at_end(c))
         return recipe_fail(c->r, "OFFSET LENGTH expected");
-    if (ret == 0)
-        ret = read_number(c, length);
+    ret = read_number(c, length);
     if (ret < 0)
         return ret;
     uint64_t end;
@@ -127,14 +127,16 @@ static int say_compressed(struct cursor *c)
     struct recipe_pattern pattern = {.value = 0xc0};
     bool apart = false;
     int ret = guest_statement(c, &guest_off, &length, &pattern, "apart", &apart);
+    if (ret < 0)
+        return ret;
     struct recipe *r = c->r;
-    if (ret == 0 && r->geo.data_file)
+    if (r->geo.data_file)
         return recipe_fail(r, "no compressed clusters with a data file");
     uint64_t end = guest_off + length;
-    if (ret == 0 && (!cluster_aligned(&r->geo, guest_off) ||
-                        (!cluster_aligned(&r->geo, end) && end != r->header.size_bytes)))
+    if (!cluster_aligned(&r->geo, guest_off) ||
+        (!cluster_aligned(&r->geo, end) && end != r->header.size_bytes))
         return recipe_fail(r, "compressed wants whole clusters");
-    return ret < 0 ? ret : build_compressed(r, guest_off, length, &pattern, apart);
+    return build_compressed(r, guest_off, length, &pattern, apart);
 }
 
 static int say_zero(struct cursor *c)
@@ -296,11 +298,13 @@ static int say_feature(struct cursor *c)
     uint64_t type, bit;
     const char *name;
     int ret = read_number(c, &type);
-    if (ret == 0)
-        ret = read_number(c, &bit);
+    if (ret < 0)
+        return ret;
+    ret = read_number(c, &bit);
+    if (ret < 0)
+        return ret;
     skip_space(c);
-    if (ret == 0)
-        ret = read_text(c, &name, NULL);
+    ret = read_text(c, &name, NULL);
     return ret < 0 ? ret : recipe_add_feature(c->r, (uint8_t)type, (uint8_t)bit, name);
 }
 
@@ -368,7 +372,7 @@ int recipe_text(
     r->name = name;
     r->error = error;
     char *copy = recipe_alloc(r, strlen(text) + 1, 1);
-    strcpy(copy, text);
+    memcpy(copy, text, strlen(text));
     int ret = 0;
     for (char *line = copy; ret == 0 && line; r->line++) {
         char *end = strchr(line, '\n');

@@ -144,8 +144,9 @@ static int damage_name(struct cursor *c)
         return write_bytes(c, ref.host_off);
     uint64_t old, value;
     ret = ref_load(c, &ref, &old);
-    if (ret == 0)
-        ret = read_number(c, &value);
+    if (ret < 0)
+        return ret;
+    ret = read_number(c, &value);
     if (ret < 0)
         return ret;
     value = op == 1 ? old | value : op == 2 ? old & value : op == 3 ? old ^ value : value;

@@ -211,7 +211,7 @@ int ref_store(struct cursor *c, const struct ref *ref, uint64_t value)
     if (ret < 0)
         return recipe_fail(
             c->r, "reading at %#llx: %s", (unsigned long long)ref->host_off, strerror(-ret));
-    uint64_t old = load_be(bytes, n), max = UINT64_MAX >> (64 - 8 * n);
+    uint64_t old = load_be(bytes, n), max = UINT64_MAX >> ((8 - n) % 8 * 8);
     if (ref->kind == REF_REFCOUNT && c->r->geo.refcount_order < 3)
         max = c->r->geo.refcount_max;
     else if (ref->kind == REF_OFFSET_FIELD || ref->kind == REF_L2_OFFSET_FIELD)

@@ -18,6 +18,8 @@
 #ifndef TESTS_RECIPE_IMPL_H
 #define TESTS_RECIPE_IMPL_H
 
+#include <errno.h>
+
 #include "recipe.h"
 
 struct l2_table {
@@ -97,8 +99,9 @@ struct recipe {
 
 /* ---- recipe.c ------------------------------------------------------------------------------- */
 
-/* Formats "file:line: message" and returns -EINVAL. */
-int recipe_fail(struct recipe *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Formats "file:line: message" for the caller of the recipe; recipe_fail() is also the error. */
+void recipe_say(struct recipe *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define recipe_fail(r, ...) (recipe_say((r), __VA_ARGS__), -EINVAL)
 
 /* Zeroed memory that lives as long as the recipe. */
 void *recipe_alloc(struct recipe *r, size_t count, size_t size);

@@ -188,7 +188,7 @@ static void compare_content(struct bench *b, struct io *io, const struct expect_
         if (got[i] == want[i])
             continue;
         complain(b, "  after: data %s: at %#llx expected %#x, got %#x\n", content->guest_off,
-            (unsigned long long)(guest_off + i), want[i], got[i]);
+            (unsigned long long)guest_off + i, want[i], got[i]);
         break;
     }
     free(want);
