@@ -120,9 +120,10 @@ BASH_DIR    := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 
 install: $(PROGRAMS)            ## install to $(DESTDIR)$(PREFIX)
 	install -d $(BIN_DIR) $(MAN_DIR) $(BASH_DIR)
-	install -m 755 $(PROGRAMS) $(BIN_DIR)
-	install -m 644 $(MAN_PAGES) $(MAN_DIR)
-	for f in $(COMPLETIONS); do install -m 644 $$f $(BASH_DIR)/$$(basename $$f .bash); done
+	for f in $(PROGRAMS); do install -m 755 $$f $(BIN_DIR) || exit; done
+	for f in $(MAN_PAGES); do install -m 644 $$f $(MAN_DIR) || exit; done
+	for f in $(COMPLETIONS); do \
+		install -m 644 $$f $(BASH_DIR)/$$(basename $$f .bash) || exit; done
 
 uninstall:                      ## remove what install put there
 	rm -f $(addprefix $(BIN_DIR)/,$(notdir $(PROGRAMS))) \
