@@ -4,43 +4,18 @@
  * calls it, and by qemu-img where the folder says what that finds; a folder with `repair-exit` is
  * repaired, judged again, repaired again without a byte changed, and read. */
 #include <check.h>
-#include <dirent.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "expect.h"
+#include "corpus.h"
 #include "guest.h"
 #include "proc.h"
 
-#define CORPUS "corpus"
-
-static int is_case(const struct dirent *entry)
-{
-    char path[512];
-    snprintf(path, sizeof(path), CORPUS "/%s/expect", entry->d_name);
-    return access(path, R_OK) == 0;
-}
-
-/* How many folders there are; the name of one of them goes to `name`. */
-static int list_cases(int which, char name[256])
-{
-    struct dirent **entries;
-    int count = scandir(CORPUS, &entries, is_case, alphasort);
-    for (int i = 0; i < count; i++) {
-        if (i == which)
-            snprintf(name, 256, "%s", entries[i]->d_name);
-        free(entries[i]);
-    }
-    if (count >= 0)
-        free(entries);
-    return count > 0 ? count : 0;
-}
-
 /* One folder at work.  Differences are collected in `text` and told all at once. */
 struct bench {
-    char name[256];
+    char name[CORPUS_NAME_BYTES];
     char *dir; /* temporary; the image is image.qcow2 there */
     struct recipe *recipe;
     struct expect *expect;
@@ -61,52 +36,15 @@ static void complain(struct bench *b, const char *format, ...)
     b->failed = true;
 }
 
-static struct recipe *load_recipe(const char *folder, const char *file)
-{
-    char path[600], error[RECIPE_ERROR_BYTES] = "";
-    struct recipe *recipe = NULL;
-    snprintf(path, sizeof(path), CORPUS "/%s/%s", folder, file);
-    ck_assert_msg(recipe_load(path, &recipe, error) == 0, "%s", error);
-    return recipe;
-}
-
-static void save(struct recipe *recipe, const char *dir, const char *file)
-{
-    char path[4096];
-    snprintf(path, sizeof(path), "%s/%s", dir, file);
-    ck_assert_msg(recipe_save(recipe, path) == 0, "cannot write %s", path);
-}
-
-/* The files that recipe.NAME are for. */
-static void save_neighbours(const struct bench *b)
-{
-    char path[600];
-    snprintf(path, sizeof(path), CORPUS "/%s", b->name);
-    DIR *folder = opendir(path);
-    ck_assert_ptr_nonnull(folder);
-    for (struct dirent *entry; (entry = readdir(folder));) {
-        if (strncmp(entry->d_name, "recipe.", 7) != 0)
-            continue;
-        struct recipe *recipe = load_recipe(b->name, entry->d_name);
-        save(recipe, b->dir, entry->d_name + 7);
-        recipe_free(recipe);
-    }
-    closedir(folder);
-}
-
 static void bench_open(struct bench *b, int which)
 {
-    char path[600], error[RECIPE_ERROR_BYTES] = "";
     *b = (struct bench){0};
-    list_cases(which, b->name);
-    b->recipe = load_recipe(b->name, "recipe");
-    snprintf(path, sizeof(path), CORPUS "/%s/expect", b->name);
-    ck_assert_msg(expect_load(path, &b->expect, error) == 0, "%s", error);
+    corpus_list("", which, b->name);
+    corpus_load(b->name, &b->recipe, &b->expect);
     b->dir = proc_mkdir();
     b->out = open_memstream(&b->text, &b->text_len);
     ck_assert_ptr_nonnull(b->out);
-    save(b->recipe, b->dir, "image.qcow2");
-    save_neighbours(b);
+    corpus_save(b->name, b->recipe, b->dir);
 }
 
 static void bench_close(struct bench *b)
@@ -245,10 +183,10 @@ Suite *test_corpus(void)
 {
     Suite *suite = suite_create("corpus");
     TCase *tc = tcase_create("folders");
-    char name[256];
+    char name[CORPUS_NAME_BYTES];
     tcase_set_timeout(tc, 60);
     if (access(QCHECK_PROGRAM, X_OK) == 0)
-        tcase_add_loop_test(tc, corpus, 0, list_cases(-1, name));
+        tcase_add_loop_test(tc, corpus, 0, corpus_list("", -1, name));
     suite_add_tcase(suite, tc);
     return suite;
 }
