@@ -75,11 +75,21 @@ $(BUILD)/tests/run: $(call obj,$(filter-out tests/oracle.c tests/interplay.c,$(T
 check: $(PROGRAMS) $(BUILD)/tests/run   ## run all tests
 	$(BUILD)/tests/run
 
+ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
+	imgmake.c damage.c survey.c proc.c))
+$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON)
+
+N ?= 2000
+SEED ?= 1
+oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
+	$(BUILD)/tests/oracle $(N) $(SEED)
+
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
 
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check clean help
+.PHONY: all check oracle clean help
 -include $(wildcard $(BUILD)/*/*.d)
