@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io.h"
 #include "proc.h"
+#include "qcow2.h"
 #include "rng.h"
 
 #define SECRET "--object secret,id=s,data=oracle"
@@ -326,6 +328,36 @@ static void make_noise(const char *dir)
     fclose(file);
 }
 
+/* QEMU stores the time of day with each snapshot; a damaged pointer may make it an offset. */
+static int fix_dates(const char *dir, const char *name)
+{
+    char path[4096];
+    uint8_t head[QCOW2_V3_HEADER_BYTES + 8], record[QCOW2_SNAPSHOT_HEAD_BYTES];
+    struct qcow2_header header = {0};
+    struct qcow2_snapshot snapshot;
+    struct io *io;
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    int err = io_file_open(path, IO_FILE_WRITE | IO_FILE_NO_LOCK, &io, NULL);
+    if (err)
+        return err;
+    err = io_read_padded(io, 0, head, sizeof(head));
+    if (err == 0)
+        err = qcow2_header_decode(head, sizeof(head), &header);
+    uint64_t host_off = header.snapshots_off;
+    for (uint32_t i = 0; i < header.snapshot_count && err == 0; i++) {
+        err = io_read_padded(io, host_off, record, sizeof(record));
+        if (err)
+            break;
+        qcow2_snapshot_decode(record, sizeof(record), &snapshot);
+        store_be32(record + 16, 1000000000 + i);
+        store_be32(record + 20, i);
+        err = io_write(io, host_off, record, sizeof(record));
+        host_off += snapshot.record_len;
+    }
+    io_close(io);
+    return err;
+}
+
 int imgmake(const char *dir, uint64_t seed, struct imgmake *image)
 {
     *image = (struct imgmake){.name = "image.qcow2"};
@@ -350,6 +382,8 @@ int imgmake(const char *dir, uint64_t seed, struct imgmake *image)
     if (exit_code != 0 && asprintf(&image->error, "%s%s", result.out, result.err) < 0)
         image->error = NULL;
     proc_free(&result);
+    if (exit_code == 0 && fix_dates(dir, image->name) != 0)
+        exit_code = -1;
     return exit_code;
 }
 

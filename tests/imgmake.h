@@ -2,7 +2,8 @@
  *
  * Random healthy images, made by qemu-img and qemu-io from a seed: every cluster size, refcount
  * width and version, compressed clusters, zero clusters, snapshots, bitmaps, LUKS, external data
- * files, backing files.  The same seed gives the same image but for dates and encryption salts. */
+ * files, backing files.  The same seed gives the same image; only what LUKS encrypts depends on a
+ * random key. */
 #ifndef TESTS_IMGMAKE_H
 #define TESTS_IMGMAKE_H
 
