@@ -70,7 +70,7 @@ START_TEST(damage_is_replayable)
 {
     char *dir = proc_mkdir();
     struct imgmake image;
-    ck_assert_int_eq(imgmake(dir, 3, &image), 0);
+    ck_assert_int_eq(imgmake(dir, 4, &image), 0);
     struct io *healthy = load(dir, image.name);
     for (uint64_t seed = 0; seed < 20; seed++)
         damage_twice(healthy, seed);
