@@ -72,7 +72,14 @@ $(BUILD)/tests/run: $(call obj,$(filter-out tests/oracle.c tests/interplay.c,$(T
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD)
 
-check: $(PROGRAMS) $(BUILD)/tests/run   ## run all tests
+# The engine and QEMU in turns on one image.
+$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(BUILD)/tests/proc.o $(ENGINE_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
+
+interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
+	$(BUILD)/tests/interplay $(or $(N),20000) $(or $(SEED),1)
+
+check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
 clean:                          ## remove what was built
@@ -81,5 +88,5 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check clean help
+.PHONY: all check clean help interplay
 -include $(wildcard $(BUILD)/*/*.d)

@@ -36,6 +36,8 @@ static int check_options(const struct image_options *o, struct image_error *why)
         return refuse(why, -EINVAL, "cluster_size must be a power of two from 512 to 2M");
     if (!power_of_two(o->refcount_bits, 1, 64))
         return refuse(why, -EINVAL, "refcount_bits must be a power of two from 1 to 64");
+    if (o->size_bytes % QCOW2_SECTOR_BYTES)
+        return refuse(why, -EINVAL, "the size of a disk is a multiple of 512 bytes");
     if (o->version != 2 && o->version != 3)
         return refuse(why, -EINVAL, "compat must be 0.10 or 1.1");
     if (o->version == 2 && (o->refcount_bits != 16 || o->extended_l2 || o->lazy_refcounts ||

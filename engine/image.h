@@ -60,7 +60,8 @@ int image_read(struct image *img, uint64_t guest_off, void *buf, size_t length);
 int image_write(struct image *img, uint64_t guest_off, const void *buf, size_t length);
 
 /* Clusters (with extended L2: subclusters) wholly inside the range read as zeros afterwards and
- * give up their space; the rest of the range is left alone.  The disk's end counts as aligned. */
+ * give up their space; the rest of the range, and a compressed cluster of which only a part is
+ * inside, is left alone.  The disk's end counts as aligned. */
 int image_discard(struct image *img, uint64_t guest_off, uint64_t length);
 
 /* Changes the size of the virtual disk; what is new reads as zeros. */

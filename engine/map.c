@@ -275,7 +275,8 @@ struct view image_view(const struct image *img)
     return (struct view){img->l1, img->header.l1_size, img->header.size_bytes};
 }
 
-int image_read(struct image *img, uint64_t guest_off, void *buf, size_t length)
+int view_read(
+    struct image *img, const struct view *view, uint64_t guest_off, void *buf, size_t length)
 {
     uint64_t end;
     int ret = image_begin(img, false);
@@ -283,8 +284,16 @@ int image_read(struct image *img, uint64_t guest_off, void *buf, size_t length)
         ret = image_needs_plain_data(img);
     if (ret < 0)
         return ret;
-    if (!range_end(guest_off, length, &end) || end > img->header.size_bytes)
+    if (!range_end(guest_off, length, &end) || end > view->size_bytes)
         return image_fail(img, -ERANGE, "the range passes the end of the disk");
+    return map_read(img, view, guest_off, buf, length);
+}
+
+int image_read(struct image *img, uint64_t guest_off, void *buf, size_t length)
+{
+    int ret = image_begin(img, false); /* may read the L1 again */
+    if (ret < 0)
+        return ret;
     struct view view = image_view(img);
-    return map_read(img, &view, guest_off, buf, length);
+    return view_read(img, &view, guest_off, buf, length);
 }

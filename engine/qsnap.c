@@ -64,6 +64,17 @@ static int find(struct call *call, const char *key, uint32_t *idx)
     return snapshot_find(call->img, key, idx) < 0 ? engine_failed(call) : 0;
 }
 
+/* Disks have whole sectors: rounded up, as qemu-img does. */
+static int parse_disk_size(const char *text, uint64_t *value)
+{
+    if (parse_size(text, value) < 0)
+        return -1;
+    if (*value > UINT64_MAX - 511)
+        return complain(text, "too large");
+    *value = div_up(*value, 512) * 512;
+    return 0;
+}
+
 /* ---- snapshots ----------------------------------------------------------------------------- */
 
 static int do_create(struct call *call)
@@ -271,7 +282,7 @@ static int do_discard(struct call *call)
 static int do_resize(struct call *call)
 {
     uint64_t size;
-    if (parse_size(call->args[0], &size) < 0)
+    if (parse_disk_size(call->args[0], &size) < 0)
         return -1;
     return image_resize(call->img, size) < 0 ? engine_failed(call) : 0;
 }
@@ -333,7 +344,7 @@ static int do_new(struct call *call)
 {
     uint64_t size;
     struct image_error why;
-    if (parse_size(call->args[0], &size) < 0)
+    if (parse_disk_size(call->args[0], &size) < 0)
         return -1;
     struct image_options options = image_options_default(size);
     char *text = call->options ? strdup(call->options) : NULL;

@@ -115,6 +115,8 @@ int image_discard(struct image *img, uint64_t guest_off, uint64_t length)
 
 static int check_resize(struct image *img, uint64_t size_bytes)
 {
+    if (size_bytes % QCOW2_SECTOR_BYTES)
+        return image_fail(img, -EINVAL, "the size of a disk is a multiple of 512 bytes");
     if (size_bytes > INT64_MAX - img->geo.l2_span ||
         l1_entries_for(&img->geo, size_bytes) * 8 > QCOW2_MAX_L1_BYTES)
         return image_fail(img, -EFBIG, "the L1 table for that size would pass 32 MiB");
@@ -129,7 +131,7 @@ static int check_resize(struct image *img, uint64_t size_bytes)
 }
 
 /* What lies behind the disk's end (VM state, the rest of the last cluster) must not come to light
- * when it grows. */
+ * when it grows: unmapped, and zeros in the last cluster's rest. */
 static int clear_behind_end(struct image *img)
 {
     const struct qcow2_geometry *geo = &img->geo;
@@ -226,16 +228,15 @@ static int grow(struct image *img, uint64_t size_bytes)
 }
 
 /* 1. header 24..47 -- barrier, commit
- * 2. what is mapped behind the new end is unmapped, as by a discard */
+ * 2. what is behind the new end is cleared, as in grow(): not every program does that when it
+ *    makes the disk larger again */
 static int shrink(struct image *img, uint64_t size_bytes)
 {
-    uint64_t unit = img->geo.cluster_size, behind = div_up(size_bytes, unit) * unit;
-    uint64_t reach = img->header.l1_size * img->geo.l2_span;
     int ret = switch_size(img, size_bytes, img->header.l1_size, img->header.l1_off);
     if (ret < 0)
         return ret;
     img->header.size_bytes = size_bytes;
-    return reach > behind ? discard_range(img, behind, reach - behind) : 0;
+    return clear_behind_end(img);
 }
 
 int image_resize(struct image *img, uint64_t size_bytes)

@@ -25,11 +25,14 @@ int snapshot_create(struct image *img, const struct snapshot_info *info);
 int snapshot_apply(struct image *img, uint32_t idx);
 int snapshot_delete(struct image *img, uint32_t idx);
 
-/* A snapshot's disk, for map_read(), diff and export; changes nothing.  Free with view_close(). */
+/* A snapshot's disk, for view_read(), diff and export; changes nothing.  Free with view_close(). */
 int snapshot_view(struct image *img, uint32_t idx, struct view *out);
 /* The active disk the same way; valid until the image changes. */
 struct view image_view(const struct image *img);
 void view_close(struct view *view); /* of snapshot_view() only */
+/* Guest bytes of a view; -ERANGE when the range passes its end. */
+int view_read(
+    struct image *img, const struct view *view, uint64_t guest_off, void *buf, size_t length);
 
 /* ---- shared by the parts of the engine ----------------------------------------------------- */
 
