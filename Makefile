@@ -23,8 +23,9 @@ OPT ?= -O2 -g
 SANITIZE ?=
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wmissing-prototypes -Werror
+# With -iquote "check.h" is the checker's and <check.h> that of the test library.
 CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(SANITIZE) \
-              -Iengine -Ichecker -Ifaultinj $(CFLAGS)
+              -iquote engine -iquote checker -iquote faultinj $(CFLAGS)
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
 
 # The rooms.  What a room may use is what its library is linked with; `make lint` checks includes.
@@ -86,7 +87,7 @@ $(BUILD)/tests/suites.h: FORCE
 	@printf 'SUITE(%s)\n' $(SUITES) | cmp -s - $@ || printf 'SUITE(%s)\n' $(SUITES) > $@
 FORCE:
 $(BUILD)/tests/main.o: $(BUILD)/tests/suites.h
-CFLAGS_TEST := -Itests -I$(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
+CFLAGS_TEST := -iquote tests -iquote $(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
 $(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
