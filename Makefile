@@ -131,12 +131,26 @@ uninstall:                      ## remove what install put there
 		$(addprefix $(MAN_DIR)/,$(notdir $(MAN_PAGES))) \
 		$(addprefix $(BASH_DIR)/,$(basename $(notdir $(COMPLETIONS))))
 
+ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
+	imgmake.c damage.c survey.c proc.c))
+$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON)
+
+N ?= 2000
+SEED ?= 1
+oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
+	$(BUILD)/tests/oracle $(N) $(SEED)
+
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
 
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
+<<<<<<< HEAD
 .PHONY: all check demo lint san deps install uninstall clean help FORCE
+=======
+.PHONY: all check oracle clean help
+>>>>>>> oracle
 -include $(wildcard $(BUILD)/*/*.d)
 endif
