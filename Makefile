@@ -93,6 +93,8 @@ $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD)
+$(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
@@ -131,11 +133,6 @@ uninstall:                      ## remove what install put there
 		$(addprefix $(MAN_DIR)/,$(notdir $(MAN_PAGES))) \
 		$(addprefix $(BASH_DIR)/,$(basename $(notdir $(COMPLETIONS))))
 
-ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
-	imgmake.c damage.c survey.c proc.c))
-$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON)
-
 N ?= 2000
 SEED ?= 1
 oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
@@ -147,10 +144,6 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-<<<<<<< HEAD
-.PHONY: all check demo lint san deps install uninstall clean help FORCE
-=======
-.PHONY: all check oracle clean help
->>>>>>> oracle
+.PHONY: all check demo lint san oracle deps install uninstall clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif
