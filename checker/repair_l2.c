@@ -157,9 +157,17 @@ static bool is_place(const struct finding *f)
     }
 }
 
+static int compare_places(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    return (x->entry_off > y->entry_off) - (x->entry_off < y->entry_off);
+}
+
+/* The entries that lost something, each once, in the order of their tables: an entry put back is
+ * the neighbour of the next one. */
 static size_t find_places(const struct repair *repair, struct place *places)
 {
-    size_t count = 0;
+    size_t count = 0, kept = 0;
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         if (!is_place(f))
@@ -171,11 +179,16 @@ static size_t find_places(const struct repair *repair, struct place *places)
             .entry_off = repair_entry_off(repair, f),
             .host_off = f->host_off,
         };
-        if (place.table && plan_peek(&repair->plan, place.entry_off, &place.raw) == 0 &&
-            (count == 0 || places[count - 1].entry_off != place.entry_off))
+        if (place.table && plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
             places[count++] = place;
     }
-    return count;
+    if (count > 0)
+        qsort(places, count, sizeof(*places), compare_places);
+    for (size_t i = 0; i < count; i++) {
+        if (kept == 0 || places[kept - 1].entry_off != places[i].entry_off)
+            places[kept++] = places[i];
+    }
+    return kept;
 }
 
 /* Whether an owner of the shared cluster besides number `me` would keep it. */

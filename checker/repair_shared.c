@@ -76,17 +76,16 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
     return ret;
 }
 
-/* The first owner of a cluster, by guest place, keeps it; so do others at the same place. */
+/* The first owner of a cluster, by guest place, keeps it; so do others at the same place.  Owners
+ * of one cluster are neighbours in the sorted findings. */
 static bool keeps_it(const struct repair *repair, size_t me)
 {
-    const struct finding *mine = &repair->findings.items[me];
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check == CHECK_l2_entry_shared && f->host_off == mine->host_off &&
-            f->guest_off < mine->guest_off)
-            return false;
-    }
-    return true;
+    const struct finding *items = repair->findings.items;
+    size_t first = me;
+    while (first > 0 && items[first - 1].check == items[me].check &&
+           items[first - 1].host_off == items[me].host_off)
+        first--;
+    return items[first].guest_off == items[me].guest_off;
 }
 
 static int separate_data(struct repair *repair)
