@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A layer over an image in memory whose n-th call fails, and an allocator whose n-th call does. */
+#ifndef TESTS_FAULT_IO_H
+#define TESTS_FAULT_IO_H
+
+#include <stdbool.h>
+
+#include "io.h"
+
+struct fault_io {
+    struct io io;
+    struct io *next;    /* not owned */
+    unsigned long left; /* calls until one fails; 0: none does */
+    unsigned long flushes, writes;
+    bool fired, tear; /* tear: the failing write leaves its first half behind */
+};
+
+void fault_io_init(struct fault_io *fault, struct io *next);
+
+/* From now on the n-th allocation returns NULL; 0 ends it.  Tells whether one did.  Does nothing
+ * under sanitizers, which own the allocator. */
+void fault_alloc_arm(unsigned long n);
+bool fault_alloc_fired(void);
+bool fault_alloc_works(void);
+
+#endif
