@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "compare.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proc.h"
+
+static const char *const keys[COMPARE_COUNTS] = {
+    [COUNT_CHECK_ERRORS] = "check-errors",
+    [COUNT_CORRUPTIONS] = "corruptions",
+    [COUNT_LEAKS] = "leaks",
+    [COUNT_IMAGE_END] = "image-end-offset",
+    [COUNT_TOTAL] = "total-clusters",
+    [COUNT_ALLOCATED] = "allocated-clusters",
+    [COUNT_FRAGMENTED] = "fragmented-clusters",
+    [COUNT_COMPRESSED] = "compressed-clusters",
+};
+
+const char *compare_count_key(enum compare_count count)
+{
+    return keys[count];
+}
+
+/* A key that is absent is 0: qemu-img leaves out what is 0. */
+static void take_verdict(struct proc_result *result, struct verdict *v)
+{
+    *v = (struct verdict){.exit_code = result->exit_code,
+        .json = json_loads(result->out, JSON_DISABLE_EOF_CHECK, NULL),
+        .err = result->err};
+    for (int i = 0; i < COMPARE_COUNTS && v->json; i++)
+        v->counts[i] = json_integer_value(json_object_get(v->json, keys[i]));
+    free(result->out);
+}
+
+static bool same(const struct verdict *a, const struct verdict *b)
+{
+    return a->exit_code == b->exit_code && !a->json == !b->json &&
+           memcmp(a->counts, b->counts, sizeof(a->counts)) == 0;
+}
+
+void compare_run(const char *dir, const struct imgmake *image, const char *name, const char *qcheck,
+    struct comparison *out)
+{
+    char args[IMGMAKE_ARGS_BYTES];
+    imgmake_args(image, name, args);
+    *out = (struct comparison){.outcome = COMPARE_QEMU_ONLY};
+    struct proc_result result =
+        proc_run("cd '%s' && exec timeout 60 qemu-img check --output=json %s", dir, args);
+    take_verdict(&result, &out->qemu);
+    if (!qcheck)
+        return;
+    result = proc_run("cd '%s' && exec timeout 60 '%s' --output=json --max-findings 30000 %s",
+        dir, qcheck, name);
+    take_verdict(&result, &out->own);
+    /* A program that fails prints no JSON in one, JSON all the same in the other. */
+    if (same(&out->qemu, &out->own)) {
+        out->outcome = COMPARE_EQUAL;
+        return;
+    }
+    out->reason = difference_explained(out);
+    out->outcome = out->reason ? COMPARE_NAMED : COMPARE_DIFFERS;
+}
+
+void compare_free(struct comparison *c)
+{
+    json_decref(c->qemu.json);
+    json_decref(c->own.json);
+    free(c->qemu.err);
+    free(c->own.err);
+    *c = (struct comparison){0};
+}
+
+/* ---- for people ----------------------------------------------------------------------------- */
+
+static void print_lines(FILE *out, const char *text, int most)
+{
+    while (*text && most-- > 0) {
+        size_t length = strcspn(text, "\n");
+        fprintf(out, "        %.*s\n", (int)length, text);
+        text += length + (text[length] == '\n');
+    }
+    if (*text)
+        fprintf(out, "        ...\n");
+}
+
+static void print_verdict(FILE *out, const char *who, const struct verdict *v)
+{
+    fprintf(out, "    %s: exit %d", who, v->exit_code);
+    for (int i = 0; i < COMPARE_COUNTS && v->json; i++) {
+        if (v->counts[i])
+            fprintf(out, ", %s %" PRId64, keys[i], v->counts[i]);
+    }
+    fprintf(out, "%s\n", v->json ? "" : ", no JSON");
+    if (v->err)
+        print_lines(out, v->err, 25);
+    size_t idx;
+    json_t *finding;
+    json_array_foreach(json_object_get(v->json, "findings"), idx, finding)
+    {
+        if (idx == 40) {
+            fprintf(out, "        ...\n");
+            break;
+        }
+        fprintf(out, "        %s %s: %s\n", json_string_value(json_object_get(finding, "severity")),
+            json_string_value(json_object_get(finding, "check")),
+            json_string_value(json_object_get(finding, "message")));
+    }
+}
+
+char *compare_text(const struct comparison *c)
+{
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    if (!out)
+        return NULL;
+    print_verdict(out, "qemu-img", &c->qemu);
+    if (c->outcome != COMPARE_QEMU_ONLY)
+        print_verdict(out, "qcheck", &c->own);
+    fclose(out);
+    return text;
+}

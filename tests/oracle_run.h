@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The oracle: healthy images by imgmake, damages by damage, both checkers, their verdicts compared.
+ *
+ * Item i of a run is one damaged image; ORACLE_SHARE items in a row are damaged copies of the same
+ * healthy one, which is compared too.  An item depends on the run's seed and on i, on nothing else.
+ */
+#ifndef TESTS_ORACLE_RUN_H
+#define TESTS_ORACLE_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { ORACLE_SHARE = 4, ORACLE_MAX_REASONS = 32 };
+
+struct oracle_options {
+    uint64_t seed, first, count; /* items first .. first + count - 1 */
+    const char *keep;            /* directory for images that differ, NULL: none are kept */
+    const char *qcheck;          /* path of the program, NULL: only qemu-img's side is counted */
+    FILE *log;                   /* differences are told here */
+    bool verbose;                /* so is every other item */
+};
+
+struct oracle_totals {
+    uint64_t damaged, sound, not_made, equal, named, differ;
+    uint64_t unsound; /* made by QEMU's own programs, and qemu-img check complains */
+    uint64_t qemu_exits[256], own_exits[256];
+    uint64_t reasons[ORACLE_MAX_REASONS]; /* by compare_reason() */
+};
+
+/* 0, or -errno when an image could not be copied or damaged. */
+int oracle_run(const struct oracle_options *options, struct oracle_totals *totals);
+
+/* The qcheck that was built with this program, or NULL if there is none; free() it. */
+char *oracle_find_qcheck(void);
+
+#endif
