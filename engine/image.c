@@ -354,6 +354,11 @@ int image_begin(struct image *img, bool write)
     return ret;
 }
 
+int image_refresh(struct image *img)
+{
+    return image_begin(img, false);
+}
+
 int image_end(struct image *img, int ret)
 {
     if (ret < 0)

@@ -51,6 +51,10 @@ int image_close(struct image *img);
 /* Releases the handle and does no I/O: after a power cut, or for readers.  NULL is allowed. */
 void image_abandon(struct image *img);
 
+/* Reads the state again if an error left it open which of two the device has; other calls do that
+ * themselves, but these simple questions below, and snapshot_list(), answer from memory. */
+int image_refresh(struct image *img);
+
 const char *image_error(const struct image *img);
 uint64_t image_size(const struct image *img); /* of the virtual disk */
 
