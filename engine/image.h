@@ -15,6 +15,7 @@
 #ifndef ENGINE_IMAGE_H
 #define ENGINE_IMAGE_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -166,6 +167,12 @@ struct image {
 /* Sets the text and returns err, for `return image_fail(...)`. */
 int image_fail(struct image *img, int err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+static inline int image_no_memory(struct image *img)
+{
+    image_fail(img, -ENOMEM, "out of memory");
+    return -ENOMEM;
+}
 
 /* What every call does first; `write` asks whether this image may be written at all, and for the
  * first write brings the header's feature bits in order. */

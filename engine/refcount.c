@@ -31,7 +31,7 @@ int refcount_load(struct image *img)
     struct refblock *blocks = calloc(bytes / 8, sizeof(*blocks));
     if (!blocks) {
         free(table);
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     }
     img->refs = (struct refcounts){.table = table, .table_len = bytes / 8, .blocks = blocks};
     return 0;
@@ -70,7 +70,7 @@ static int load_block(struct image *img, uint64_t idx, struct refblock **out)
         return ret;
     uint8_t *bytes = malloc(img->geo.cluster_size);
     if (!bytes)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     ret = io_read_padded(img->io, host_off, bytes, img->geo.cluster_size);
     if (ret < 0) {
         free(bytes);
@@ -167,8 +167,8 @@ static int stage_new(struct image *img, uint64_t first, uint64_t count)
     for (uint64_t i = first; i < first + count; i++) {
         struct refblock *block;
         int ret = load_block(img, i >> geo->refblock_bits, &block);
-        if (ret < 0)
-            return ret;
+        if (ret < 0 || !block) /* it was there when the cluster was found free */
+            return ret < 0 ? ret : bad_count(img, i, -EUCLEAN);
         qcow2_refcount_set(block->bytes, geo->refcount_order, i & (geo->refblock_entries - 1), 1);
         block->staged = true;
     }

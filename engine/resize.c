@@ -141,8 +141,7 @@ static int clear_last_cluster(struct image *img)
     if (left == 0 || !(img->l1[end / geo->l2_span] & QCOW2_OFFSET_MASK))
         return 0;
     uint8_t *l2 = malloc(geo->cluster_size);
-    int ret = l2 ? map_read_l2(img, img->l1[end / geo->l2_span], l2)
-                 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l2 ? map_read_l2(img, img->l1[end / geo->l2_span], l2) : image_no_memory(img);
     if (ret == 0)
         ret = map_entry(img, l2, (uint32_t)(end % geo->l2_span >> geo->cluster_bits), &entry);
     free(l2);
@@ -158,8 +157,7 @@ static int cut_l1(struct image *img, struct tree *gone, uint64_t **gone_l1)
     uint64_t first = l1_entries_for(&img->geo, img->header.size_bytes);
     uint64_t *l1 = calloc(size + UINT64_C(1), sizeof(*l1));
     uint8_t *zeros = calloc(size + UINT64_C(1), 8);
-    int ret =
-        l1 && zeros ? tree_init(img, l1, size, gone) : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l1 && zeros ? tree_init(img, l1, size, gone) : image_no_memory(img);
     bool any = false;
     for (uint64_t i = first; ret == 0 && i < size; i++) {
         l1[i] = img->l1[i];
@@ -214,7 +212,7 @@ static int write_longer_l1(struct image *img, uint32_t l1_size, uint64_t **l1, u
     size_t bytes = (size_t)(clusters << img->geo.cluster_bits);
     uint8_t *table = calloc(1, bytes);
     *l1 = calloc(l1_size, sizeof(**l1));
-    int ret = table && *l1 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = table && *l1 ? 0 : image_no_memory(img);
     for (uint32_t i = 0; ret == 0 && i < img->header.l1_size; i++) {
         (*l1)[i] = img->l1[i];
         store_be64(table + i * UINT64_C(8), img->l1[i]);

@@ -204,12 +204,12 @@ struct apply {
 
 static int apply_prepare(struct image *img, const struct qcow2_snapshot *snap, struct apply *ap)
 {
-    uint64_t *l1;
+    uint64_t *l1 = NULL;
     ap->size_bytes = disk_size(img, snap);
     int ret = bitmap_check_resize(img, ap->size_bytes);
     if (ret == 0)
         ret = read_l1(img, snap, &l1);
-    if (ret < 0)
+    if (ret < 0 || !l1)
         return ret;
     ap->l1 = l1;
     ap->l1_size = snap->l1_size;

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * See fault_io.h.  The allocator below replaces the C library's for the whole test program; its
- * state is the one exception to "no mutable statics": malloc has no argument to carry it. */
+ * See fault_io.h. */
 #include "fault_io.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 static bool fires(struct fault_io *fault)
 {
@@ -76,65 +74,3 @@ void fault_io_init(struct fault_io *fault, struct io *next)
 {
     *fault = (struct fault_io){.io = {.ops = &fault_ops}, .next = next};
 }
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define OWN_ALLOCATOR 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
-    __has_feature(memory_sanitizer)
-#define OWN_ALLOCATOR 0
-#endif
-#endif
-#ifndef OWN_ALLOCATOR
-#define OWN_ALLOCATOR 1
-#endif
-
-static unsigned long alloc_left;
-static bool alloc_fired;
-
-void fault_alloc_arm(unsigned long n)
-{
-    alloc_left = n;
-    if (n > 0)
-        alloc_fired = false;
-}
-
-bool fault_alloc_fired(void)
-{
-    return alloc_fired;
-}
-
-bool fault_alloc_works(void)
-{
-    return OWN_ALLOCATOR;
-}
-
-#if OWN_ALLOCATOR
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *old, size_t size);
-
-static bool alloc_fires(void)
-{
-    if (alloc_left == 0 || --alloc_left > 0)
-        return false;
-    alloc_fired = true;
-    errno = ENOMEM;
-    return true;
-}
-
-void *malloc(size_t size)
-{
-    return alloc_fires() ? NULL : __libc_malloc(size);
-}
-
-void *calloc(size_t count, size_t size)
-{
-    return alloc_fires() ? NULL : __libc_calloc(count, size);
-}
-
-void *realloc(void *old, size_t size)
-{
-    return alloc_fires() ? NULL : __libc_realloc(old, size);
-}
-#endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A layer over an image in memory whose n-th call fails, and an allocator whose n-th call does. */
+ * A layer over an image in memory whose n-th call fails. */
 #ifndef TESTS_FAULT_IO_H
 #define TESTS_FAULT_IO_H
 
@@ -17,11 +17,5 @@ struct fault_io {
 };
 
 void fault_io_init(struct fault_io *fault, struct io *next);
-
-/* From now on the n-th allocation returns NULL; 0 ends it.  Tells whether one did.  Does nothing
- * under sanitizers, which own the allocator. */
-void fault_alloc_arm(unsigned long n);
-bool fault_alloc_fired(void);
-bool fault_alloc_works(void);
 
 #endif
