@@ -23,6 +23,7 @@ OPT ?= -O2 -g
 SANITIZE ?=
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wmissing-prototypes -Werror
+# With -iquote "check.h" is the checker's and <check.h> that of the test library.
 CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(SANITIZE) \
               -iquote engine -iquote checker -iquote faultinj $(CFLAGS)
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
@@ -86,21 +87,23 @@ $(BUILD)/tests/suites.h: FORCE
 	@printf 'SUITE(%s)\n' $(SUITES) | cmp -s - $@ || printf 'SUITE(%s)\n' $(SUITES) > $@
 FORCE:
 $(BUILD)/tests/main.o: $(BUILD)/tests/suites.h
-CFLAGS_TEST := -iquote tests -I$(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
+CFLAGS_TEST := -iquote tests -iquote $(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
 $(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD)
+$(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
 # The engine and QEMU in turns on one image.
-$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
+$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
-interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: make interplay N=20000 SEED=1
-	$(BUILD)/tests/interplay $(N) $(SEED)
+interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
+	$(BUILD)/tests/interplay $(or $(STEPS),$(N)) $(SEED)
 
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
@@ -137,11 +140,6 @@ uninstall:                      ## remove what install put there
 		$(addprefix $(MAN_DIR)/,$(notdir $(MAN_PAGES))) \
 		$(addprefix $(BASH_DIR)/,$(basename $(notdir $(COMPLETIONS))))
 
-ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
-	imgmake.c damage.c survey.c proc.c))
-$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON)
-
 N ?= 2000
 SEED ?= 1
 oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
@@ -153,6 +151,6 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check demo lint san deps install uninstall oracle clean help interplay FORCE
+.PHONY: all check demo lint san deps install uninstall oracle interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -52,8 +52,8 @@ void compare_run(const char *dir, const struct imgmake *image, const char *name,
     take_verdict(&result, &out->qemu);
     if (!qcheck)
         return;
-    result = proc_run("cd '%s' && exec timeout 60 '%s' --output=json --max-findings 30000 %s",
-        dir, qcheck, name);
+    result = proc_run(
+        "cd '%s' && exec timeout 60 '%s' --output=json --max-findings 30000 %s", dir, qcheck, name);
     take_verdict(&result, &out->own);
     /* A program that fails prints no JSON in one, JSON all the same in the other. */
     if (same(&out->qemu, &out->own)) {
