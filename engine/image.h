@@ -101,6 +101,7 @@ struct cluster_runs {
 struct refblock {
     uint8_t *bytes; /* NULL: not loaded */
     bool staged;    /* changed in memory, not yet written */
+    bool attempted; /* this call wrote it, or tried to: the device may have the change */
 };
 
 /* The refcount table as on disk, and the blocks loaded so far.  Only between the start and the end
@@ -112,6 +113,7 @@ struct refcounts {
     uint64_t loaded;
     uint64_t free_hint;        /* no free cluster below this one */
     struct cluster_runs freed; /* staged to 0 since the last refcount_write() */
+    bool undoing;              /* changes go to attempted blocks only */
 };
 
 struct snapshot_table {

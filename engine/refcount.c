@@ -150,7 +150,13 @@ int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta)
         uint64_t room = geo->refblock_entries - (first & (geo->refblock_entries - 1));
         uint64_t piece = count < room ? count : room;
         struct refblock *block;
-        int ret = load_block(img, first >> geo->refblock_bits, &block);
+        uint64_t block_idx = first >> geo->refblock_bits;
+        if (img->refs.undoing &&
+            (block_idx >= img->refs.table_len || !img->refs.blocks[block_idx].attempted)) {
+            first += piece, count -= piece;
+            continue;
+        }
+        int ret = load_block(img, block_idx, &block);
         if (ret == 0)
             ret = block ? add_in_block(img, block, first, piece, delta)
                         : bad_count(img, first, -EUCLEAN);
@@ -223,6 +229,7 @@ int refcount_write(struct image *img)
         struct refblock *block = &refs->blocks[i];
         if (!block->staged)
             continue;
+        block->attempted = true;
         ret = image_write_meta(img, REGION_REFBLOCK, refs->table[i] & QCOW2_REFTABLE_MASK,
             block->bytes, img->geo.cluster_size);
         block->staged = ret < 0; /* half written: still to be forgotten */
@@ -238,30 +245,45 @@ int refcount_write(struct image *img)
     return 0;
 }
 
+static void unload(struct refcounts *refs, uint64_t idx)
+{
+    refs->loaded -= refs->blocks[idx].bytes != NULL;
+    free(refs->blocks[idx].bytes);
+    refs->blocks[idx] = (struct refblock){0};
+}
+
 void refcount_forget(struct image *img)
 {
     struct refcounts *refs = &img->refs;
     for (uint64_t i = 0; i < refs->table_len; i++) {
-        if (!refs->blocks[i].staged)
-            continue;
-        free(refs->blocks[i].bytes);
-        refs->blocks[i] = (struct refblock){0};
-        refs->loaded--;
+        if (refs->blocks[i].staged)
+            unload(refs, i);
     }
     refs->freed.count = 0;
     refs->free_hint = 0;
 }
 
+bool refcount_undo(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    for (uint64_t i = 0; i < refs->table_len; i++) {
+        if (refs->blocks[i].attempted)
+            refs->undoing = true;
+        else if (refs->blocks[i].staged)
+            unload(refs, i);
+    }
+    refs->freed.count = 0;
+    return refs->undoing;
+}
+
 void refcount_trim(struct image *img)
 {
     struct refcounts *refs = &img->refs;
-    if (refs->loaded << img->geo.cluster_bits <= KEEP_BLOCK_BYTES)
-        return;
+    bool all = refs->loaded << img->geo.cluster_bits > KEEP_BLOCK_BYTES;
+    refs->undoing = false;
     for (uint64_t i = 0; i < refs->table_len; i++) {
-        if (refs->blocks[i].staged)
-            continue;
-        refs->loaded -= refs->blocks[i].bytes != NULL;
-        free(refs->blocks[i].bytes);
-        refs->blocks[i].bytes = NULL;
+        refs->blocks[i].attempted = false;
+        if (all && !refs->blocks[i].staged)
+            unload(refs, i);
     }
 }

@@ -209,9 +209,7 @@ int tree_clear_copied_l1(struct image *img)
         changed |= img->l1[i] >> 63;
         img->l1[i] &= ~QCOW2_ENTRY_COPIED;
     }
-    int ret = changed ? write_active_l1(img) : 0;
-    img->stale |= ret < 0;
-    return ret;
+    return changed ? write_active_l1(img) : 0;
 }
 
 int tree_write_l1(struct image *img, const uint64_t *l1, uint32_t l1_size, uint64_t *host_off)
