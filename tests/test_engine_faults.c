@@ -162,6 +162,7 @@ static struct io *make_base(const struct kind *kind)
     must(img, snap(img, "two"));
     put(img, 5000, 3, 1000);
     put(img, 40000, 4, 2000);
+    put(img, 150000, 5, 3000);
     ck_assert_int_eq(image_close(img), 0);
     return io;
 }
@@ -231,7 +232,7 @@ static bool mixture(const struct content *now, const struct content *a, const st
 
 static int op_write_new(struct image *img)
 {
-    uint8_t buf[9000];
+    uint8_t buf[40000]; /* enough for another refcount block of 64-bit counts */
     memset(buf, 0x51, sizeof(buf));
     return image_write(img, 100000, buf, sizeof(buf));
 }
