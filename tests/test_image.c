@@ -21,7 +21,7 @@ static int open_poked(unsigned at, unsigned bytes, uint64_t value, struct image_
     uint8_t byte = 1;
     if (ret == 0) {
         ret = image_write(img, 0, &byte, 1);
-        strcpy(why->text, image_error(img));
+        *why = img->error;
         image_abandon(img);
     }
     io_close(io);
