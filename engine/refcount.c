@@ -124,6 +124,19 @@ static void note_freed(struct refcounts *refs, uint64_t cluster)
         refs->free_hint = cluster;
 }
 
+/* The usual width, as far as nothing needs a second look: no overflow, nothing in use at 0, nothing
+ * that becomes free.  Returns how many were done. */
+static uint64_t add_plain16(uint8_t *counts, uint64_t count, int delta)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        unsigned value = load_be16(counts + i * 2);
+        if (value == 0 || value == UINT16_MAX || (int)value + delta == 0)
+            return i;
+        store_be16(counts + i * 2, (uint16_t)((int)value + delta));
+    }
+    return count;
+}
+
 static int add_in_block(
     struct image *img, struct refblock *block, uint64_t cluster, uint64_t count, int delta)
 {
@@ -131,7 +144,8 @@ static int add_in_block(
     unsigned order = geo->refcount_order;
     uint64_t idx = cluster & (geo->refblock_entries - 1);
     block->staged = true;
-    for (uint64_t i = 0; i < count; i++) {
+    uint64_t done = order == 4 ? add_plain16(block->bytes + idx * 2, count, delta) : 0;
+    for (uint64_t i = done; i < count; i++) {
         uint64_t value = qcow2_refcount_get(block->bytes, order, idx + i);
         if (value == 0 || (delta > 0 && value == geo->refcount_max))
             return bad_count(img, cluster + i, value == 0 ? -EUCLEAN : -EOVERFLOW);
