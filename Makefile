@@ -76,9 +76,9 @@ check: $(PROGRAMS) $(BUILD)/tests/run   ## run all tests
 	$(BUILD)/tests/run
 
 ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
-	imgmake.c damage.c survey.c proc.c))
-$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON)
+	neutral.c imgmake.c damage.c survey.c proc.c))
+$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(CHECKER_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 
 N ?= 2000
 SEED ?= 1
