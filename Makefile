@@ -1,15 +1,30 @@
 # SPDX-License-Identifier: MIT
 # `make help` lists the targets.
 
+# What is installed decides how things are built: what is asked for beside `deps` is left to a
+# second make, which looks after `deps` is done.
+REST := $(filter-out deps,$(MAKECMDGOALS))
+ifneq ($(and $(filter deps,$(MAKECMDGOALS)),$(REST)),)
+$(firstword $(REST)): deps
+	@$(MAKE) --no-print-directory $(REST)
+$(wordlist 2,$(words $(REST)),$(REST)): $(firstword $(REST))
+	@:
+deps:
+	@tests/deps.sh
+.PHONY: deps $(REST)
+else
+
 PREFIX ?= /usr/local
 BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 OPT ?= -O2 -g
 SANITIZE ?=
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wmissing-prototypes -Werror
 CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(SANITIZE) \
-              -Iengine -Ichecker -Ifaultinj $(CFLAGS)
+              -iquote engine -iquote checker -iquote faultinj $(CFLAGS)
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
 
 # The rooms.  What a room may use is what its library is linked with; `make lint` checks includes.
@@ -17,14 +32,17 @@ IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c
 ENGINE_SRC  := $(filter-out $(IO_SRC) engine/qsnap.c,$(wildcard engine/*.c))
 CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
-TEST_SRC    := $(wildcard tests/*.c)
+# tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
+TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/interplay.c)
+TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 IO_LIB      := $(BUILD)/libio.a
 ENGINE_LIB  := $(BUILD)/libengine.a
 CHECKER_LIB := $(BUILD)/libchecker.a
 FAULT_LIB   := $(BUILD)/libfault.a
+TEST_LIB    := $(BUILD)/libtests.a
 
 LIBS_CODEC  := -lzstd -lz
 LIBS_JSON   := -ljansson
@@ -49,6 +67,7 @@ $(IO_LIB): $(call obj,$(IO_SRC))
 $(ENGINE_LIB): $(call obj,$(ENGINE_SRC))
 $(CHECKER_LIB): $(call obj,$(CHECKER_SRC))
 $(FAULT_LIB): $(call obj,$(FAULT_SRC))
+$(TEST_LIB): $(call obj,$(TEST_SRC))
 $(BUILD)/lib%.a:
 	@mkdir -p $(@D)
 	@rm -f $@
@@ -62,18 +81,54 @@ $(BUILD)/qcrash: $(BUILD)/faultinj/qcrash.o $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) $(LIBS_THREAD)
 
 # One test program; its list of suites is the list of files tests/test_<suite>.c.
-$(BUILD)/tests/suites.h: $(patsubst %,tests/test_%.c,$(SUITES))
+$(BUILD)/tests/suites.h: FORCE
 	@mkdir -p $(@D)
-	printf 'SUITE(%s)\n' $(SUITES) > $@
+	@printf 'SUITE(%s)\n' $(SUITES) | cmp -s - $@ || printf 'SUITE(%s)\n' $(SUITES) > $@
+FORCE:
 $(BUILD)/tests/main.o: $(BUILD)/tests/suites.h
-$(BUILD)/tests/%.o: CFLAGS_ALL += -Itests -I$(BUILD)/tests
-$(BUILD)/tests/run: $(call obj,$(filter-out tests/oracle.c tests/interplay.c,$(TEST_SRC))) \
-		$(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
+CFLAGS_TEST := -iquote tests -I$(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
+$(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
+$(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
+		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD)
+$(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
-check: $(PROGRAMS) $(BUILD)/tests/run   ## run all tests
+check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage   ## run all tests
 	$(BUILD)/tests/run
+
+demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
+	@tests/demo.sh $(BUILD)/qcheck
+
+# Objects as well: lint looks into them for variables that should not be.
+lint: all $(BUILD)/tests/run    ## rules of the house, other compilers' warnings
+	@BUILD=$(BUILD) tests/lint.sh $(filter-out $(OPT),$(CFLAGS_ALL)) $(CFLAGS_TEST)
+
+san:                            ## all tests under ASan and UBSan
+	$(MAKE) BUILD=$(BUILD)/san OPT='-O1 -g -fno-omit-frame-pointer' \
+		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' check
+
+deps:                           ## install what is needed and missing (Debian, Ubuntu)
+	@tests/deps.sh
+
+MAN_PAGES   := $(wildcard checker/qcheck.1 engine/qsnap.1 faultinj/qcrash.1)
+COMPLETIONS := $(wildcard checker/qcheck.bash engine/qsnap.bash faultinj/qcrash.bash)
+BIN_DIR     := $(DESTDIR)$(PREFIX)/bin
+MAN_DIR     := $(DESTDIR)$(PREFIX)/share/man/man1
+BASH_DIR    := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+
+install: $(PROGRAMS)            ## install to $(DESTDIR)$(PREFIX)
+	install -d $(BIN_DIR) $(MAN_DIR) $(BASH_DIR)
+	for f in $(PROGRAMS); do install -m 755 $$f $(BIN_DIR) || exit; done
+	for f in $(MAN_PAGES); do install -m 644 $$f $(MAN_DIR) || exit; done
+	for f in $(COMPLETIONS); do \
+		install -m 644 $$f $(BASH_DIR)/$$(basename $$f .bash) || exit; done
+
+uninstall:                      ## remove what install put there
+	rm -f $(addprefix $(BIN_DIR)/,$(notdir $(PROGRAMS))) \
+		$(addprefix $(MAN_DIR)/,$(notdir $(MAN_PAGES))) \
+		$(addprefix $(BASH_DIR)/,$(basename $(notdir $(COMPLETIONS))))
 
 ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
 	neutral.c imgmake.c damage.c survey.c proc.c))
@@ -91,5 +146,6 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check oracle clean help
+.PHONY: all check demo lint san deps install uninstall oracle clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
+endif

@@ -70,6 +70,7 @@ static int decode_zlib(
     z->next_out = &more;
     z->avail_out = 1;
     inflate(z, Z_SYNC_FLUSH);
+    z->next_out = NULL;
     return z->avail_out == 0 ? -EOVERFLOW : 0;
 }
 

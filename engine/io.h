@@ -87,7 +87,7 @@ int io_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end)
  * the last cluster of a file to be cut short. */
 int io_read_padded(struct io *io, uint64_t host_off, void *buf, size_t length);
 
-/* ---- the real file (io_file.c) ------------------------------------------------------------ */
+/* ---- the real file (io_file.c) ---- */
 
 enum io_file_flags {
     IO_FILE_WRITE = 1 << 0,   /* open for writing; the default is reading only */
@@ -113,7 +113,7 @@ int io_file_open(const char *path, unsigned flags, struct io **out, struct io_fi
 /* What a lock byte stands for, such as "write"; for messages. */
 const char *io_file_lock_name(int lock_byte);
 
-/* ---- an image in memory (io_mem.c) -------------------------------------------------------- */
+/* ---- an image in memory (io_mem.c) ---- */
 
 /* A new empty image of `size_bytes` zeros. */
 int io_mem_open(uint64_t size_bytes, struct io **out);
@@ -125,7 +125,7 @@ int io_mem_branch(struct io *src, struct io **out);
 /* Reads a whole layer of any kind into a new image in memory; holes stay holes. */
 int io_mem_load(struct io *src, struct io **out);
 
-/* ---- old bytes saved first (io_undo.c) ---------------------------------------------------- */
+/* ---- old bytes saved first (io_undo.c) ---- */
 
 /* A filter over `next` that saves, durably, the old content of every range in the file `log` before
  * the first time it is overwritten.  Owns both when it succeeds, neither when it fails. */

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* ---- header -------------------------------------------------------------------------------- */
+/* ---- header ---- */
 
 int qcow2_header_decode(const uint8_t *buf, size_t length, struct qcow2_header *header)
 {
@@ -112,7 +112,7 @@ void qcow2_bitmaps_ext_encode(const struct qcow2_bitmaps_ext *ext, uint8_t *data
     store_be64(data + 16, ext->directory_off);
 }
 
-/* ---- geometry ------------------------------------------------------------------------------ */
+/* ---- geometry ---- */
 
 int qcow2_geometry_init(const struct qcow2_header *header, struct qcow2_geometry *geo)
 {
@@ -144,7 +144,7 @@ int qcow2_geometry_init(const struct qcow2_header *header, struct qcow2_geometry
     return 0;
 }
 
-/* ---- L2 entries ---------------------------------------------------------------------------- */
+/* ---- L2 entries ---- */
 
 static void decode_compressed(const struct qcow2_geometry *geo, struct qcow2_l2_entry *e)
 {
@@ -187,7 +187,7 @@ int qcow2_compressed_encode(
     return 0;
 }
 
-/* ---- refcounts ----------------------------------------------------------------------------- */
+/* ---- refcounts ---- */
 
 uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t idx)
 {
@@ -233,7 +233,7 @@ void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t idx, uint64_t v
     }
 }
 
-/* ---- snapshots ----------------------------------------------------------------------------- */
+/* ---- snapshots ---- */
 
 uint64_t qcow2_snapshot_length(const struct qcow2_snapshot *s)
 {
@@ -301,7 +301,7 @@ void qcow2_snapshot_encode(const struct qcow2_snapshot *s, uint8_t *buf)
     put_bytes(p, s->name, s->name_len);
 }
 
-/* ---- bitmaps ------------------------------------------------------------------------------- */
+/* ---- bitmaps ---- */
 
 int qcow2_bitmap_decode(const uint8_t *buf, size_t length, struct qcow2_bitmap *bitmap)
 {

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- limits -------------------------------------------------------------------------------- */
+/* ---- limits ---- */
 
 #define QCOW2_MAGIC UINT32_C(0x514649fb) /* "QFI\xfb" */
 
@@ -39,7 +39,7 @@ enum {
     QCOW2_SUBCLUSTERS = 32,
 };
 
-/* ---- bytes --------------------------------------------------------------------------------- */
+/* ---- bytes ---- */
 
 static inline uint16_t load_be16(const uint8_t *p)
 {
@@ -101,7 +101,7 @@ static inline uint64_t div_up(uint64_t a, uint64_t b)
     return a / b + (a % b != 0);
 }
 
-/* ---- header (spec: Header) ----------------------------------------------------------------- */
+/* ---- header (spec: Header) ---- */
 
 enum qcow2_header_off {
     QCOW2_HDR_VERSION = 4,
@@ -163,7 +163,7 @@ int qcow2_header_decode(const uint8_t *buf, size_t length, struct qcow2_header *
  * fields are left alone. */
 void qcow2_header_encode(const struct qcow2_header *header, uint8_t *buf);
 
-/* ---- header extensions (spec: Header extensions) -------------------------------------------- */
+/* ---- header extensions (spec: Header extensions) ---- */
 
 enum qcow2_ext_type {
     QCOW2_EXT_END = 0,
@@ -198,7 +198,7 @@ enum { QCOW2_BITMAPS_EXT_BYTES = 24, QCOW2_CRYPTO_EXT_BYTES = 16 };
 void qcow2_bitmaps_ext_decode(const uint8_t *data, struct qcow2_bitmaps_ext *ext);
 void qcow2_bitmaps_ext_encode(const struct qcow2_bitmaps_ext *ext, uint8_t *data);
 
-/* ---- geometry ------------------------------------------------------------------------------ */
+/* ---- geometry ---- */
 
 /* What follows from cluster size, refcount order and L2 format.  All counts fit: cluster_bits is
  * 9..21 and refcount_order 0..6. */
@@ -245,7 +245,7 @@ static inline uint64_t l1_entries_for(const struct qcow2_geometry *geo, uint64_t
     return div_up(size_bytes, geo->l2_span);
 }
 
-/* ---- L1 and L2 entries (spec: Cluster mapping, Extended L2 Entries) -------------------------- */
+/* ---- L1 and L2 entries (spec: Cluster mapping, Extended L2 Entries) ---- */
 
 #define QCOW2_ENTRY_COPIED     (UINT64_C(1) << 63)
 #define QCOW2_ENTRY_COMPRESSED (UINT64_C(1) << 62)
@@ -284,13 +284,13 @@ void qcow2_l2_decode(const struct qcow2_geometry *geo, const uint8_t *p, struct 
 int qcow2_compressed_encode(
     const struct qcow2_geometry *geo, uint64_t host_off, uint32_t length, uint64_t *raw);
 
-/* ---- refcounts (spec: Host cluster management) ----------------------------------------------- */
+/* ---- refcounts (spec: Host cluster management) ---- */
 
 /* Entry `idx` of a refcount block of 2^order bits an entry; idx < refblock_entries. */
 uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t idx);
 void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t idx, uint64_t value);
 
-/* ---- snapshot table (spec: Snapshots) -------------------------------------------------------- */
+/* ---- snapshot table (spec: Snapshots) ---- */
 
 enum { QCOW2_SNAPSHOT_HEAD_BYTES = 40 };
 
@@ -321,8 +321,7 @@ uint64_t qcow2_snapshot_length(const struct qcow2_snapshot *snapshot);
  * with vm_state_size, disk_size and icount. */
 void qcow2_snapshot_encode(const struct qcow2_snapshot *snapshot, uint8_t *buf);
 
-/* ---- bitmaps (spec: Bitmaps) ------------------------------------------------------------------
- */
+/* ---- bitmaps (spec: Bitmaps) ---- */
 
 enum { QCOW2_BITMAP_HEAD_BYTES = 24 };
 

@@ -1,0 +1,567 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The census; see census.h.
+ *
+ * A page covers 2^15 clusters.  A cell is one unsigned number of 1, 2 or 8 bytes: its top bit is
+ * the claimed mark, the others hold the balance modulo 2^(bits - 1), of which the uppermost eighth
+ * stands for negative balances.  A cell of 0 is a cluster nobody counted and nobody claimed.  When
+ * a balance does not fit its page, the page is made wider as a whole.
+ *
+ * Pages hang in a radix tree of three levels, so that a sparse file of exabytes costs what is
+ * referenced in it and a small one a few pointers. */
+#include "census.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "qcow2.h"
+
+enum {
+    PAGE_BITS = 15,
+    PAGE_CELLS = 1 << PAGE_BITS,
+    MID_BITS = 13,
+    TOP_BITS = 13,
+    ROOT_BITS = 14, /* 15 + 13 + 13 + 14 = 55 */
+    BYTE_CLAIMED = 0x80,
+    BYTE_MAX = 0x6f, /* highest balance in a byte cell */
+};
+
+enum mark { MARK_PACKED, MARK_CONFLICT, MARK_ODD, MARK_COUNT };
+
+struct page {
+    unsigned cell_bytes;        /* 1, 2 or 8 */
+    uint32_t cells;             /* PAGE_CELLS, fewer in a small image */
+    uint8_t *marks[MARK_COUNT]; /* bitmaps, NULL: none is set */
+    uint8_t *cell;
+};
+
+struct mid {
+    struct page *pages[1 << MID_BITS];
+};
+
+struct top {
+    struct mid *mids[1 << TOP_BITS];
+};
+
+struct root {
+    struct top *tops[1 << ROOT_BITS];
+};
+
+struct unknown_range {
+    uint64_t first, count;
+};
+
+struct census {
+    uint64_t cluster_count;
+    size_t memory;
+    bool has_conflicts;
+    struct unknown_range *unknown; /* ascending */
+    size_t unknown_count;
+    struct page *first_page; /* images up to 2^15 clusters need no more */
+    struct root *root;
+};
+
+/* ---- cells ---- */
+
+static unsigned value_bits(unsigned cell_bytes)
+{
+    return cell_bytes * 8 - 1;
+}
+
+/* The least value that stands for a negative balance. */
+static uint64_t negative_from(unsigned cell_bytes)
+{
+    return (UINT64_C(7) << value_bits(cell_bytes)) / 8;
+}
+
+static uint64_t cell_load(const struct page *page, uint32_t i)
+{
+    switch (page->cell_bytes) {
+    case 1:
+        return page->cell[i];
+    case 2:
+        return ((const uint16_t *)(const void *)page->cell)[i];
+    default:
+        return ((const uint64_t *)(const void *)page->cell)[i];
+    }
+}
+
+static void cell_store(struct page *page, uint32_t i, uint64_t value)
+{
+    switch (page->cell_bytes) {
+    case 1:
+        page->cell[i] = (uint8_t)value;
+        break;
+    case 2:
+        ((uint16_t *)(void *)page->cell)[i] = (uint16_t)value;
+        break;
+    default:
+        ((uint64_t *)(void *)page->cell)[i] = value;
+    }
+}
+
+static bool cell_claimed(const struct page *page, uint64_t cell)
+{
+    return cell >> value_bits(page->cell_bytes);
+}
+
+static int64_t cell_balance(const struct page *page, uint64_t cell)
+{
+    unsigned bits = value_bits(page->cell_bytes);
+    uint64_t value = cell & ((UINT64_C(1) << bits) - 1);
+    if (value < negative_from(page->cell_bytes))
+        return (int64_t)value;
+    return (int64_t)value - (int64_t)((UINT64_C(1) << bits) - 1) - 1;
+}
+
+static bool balance_fits(unsigned cell_bytes, int64_t balance)
+{
+    unsigned bits = value_bits(cell_bytes);
+    if (balance >= 0)
+        return (uint64_t)balance < negative_from(cell_bytes);
+    return (uint64_t)-balance <= (UINT64_C(1) << bits) / 8;
+}
+
+static uint64_t cell_make(unsigned cell_bytes, int64_t balance, bool claimed)
+{
+    unsigned bits = value_bits(cell_bytes);
+    return ((uint64_t)balance & ((UINT64_C(1) << bits) - 1)) | (uint64_t)claimed << bits;
+}
+
+static bool mark_get(const struct page *page, enum mark mark, uint32_t i)
+{
+    return page->marks[mark] && (page->marks[mark][i / 8] >> (i % 8) & 1);
+}
+
+/* ---- pages ---- */
+
+static void *census_alloc(struct census *census, size_t bytes)
+{
+    void *p = calloc(1, bytes);
+    if (p)
+        census->memory += bytes;
+    return p;
+}
+
+static struct page *page_find(const struct census *census, uint64_t cluster)
+{
+    uint64_t page_idx = cluster >> PAGE_BITS;
+    if (page_idx == 0)
+        return census->first_page;
+    uint64_t root_idx = page_idx >> (MID_BITS + TOP_BITS);
+    if (root_idx >= 1 << ROOT_BITS || !census->root)
+        return NULL;
+    const struct top *top = census->root->tops[root_idx];
+    const struct mid *mid = top ? top->mids[page_idx >> MID_BITS & ((1 << TOP_BITS) - 1)] : NULL;
+    return mid ? mid->pages[page_idx & ((1 << MID_BITS) - 1)] : NULL;
+}
+
+static struct page **page_slot(struct census *census, uint64_t cluster)
+{
+    uint64_t page_idx = cluster >> PAGE_BITS;
+    if (page_idx == 0)
+        return &census->first_page;
+    uint64_t root_idx = page_idx >> (MID_BITS + TOP_BITS);
+    if (root_idx >= 1 << ROOT_BITS)
+        return NULL;
+    if (!census->root && !(census->root = census_alloc(census, sizeof(struct root))))
+        return NULL;
+    struct top **top = &census->root->tops[root_idx];
+    if (!*top && !(*top = census_alloc(census, sizeof(struct top))))
+        return NULL;
+    struct mid **mid = &(*top)->mids[page_idx >> MID_BITS & ((1 << TOP_BITS) - 1)];
+    if (!*mid && !(*mid = census_alloc(census, sizeof(struct mid))))
+        return NULL;
+    return &(*mid)->pages[page_idx & ((1 << MID_BITS) - 1)];
+}
+
+/* Gives the page more or wider cells; those that are there keep their meaning. */
+static int page_resize(
+    struct census *census, struct page *page, uint32_t cells, unsigned cell_bytes)
+{
+    struct page next = *page;
+    next.cells = cells;
+    next.cell_bytes = cell_bytes;
+    next.cell = census_alloc(census, (size_t)cells * cell_bytes);
+    if (!next.cell)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < page->cells; i++) {
+        uint64_t cell = cell_load(page, i);
+        cell_store(
+            &next, i, cell_make(cell_bytes, cell_balance(page, cell), cell_claimed(page, cell)));
+    }
+    census->memory -= (size_t)page->cells * page->cell_bytes;
+    free(page->cell);
+    *page = next;
+    return 0;
+}
+
+/* The page of a cluster with a cell for it, made if need be; NULL when out of memory.  Only the
+ * first page of a small image is shorter than others, and grows when more is referenced. */
+static struct page *page_make(struct census *census, uint64_t cluster)
+{
+    struct page **slot = page_slot(census, cluster);
+    if (!slot)
+        return NULL;
+    uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
+    if (!*slot) {
+        struct page *page = census_alloc(census, sizeof(*page));
+        if (!page)
+            return NULL;
+        page->cell_bytes = 1;
+        page->cells = PAGE_CELLS;
+        if (cluster >> PAGE_BITS == 0 && census->cluster_count < PAGE_CELLS / 2)
+            page->cells = (uint32_t)(census->cluster_count + 64) & ~UINT32_C(63);
+        page->cell = census_alloc(census, page->cells);
+        if (!page->cell) {
+            free(page);
+            return NULL;
+        }
+        *slot = page;
+    }
+    if (i >= (*slot)->cells && page_resize(census, *slot, PAGE_CELLS, (*slot)->cell_bytes) < 0)
+        return NULL;
+    return *slot;
+}
+
+static void page_free(struct page *page)
+{
+    if (!page)
+        return;
+    for (unsigned mark = 0; mark < MARK_COUNT; mark++)
+        free(page->marks[mark]);
+    free(page->cell);
+    free(page);
+}
+
+static int mark_set(struct census *census, struct page *page, enum mark mark, uint32_t i)
+{
+    if (!page->marks[mark]) {
+        page->marks[mark] = census_alloc(census, PAGE_CELLS / 8);
+        if (!page->marks[mark])
+            return -ENOMEM;
+    }
+    page->marks[mark][i / 8] |= (uint8_t)(1u << (i % 8));
+    return 0;
+}
+
+static int cell_set(
+    struct census *census, struct page *page, uint32_t i, int64_t balance, bool claimed)
+{
+    unsigned width = page->cell_bytes;
+    while (!balance_fits(width, balance) && width < 8)
+        width = width == 1 ? 2 : 8;
+    if (width != page->cell_bytes) {
+        int ret = page_resize(census, page, page->cells, width);
+        if (ret < 0)
+            return ret;
+    }
+    cell_store(page, i, cell_make(width, balance, claimed));
+    return 0;
+}
+
+/* ---- the census ---- */
+
+int census_open(uint64_t cluster_count, struct census **out)
+{
+    struct census *census = calloc(1, sizeof(*census));
+    if (!census)
+        return -ENOMEM;
+    census->cluster_count = cluster_count;
+    census->memory = sizeof(*census);
+    *out = census;
+    return 0;
+}
+
+static void mid_free(struct mid *mid)
+{
+    for (size_t i = 0; mid && i < 1 << MID_BITS; i++)
+        page_free(mid->pages[i]);
+    free(mid);
+}
+
+static void top_free(struct top *top)
+{
+    for (size_t i = 0; top && i < 1 << TOP_BITS; i++)
+        mid_free(top->mids[i]);
+    free(top);
+}
+
+void census_close(struct census *census)
+{
+    if (!census)
+        return;
+    page_free(census->first_page);
+    for (size_t i = 0; census->root && i < 1 << ROOT_BITS; i++)
+        top_free(census->root->tops[i]);
+    free(census->root);
+    free(census->unknown);
+    free(census);
+}
+
+size_t census_memory(const struct census *census)
+{
+    return census->memory;
+}
+
+bool census_has_conflicts(const struct census *census)
+{
+    return census->has_conflicts;
+}
+
+int census_unknown(struct census *census, uint64_t first, uint64_t count)
+{
+    struct unknown_range *ranges =
+        realloc(census->unknown, (census->unknown_count + 1) * sizeof(*census->unknown));
+    if (!ranges)
+        return -ENOMEM;
+    ranges[census->unknown_count++] = (struct unknown_range){first, count};
+    census->unknown = ranges;
+    return 0;
+}
+
+bool census_known(const struct census *census, uint64_t cluster)
+{
+    size_t low = 0, high = census->unknown_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const struct unknown_range *range = &census->unknown[middle];
+        if (cluster < range->first)
+            high = middle;
+        else if (cluster - range->first >= range->count)
+            low = middle + 1;
+        else
+            return false;
+    }
+    return true;
+}
+
+/* ---- loading stored counts ---- */
+
+/* Packs 16-bit big-endian counts into byte cells; false if one does not fit (cells are rubbish
+ * then).  Written so that the compiler makes vectors of it. */
+static bool pack_order4(const uint8_t *block, uint8_t *cell, size_t count)
+{
+    unsigned over = 0;
+    for (size_t i = 0; i < count; i++) {
+        unsigned high = block[2 * i], low = block[2 * i + 1];
+        over |= high << 8 | ((low + (BYTE_CLAIMED - BYTE_MAX - 1)) & ~0x7fu);
+        cell[i] = (uint8_t)low;
+    }
+    return over == 0;
+}
+
+static int load_slow(struct census *census, struct page *page, uint32_t i, uint64_t count,
+    const uint8_t *block, unsigned order, uint64_t entry)
+{
+    for (uint64_t k = 0; k < count; k++) {
+        uint64_t stored = qcow2_refcount_get(block, order, entry + k);
+        int64_t balance = stored < INT64_MAX / 4 ? (int64_t)stored : INT64_MAX / 4;
+        int ret = cell_set(census, page, i + (uint32_t)k, balance, false);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+/* True if a part of a block holds only zero counts: no page is made for it then. */
+static bool all_free(const uint8_t *block, unsigned order, uint64_t entry, uint64_t count)
+{
+    size_t first = (size_t)((entry << order) / 8), end = (size_t)(((entry + count) << order) / 8);
+    return end > first && block[first] == 0 &&
+           memcmp(block + first, block + first + 1, end - first - 1) == 0 &&
+           ((entry << order) | (count << order)) % 8 == 0;
+}
+
+int census_load(
+    struct census *census, uint64_t first, uint64_t count, const uint8_t *block, unsigned order)
+{
+    uint64_t entry = 0;
+    while (entry < count) {
+        uint64_t cluster = first + entry;
+        uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
+        uint64_t n = PAGE_CELLS - i < count - entry ? PAGE_CELLS - i : count - entry;
+        if (!all_free(block, order, entry, n)) {
+            struct page *page = page_make(census, cluster + n - 1);
+            if (!page)
+                return -ENOMEM;
+            bool done = order == 4 && page->cell_bytes == 1 &&
+                        pack_order4(block + entry * 2, page->cell + i, (size_t)n);
+            int ret = done ? 0 : load_slow(census, page, i, n, block, order, entry);
+            if (ret < 0)
+                return ret;
+        }
+        entry += n;
+    }
+    return 0;
+}
+
+/* ---- claims ---- */
+
+static int note_conflict(struct census *census, struct page *page, uint32_t i)
+{
+    census->has_conflicts = true;
+    return mark_set(census, page, MARK_CONFLICT, i);
+}
+
+int census_claim(
+    struct census *census, uint64_t cluster, uint64_t refs, enum claim how, bool *conflict)
+{
+    struct page *page = page_make(census, cluster);
+    if (!page)
+        return -ENOMEM;
+    uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
+    uint64_t cell = cell_load(page, i);
+    bool claimed = cell_claimed(page, cell);
+    int64_t balance = cell_balance(page, cell) - (int64_t)refs;
+    *conflict = claimed && (how == CLAIM_ALONE || !mark_get(page, MARK_PACKED, i));
+    int ret = 0;
+    if (*conflict)
+        ret = note_conflict(census, page, i);
+    else if (how == CLAIM_PACKED)
+        ret = mark_set(census, page, MARK_PACKED, i);
+    return ret < 0 ? ret : cell_set(census, page, i, balance, true);
+}
+
+bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs)
+{
+    struct page *page = page_find(census, cluster);
+    uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
+    if (!page || i >= page->cells || refs >= negative_from(page->cell_bytes) ||
+        cell_load(page, i) != refs)
+        return false;
+    cell_store(page, i, UINT64_C(1) << value_bits(page->cell_bytes));
+    return true;
+}
+
+static bool bytes_all(const uint8_t *p, size_t count, uint8_t value)
+{
+    return count == 0 || (p[0] == value && memcmp(p, p + 1, count - 1) == 0);
+}
+
+bool census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs)
+{
+    if (refs > BYTE_MAX)
+        return false;
+    for (int pass = 0; pass < 2; pass++) { /* look at all of them, then claim them */
+        for (uint64_t done = 0; done < count;) {
+            struct page *page = page_find(census, first + done);
+            uint32_t i = (uint32_t)((first + done) & (PAGE_CELLS - 1));
+            uint64_t n = PAGE_CELLS - i < count - done ? PAGE_CELLS - i : count - done;
+            if (pass == 1)
+                memset(page->cell + i, BYTE_CLAIMED, (size_t)n);
+            else if (!page || page->cell_bytes != 1 || i + n > page->cells ||
+                     !bytes_all(page->cell + i, (size_t)n, (uint8_t)refs))
+                return false;
+            done += n;
+        }
+    }
+    return true;
+}
+
+int census_mark_odd(struct census *census, uint64_t cluster)
+{
+    struct page *page = page_make(census, cluster);
+    if (!page)
+        return -ENOMEM;
+    return mark_set(census, page, MARK_ODD, (uint32_t)(cluster & (PAGE_CELLS - 1)));
+}
+
+struct census_cell census_get(const struct census *census, uint64_t cluster)
+{
+    const struct page *page = page_find(census, cluster);
+    uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
+    if (!page || i >= page->cells)
+        return (struct census_cell){0};
+    uint64_t cell = cell_load(page, i);
+    return (struct census_cell){
+        .balance = cell_balance(page, cell),
+        .claimed = cell_claimed(page, cell),
+        .conflict = mark_get(page, MARK_CONFLICT, i),
+        .odd = mark_get(page, MARK_ODD, i),
+    };
+}
+
+/* ---- going through it ---- */
+
+/* The first page at or after *page_idx, NULL if there is none; *page_idx becomes its index. */
+static const struct page *page_next(const struct census *census, uint64_t *page_idx)
+{
+    if (*page_idx == 0) {
+        if (census->first_page)
+            return census->first_page;
+        ++*page_idx;
+    }
+    if (!census->root)
+        return NULL;
+    const uint64_t mids = UINT64_C(1) << MID_BITS, tops = UINT64_C(1) << (MID_BITS + TOP_BITS);
+    while (*page_idx >> (MID_BITS + TOP_BITS) < 1 << ROOT_BITS) {
+        uint64_t idx = *page_idx;
+        const struct top *top = census->root->tops[idx >> (MID_BITS + TOP_BITS)];
+        if (!top) {
+            *page_idx = (idx / tops + 1) * tops;
+            continue;
+        }
+        const struct mid *mid = top->mids[idx >> MID_BITS & ((1 << TOP_BITS) - 1)];
+        if (!mid) {
+            *page_idx = (idx / mids + 1) * mids;
+            continue;
+        }
+        if (mid->pages[idx & (mids - 1)])
+            return mid->pages[idx & (mids - 1)];
+        ++*page_idx;
+    }
+    return NULL;
+}
+
+/* Skips cells that are right, eight at a time. */
+static uint32_t skip_right(const struct page *page, uint32_t i)
+{
+    const uint64_t claimed = UINT64_C(0x8080808080808080);
+    while (page->cell_bytes == 1 && i % 8 == 0 && i + 8 <= page->cells) {
+        uint64_t eight;
+        memcpy(&eight, page->cell + i, 8);
+        if (eight & ~claimed)
+            break;
+        i += 8;
+    }
+    return i;
+}
+
+bool census_next_mismatch(const struct census *census, uint64_t from, uint64_t *cluster)
+{
+    uint64_t page_idx = from >> PAGE_BITS;
+    uint32_t i = (uint32_t)(from & (PAGE_CELLS - 1));
+    for (uint64_t at = page_idx;; at = page_idx + 1, i = 0) {
+        page_idx = at;
+        const struct page *page = page_next(census, &page_idx);
+        if (!page)
+            return false;
+        if (page_idx != at)
+            i = 0;
+        while ((i = skip_right(page, i)) < page->cells) {
+            if (cell_balance(page, cell_load(page, i)) != 0) {
+                *cluster = page_idx << PAGE_BITS | i;
+                return true;
+            }
+            i++;
+        }
+    }
+}
+
+uint64_t census_end(const struct census *census, uint64_t limit)
+{
+    uint64_t end = 0, page_idx = 0;
+    for (const struct page *page; (page = page_next(census, &page_idx)); page_idx++) {
+        uint64_t first = page_idx << PAGE_BITS;
+        if (first >= limit)
+            break;
+        uint32_t i = limit - first < page->cells ? (uint32_t)(limit - first) : page->cells;
+        while (i > 0 && cell_load(page, i - 1) == 0)
+            i--;
+        if (i > 0)
+            end = first + i;
+    }
+    return end;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The census: for every host cluster, how the references found compare with the refcount stored.
+ *
+ * The stored refcounts are loaded first, and each reference found is taken off: what remains is
+ * 0 where the image is right, positive where the stored count is too high, negative where it is too
+ * low.  So one small number a cluster is enough: a byte nearly always, in pages that widen by
+ * themselves where counts are large, and that exist only where something was counted.
+ *
+ * Besides the number a cluster has these marks:
+ *   claimed   somebody refers to it
+ *   packed    those who refer to it are compressed clusters, which may share it
+ *   conflict  it was claimed by owners that cannot share it
+ *   odd       something about a reference to it was unusual, look closer
+ *
+ * A cluster index is a host offset divided by the cluster size; any index up to 2^55 is allowed.
+ * Functions return 0 or -ENOMEM; then the census is as before the call, but for pages made. */
+#ifndef CHECKER_CENSUS_H
+#define CHECKER_CENSUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct census;
+
+enum claim {
+    CLAIM_ALONE,  /* metadata or a data cluster: nobody else may use it at another place */
+    CLAIM_PACKED, /* compressed data: others of its kind may share the cluster */
+};
+
+struct census_cell {
+    int64_t balance; /* stored - references */
+    bool claimed, conflict, odd;
+};
+
+/* `cluster_count` is what the file holds; a hint for small images. */
+int census_open(uint64_t cluster_count, struct census **out);
+void census_close(struct census *census); /* NULL is allowed */
+
+/* Adds stored refcounts: `count` entries from the start of a refcount block of that order, the
+ * first one being cluster `first`.  Each cluster may be loaded once, before anything is claimed. */
+int census_load(
+    struct census *census, uint64_t first, uint64_t count, const uint8_t *block, unsigned order);
+
+/* The stored counts of these clusters are not to be had: they are left out of comparisons. */
+int census_unknown(struct census *census, uint64_t first, uint64_t count);
+bool census_known(const struct census *census, uint64_t cluster);
+
+/* `refs` references to the cluster from one owner (that is, one guest place or one piece of
+ * metadata).  Sets *conflict if an owner before it cannot share it. */
+int census_claim(
+    struct census *census, uint64_t cluster, uint64_t refs, enum claim how, bool *conflict);
+
+int census_mark_odd(struct census *census, uint64_t cluster);
+struct census_cell census_get(const struct census *census, uint64_t cluster);
+bool census_has_conflicts(const struct census *census);
+
+/* The fast path for data clusters in a row, first, first + 1, ...: claims them with `refs`
+ * references each and returns true, if each was unclaimed and has exactly that stored count.
+ * Otherwise changes nothing and returns false. */
+bool census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs);
+
+/* The same for one cluster. */
+bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs);
+
+/* The first cluster at or after `from` whose balance is not 0.  False if there is none. */
+bool census_next_mismatch(const struct census *census, uint64_t from, uint64_t *cluster);
+
+/* One more than the highest cluster that has a stored count or a reference, and lies below `limit`;
+ * 0 if there is none. */
+uint64_t census_end(const struct census *census, uint64_t limit);
+
+/* Bytes of memory in use, for --verbose and tests. */
+size_t census_memory(const struct census *census);
+
+#endif

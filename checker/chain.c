@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The files an image names: its data file and, with --backing, its chain of backing files.
+ *
+ * What an image names is not trusted: only plain paths are followed, only regular files and block
+ * devices are opened, never for writing. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "walk.h"
+
+/* ---- names ---- */
+
+/* A plain path: no protocol such as nbd: or json: before the first slash, no NUL in it. */
+static bool name_is_plain(const uint8_t *name, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if (name[i] == '\0' || name[i] == ':')
+            return false;
+        if (name[i] == '/')
+            return memchr(name + i, '\0', length - i) == NULL;
+    }
+    return length > 0;
+}
+
+/* The name as a path, relative ones to the folder of `beside`.  malloc'd; NULL: out of memory. */
+static char *path_of(const char *beside, const uint8_t *name, size_t length)
+{
+    const char *slash = strrchr(beside, '/');
+    size_t folder = name[0] == '/' || !slash ? 0 : (size_t)(slash - beside) + 1;
+    char *path = malloc(folder + length + 1);
+    if (!path)
+        return NULL;
+    memcpy(path, beside, folder);
+    memcpy(path + folder, name, length);
+    path[folder + length] = '\0';
+    return path;
+}
+
+/* ---- data file ---- */
+
+static int look_at_data_file(struct walk *walk, struct subject *subject)
+{
+    const struct qcow2_ext *name = &walk->data_file_name;
+    if (!name->data || name->length == 0) {
+        subject->data_file.missing = true;
+        return 0;
+    }
+    if (!name_is_plain(name->data, name->length)) {
+        subject->data_file.unsafe_name = true;
+        return 0;
+    }
+    char *path = path_of(walk->filename, name->data, name->length);
+    if (!path)
+        return -ENOMEM;
+    struct io *io;
+    int ret = io_file_open(path, IO_FILE_NO_LOCK, &io, NULL);
+    free(path);
+    if (ret == 0) {
+        ret = io_size(io, &subject->data_file.size);
+        io_close(io);
+    }
+    subject->data_file.missing = ret < 0;
+    return ret == -ENOMEM ? ret : 0;
+}
+
+int walk_data_file(struct walk *walk)
+{
+    if (!walk->geo.data_file || !walk->filename)
+        return 0;
+    uint64_t disk = walk->header.size_bytes, end = walk->data_file_end;
+    bool raw = walk->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
+    struct subject subject = {.kind = OBJECT_DATA_FILE, .tree = TREE_ACTIVE};
+    int ret = look_at_data_file(walk, &subject);
+    if (ret < 0)
+        return ret;
+    uint64_t wanted = raw || disk < end ? disk : end;
+    /* As in the image, the last cluster may be cut short. */
+    if (wanted > subject.data_file.size &&
+        wanted - subject.data_file.size >= walk->geo.cluster_size) {
+        subject.data_file.wanted = wanted;
+        subject.guest_off = subject.data_file.size;
+        subject.guest_len = wanted - subject.data_file.size;
+    }
+    walk_show(walk, &subject);
+    return 0;
+}
+
+/* ---- backing chain ---- */
+
+enum { MAX_CHAIN = 200 };
+
+struct link {
+    dev_t dev;
+    ino_t ino;
+};
+
+/* One file of the chain and what it says about the next one. */
+struct chain {
+    struct link seen[MAX_CHAIN + 1];
+    size_t depth;
+    char *path;    /* of the current file */
+    uint64_t size; /* of the disk it shows */
+    uint8_t name[QCOW2_MAX_BACKING_NAME];
+    size_t name_len; /* 0: no backing file */
+    char format[16]; /* as the current file says, "" if it does not */
+};
+
+static void take_name(
+    struct chain *chain, const uint8_t *head, size_t head_len, const struct qcow2_header *header)
+{
+    chain->name_len = 0;
+    chain->format[0] = '\0';
+    uint64_t end;
+    if (header->backing_off == 0 || header->backing_len == 0 ||
+        header->backing_len > QCOW2_MAX_BACKING_NAME ||
+        !range_end(header->backing_off, header->backing_len, &end) || end > head_len)
+        return;
+    chain->name_len = header->backing_len;
+    memcpy(chain->name, head + header->backing_off, header->backing_len);
+    struct qcow2_ext ext;
+    size_t pos = header->header_length;
+    while (qcow2_ext_next(head, (size_t)header->backing_off, &pos, &ext) == 1) {
+        if (ext.type == (uint32_t)QCOW2_EXT_BACKING_FORMAT && ext.length < sizeof(chain->format)) {
+            memcpy(chain->format, ext.data, ext.length);
+            chain->format[ext.length] = '\0';
+        }
+    }
+}
+
+/* True if the file was in the chain before. */
+static bool chain_loops(struct chain *chain, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return false;
+    for (size_t i = 0; i < chain->depth; i++) {
+        if (chain->seen[i].dev == st.st_dev && chain->seen[i].ino == st.st_ino)
+            return true;
+    }
+    chain->seen[chain->depth++] = (struct link){st.st_dev, st.st_ino};
+    return false;
+}
+
+/* Opens the next file and compares it with what was said about it; the chain then stands on it. */
+static int open_next(
+    struct walk *walk, struct chain *chain, const char *path, struct subject *subject)
+{
+    enum { HEAD_BYTES = 64 << 10 };
+    struct io *io = NULL;
+    uint64_t size = 0;
+    struct qcow2_header header = {0};
+    uint8_t *head = malloc(HEAD_BYTES);
+    int ret = head ? io_file_open(path, IO_FILE_NO_LOCK, &io, NULL) : -ENOMEM;
+    if (ret == 0)
+        ret = io_size(io, &size);
+    if (ret == 0)
+        ret = io_read_padded(io, 0, head, HEAD_BYTES);
+    if (ret == 0) {
+        bool is_qcow2 = size >= QCOW2_V2_HEADER_BYTES && load_be32(head) == QCOW2_MAGIC &&
+                        qcow2_header_decode(head, HEAD_BYTES, &header) == 0;
+        bool as_raw = strcmp(chain->format, "raw") == 0;
+        subject->backing.wrong_format =
+            strcmp(chain->format, "qcow2") == 0 ? !is_qcow2 : as_raw && is_qcow2;
+        subject->backing.size = is_qcow2 && !as_raw ? header.size_bytes : size;
+        subject->backing.wanted = chain->size;
+        chain->size = subject->backing.size;
+        chain->name_len = 0;
+        if (is_qcow2 && !as_raw)
+            take_name(chain, head, HEAD_BYTES, &header);
+    }
+    subject->backing.missing = ret < 0;
+    if (ret < 0)
+        chain->name_len = 0;
+    io_close(io);
+    free(head);
+    (void)walk;
+    return ret == -ENOMEM ? ret : 0;
+}
+
+static int follow(struct walk *walk, struct chain *chain)
+{
+    struct subject subject = {.kind = OBJECT_BACKING, .tree = TREE_NONE, .index = chain->depth};
+    int ret = 0;
+    if (!name_is_plain(chain->name, chain->name_len)) {
+        subject.backing.unsafe_name = true;
+    } else if (chain->depth > MAX_CHAIN) {
+        subject.backing.too_deep = true;
+    } else {
+        char *path = path_of(chain->path, chain->name, chain->name_len);
+        if (!path)
+            return -ENOMEM;
+        free(chain->path);
+        chain->path = path;
+        subject.backing.loop = chain_loops(chain, path);
+        if (!subject.backing.loop)
+            ret = open_next(walk, chain, path, &subject);
+    }
+    if (ret == 0 && walk_show(walk, &subject) >= AFTER_SKIP)
+        chain->name_len = 0;
+    return ret < 0 ? ret : walk_pause(walk, 0);
+}
+
+int walk_backing_chain(struct walk *walk)
+{
+    if (!walk->options->backing || !walk->filename || !walk->view.has_backing)
+        return 0;
+    struct chain *chain = calloc(1, sizeof(*chain));
+    if (!chain)
+        return -ENOMEM;
+    chain->path = strdup(walk->filename);
+    chain->size = walk->header.size_bytes;
+    int ret = chain->path ? 0 : -ENOMEM;
+    if (ret == 0) {
+        take_name(chain, walk->head, walk->head_len, &walk->header);
+        chain_loops(chain, chain->path);
+    }
+    while (ret == 0 && chain->name_len > 0)
+        ret = follow(walk, chain);
+    free(chain->path);
+    free(chain);
+    return ret;
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The second look: entries of L2 tables that were not plain, or whose clusters the census knows
+ * something about, are shown to the checks.  By now the census is complete, so every check can be
+ * told stored count, true references and other owners of the cluster. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "walk.h"
+
+/* What the census knows about the clusters an entry touches. */
+struct touched {
+    bool noteworthy; /* anything a check could object to */
+    bool conflict;
+    enum area_kind area;
+};
+
+static struct touched look_up(struct walk *walk, const struct qcow2_l2_entry *e)
+{
+    struct touched touched = {0};
+    if (e->kind < QCOW2_L2_ZERO_ALLOC || walk->geo.data_file ||
+        check_outside(&walk->view, e->host_off, e->length))
+        return touched;
+    uint64_t last = cluster_of(&walk->geo, e->host_off + e->length - 1);
+    for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++) {
+        struct census_cell cell = census_get(walk->census, c);
+        touched.noteworthy |= cell.balance != 0 || cell.conflict || cell.odd;
+        touched.conflict |= cell.conflict;
+        if (cell.conflict && touched.area == AREA_NONE)
+            touched.area = walk_area_at(walk, c, NULL);
+    }
+    return touched;
+}
+
+/* The guest range of an entry, cut at the disk's end; all of it where VM state lies. */
+static void set_guest_range(
+    const struct walk *walk, const struct table *table, uint32_t idx, struct subject *subject)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t disk = walk->trees[table->tree].disk_size;
+    subject->guest_off = ((uint64_t)table->l1_idx << geo->l2_bits | idx) << geo->cluster_bits;
+    subject->guest_len = geo->cluster_size;
+    if (subject->guest_off < disk && disk - subject->guest_off < subject->guest_len)
+        subject->guest_len = disk - subject->guest_off;
+}
+
+static void note_owners(struct walk *walk, const struct subject *subject)
+{
+    const struct qcow2_l2_entry *e = &subject->l2.entry;
+    uint64_t last = cluster_of(&walk->geo, e->host_off + e->length - 1);
+    for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++) {
+        struct owner *owner = walk_owner(walk, c);
+        if (!owner || owner->found)
+            continue;
+        owner->found = true;
+        owner->tree = subject->tree;
+        owner->table_off = subject->table_off;
+        owner->index = subject->index;
+        owner->guest_off = subject->guest_off;
+        owner->guest_len = subject->guest_len;
+    }
+}
+
+static void judge_entry(struct walk *walk, const struct table *table, uint32_t idx,
+    const struct qcow2_l2_entry *e, const struct touched *touched)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    bool names_cluster = e->kind >= QCOW2_L2_ZERO_ALLOC;
+    uint64_t entry_off = table->host_off + (uint64_t)idx * geo->l2_entry_size;
+    struct subject subject = {
+        .kind = OBJECT_L2_ENTRY,
+        .tree = idx >= table->legal ? table->legal_tree : table->tree,
+        .has_host = true,
+        .host_off = names_cluster && !geo->data_file ? e->host_off : entry_off,
+        .length = names_cluster && !geo->data_file ? e->length : geo->l2_entry_size,
+        .has_table = true,
+        .table_off = table->host_off,
+        .index = idx,
+        .weight = table->refs,
+        .l2 = {.entry = *e,
+            .active_refs = table->active_refs,
+            .past_end = idx >= table->legal,
+            .compressed_conflict = touched->conflict,
+            .compressed_area = touched->area},
+    };
+    set_guest_range(walk, table, idx, &subject);
+    if (names_cluster && geo->data_file) /* a data file counts every cluster as used once */
+        subject.l2.facts = (struct cluster_facts){.stored_known = true, .stored = 1, .refs = 1};
+    else if (e->kind == QCOW2_L2_NORMAL || e->kind == QCOW2_L2_ZERO_ALLOC)
+        subject.l2.facts = walk_facts(walk, cluster_of(geo, e->host_off));
+    if (touched->noteworthy)
+        note_owners(walk, &subject);
+    walk_show(walk, &subject);
+}
+
+static void judge_table(struct walk *walk, const struct table *table, const uint8_t *bytes)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
+        if (e.raw == 0 && e.bitmap == 0)
+            continue;
+        uint64_t guest_off = ((uint64_t)table->l1_idx << geo->l2_bits | i) << geo->cluster_bits;
+        struct touched touched = look_up(walk, &e);
+        if (touched.noteworthy || i >= table->legal || !l2_entry_plain(walk, &e, guest_off))
+            judge_entry(walk, table, i, &e, &touched);
+    }
+}
+
+static void judge_skipped(struct walk *walk, const struct table *table)
+{
+    struct subject subject = {
+        .kind = OBJECT_L2_TABLE,
+        .tree = table->tree,
+        .has_host = true,
+        .host_off = table->host_off,
+        .length = walk->geo.cluster_size,
+        .guest_off = (uint64_t)table->l1_idx * walk->geo.l2_span,
+        .guest_len = walk->geo.l2_span,
+        .weight = table->refs,
+        .l2_table = {.implausible = table->implausible,
+            .absurd = table->absurd,
+            .used = table->used},
+    };
+    walk_show(walk, &subject);
+}
+
+int walk_judge_tables(struct walk *walk)
+{
+    bool all = census_has_conflicts(walk->census) || walk->owner_slots > 0;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        if (table->skip) {
+            judge_skipped(walk, table);
+        } else if (all || table->odd) {
+            bool complete = true; /* what fails was reported by the first pass */
+            if (io_read_padded(walk->io, table->host_off, walk->buf, walk->geo.cluster_size) < 0)
+                walk_read(walk, table->host_off, walk->buf, walk->geo.cluster_size, &complete);
+            judge_table(walk, table, walk->buf);
+            ret = walk_pause(walk, 0);
+        }
+    }
+    return ret;
+}

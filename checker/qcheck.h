@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The checker as a library: check one image on any device. */
+#ifndef CHECKER_QCHECK_H
+#define CHECKER_QCHECK_H
+
+#include <signal.h>
+
+#include "io.h"
+#include "report.h"
+
+struct check_options {
+    bool deep;    /* decode every compressed cluster */
+    bool backing; /* follow the backing chain */
+    unsigned threads;
+
+    /* Set from a signal handler to end the check; NULL: never. */
+    const volatile sig_atomic_t *stop;
+
+    /* Called now and then; both in bytes of metadata.  NULL: not. */
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *progress_arg;
+};
+
+/* Checks the image on `io` and fills the report, which report_init() made.  `filename` is for names
+ * relative to the image (data file, backing file); NULL: they are not looked for.  Returns nothing:
+ * whatever fails makes the verdict incomplete. */
+void check_image(struct io *io, const char *filename, const struct check_options *options,
+    struct report *report);
+
+#endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Collects findings, keeps the worst of them up to a cap, and draws the verdict. */
+#include "report.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+void report_init(struct report *report, size_t max_findings)
+{
+    memset(report, 0, sizeof(*report));
+    report->max_findings = max_findings;
+}
+
+void report_release(struct report *report)
+{
+    for (int severity = 0; severity < SEVERITY_COUNT; severity++)
+        free(report->by_severity[severity].items);
+    free(report->sorted.items);
+    free(report->snapshots);
+    free(report->snapshot_bytes);
+}
+
+static bool list_push(struct finding_list *list, const struct finding *finding)
+{
+    if (list->count == list->room) {
+        size_t room = list->room ? list->room * 2 : 16;
+        struct finding *items = realloc(list->items, room * sizeof(*items));
+        if (!items)
+            return false;
+        list->items = items;
+        list->room = room;
+    }
+    list->items[list->count++] = *finding;
+    return true;
+}
+
+static void tally(struct report *report, const struct finding *finding)
+{
+    switch (check_rows[finding->check].tally) {
+    case TALLY_CORRUPTION_QEMU:
+    case TALLY_CORRUPTION_OWN:
+        report->corruptions += finding->weight;
+        break;
+    case TALLY_LEAK_QEMU:
+    case TALLY_LEAK_OWN:
+        report->leaks += finding->weight;
+        break;
+    case TALLY_NONE:
+        break;
+    }
+}
+
+void report_add(struct report *report, const struct finding *finding)
+{
+    enum severity severity = check_rows[finding->check].severity;
+    size_t kept = 0;
+    tally(report, finding);
+    report->hits[finding->check]++;
+    for (int s = (int)severity; s < SEVERITY_COUNT; s++)
+        kept += report->by_severity[s].count;
+    if (kept >= report->max_findings || !list_push(&report->by_severity[severity], finding)) {
+        report->omitted++;
+        return;
+    }
+    /* One too many now, perhaps: the mildest gives way. */
+    for (int s = 0; s < (int)severity; s++)
+        kept += report->by_severity[s].count;
+    for (int s = 0; s < (int)severity && kept >= report->max_findings; s++) {
+        if (report->by_severity[s].count > 0) {
+            report->by_severity[s].count--;
+            report->omitted++;
+            break;
+        }
+    }
+}
+
+void report_problem(struct report *report, const char *format, ...)
+{
+    report->incomplete = true;
+    if (report->problem[0])
+        return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(report->problem, sizeof(report->problem), format, args);
+    va_end(args);
+}
+
+static int compare_findings(const void *a, const void *b)
+{
+    const struct finding *x = a, *y = b;
+    uint64_t keys[][2] = {
+        {x->host_off, y->host_off},
+        {(uint64_t)x->check, (uint64_t)y->check},
+        {x->guest_off, y->guest_off},
+        {(uint64_t)(x->tree + 1), (uint64_t)(y->tree + 1)},
+        {x->table_off, y->table_off},
+        {x->index, y->index},
+    };
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        if (keys[i][0] != keys[i][1])
+            return keys[i][0] > keys[i][1] ? 1 : -1;
+    }
+    return 0;
+}
+
+void report_finish(struct report *report)
+{
+    for (int severity = 0; severity < SEVERITY_COUNT; severity++) {
+        const struct finding_list *list = &report->by_severity[severity];
+        for (size_t i = 0; i < list->count; i++) {
+            if (!list_push(&report->sorted, &list->items[i]))
+                report->omitted++;
+        }
+    }
+    if (report->sorted.count > 0)
+        qsort(report->sorted.items, report->sorted.count, sizeof(struct finding), compare_findings);
+}
+
+enum verdict report_verdict(const struct report *report)
+{
+    if (report->unsupported)
+        return VERDICT_UNSUPPORTED;
+    if (report->incomplete || report->check_errors > 0)
+        return VERDICT_INCOMPLETE;
+    if (report->corruptions > 0)
+        return VERDICT_CORRUPT;
+    return report->leaks > 0 ? VERDICT_LEAKS : VERDICT_CLEAN;
+}
+
+const char *verdict_name(enum verdict verdict)
+{
+    static const char *const names[] = {"clean", "leaks", "corrupt", "incomplete", "unsupported"};
+    return names[verdict];
+}
+
+int report_exit_code(const struct report *report)
+{
+    static const int codes[] = {
+        [VERDICT_CLEAN] = 0,
+        [VERDICT_LEAKS] = 3,
+        [VERDICT_CORRUPT] = 2,
+        [VERDICT_INCOMPLETE] = 1,
+        [VERDICT_UNSUPPORTED] = 63,
+    };
+    return codes[report_verdict(report)];
+}
+
+int worse_exit_code(int a, int b)
+{
+    static const int order[] = {1, 2, 63, 3, 4, 0};
+    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+        if (a == order[i] || b == order[i])
+            return order[i];
+    }
+    return 1;
+}
+
+void report_escape(const uint8_t *bytes, size_t length, char *out, size_t out_len)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < length && at + 5 < out_len; i++) {
+        uint8_t c = bytes[i];
+        if (c < 0x20 || c >= 0x7f || c == '"' || c == '\\')
+            at += (size_t)snprintf(out + at, out_len - at, "\\x%02x", c);
+        else
+            out[at++] = (char)c;
+    }
+    out[at] = '\0';
+}
+
+/* ---- sentences ---- */
+
+struct text {
+    char *out;
+    size_t room, used;
+};
+
+static void append(struct text *text, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static void append(struct text *text, const char *format, ...)
+{
+    va_list args;
+    if (text->used >= text->room)
+        return;
+    va_start(args, format);
+    int n = vsnprintf(text->out + text->used, text->room - text->used, format, args);
+    va_end(args);
+    text->used += n > 0 ? (size_t)n : 0;
+}
+
+static void append_snapshot(struct text *text, const struct report *report, int tree)
+{
+    if (tree <= TREE_ACTIVE || (size_t)tree > report->snapshot_count)
+        return;
+    char id[64];
+    const struct report_snapshot *snapshot = &report->snapshots[tree - 1];
+    report_escape(snapshot->id, snapshot->id_len, id, sizeof(id));
+    append(text, " of snapshot \"%s\"", id);
+}
+
+void report_message(
+    const struct report *report, const struct finding *finding, char *out, size_t out_len)
+{
+    const struct check_row *row = &check_rows[finding->check];
+    struct text text = {.out = out, .room = out_len};
+    out[0] = '\0';
+    append(&text, "%s", object_kind_name(row->kind));
+    if (finding->has_table)
+        append(&text, " %llu of the table at 0x%llx", (unsigned long long)finding->index,
+            (unsigned long long)finding->table_off);
+    else if (finding->has_host)
+        append(&text, " at 0x%llx", (unsigned long long)finding->host_off);
+    if (finding->guest_len > 0) {
+        append(&text, ", guest 0x%llx-0x%llx", (unsigned long long)finding->guest_off,
+            (unsigned long long)(finding->guest_off + finding->guest_len - 1));
+        append_snapshot(&text, report, finding->tree);
+    } else if (row->kind == OBJECT_SNAPSHOT) {
+        append_snapshot(&text, report, finding->tree);
+    }
+    append(&text, ": %s", row->sentence);
+    if (finding->detail[0]) {
+        char detail[sizeof(finding->detail) * 4];
+        report_escape(
+            (const uint8_t *)finding->detail, strlen(finding->detail), detail, sizeof(detail));
+        append(&text, " (%s)", detail);
+    }
+    if (row->kind == OBJECT_REGION)
+        append(&text, ": %s", strerror((int)finding->got));
+    else if (finding->has_want)
+        append(&text, ": is 0x%llx, should be 0x%llx", (unsigned long long)finding->got,
+            (unsigned long long)finding->want);
+    else if (finding->has_got)
+        append(&text, ": is 0x%llx", (unsigned long long)finding->got);
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The report for programs: the keys of `qemu-img check --output=json` and ours.  Valid UTF-8
+ * whatever bytes names hold. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "report.h"
+
+/* JSON numbers are read as signed 64-bit by most; what does not fit is a string of digits. */
+static json_t *number(uint64_t value)
+{
+    if (value <= INT64_MAX)
+        return json_integer((json_int_t)value);
+    char digits[24];
+    snprintf(digits, sizeof(digits), "%llu", (unsigned long long)value);
+    return json_string(digits);
+}
+
+/* Bytes as a string: as they are if they are UTF-8, else escaped. */
+static json_t *text(const char *bytes, size_t length)
+{
+    json_t *string = json_stringn(bytes, length);
+    if (string)
+        return string;
+    char *escaped = malloc(length * 4 + 8);
+    if (!escaped)
+        return NULL;
+    report_escape((const uint8_t *)bytes, length, escaped, length * 4 + 8);
+    string = json_string(escaped);
+    free(escaped);
+    return string;
+}
+
+static int set_number(json_t *object, const char *key, uint64_t value)
+{
+    return json_object_set_new(object, key, number(value));
+}
+
+static int set_text(json_t *object, const char *key, const char *bytes)
+{
+    return json_object_set_new(object, key, text(bytes, strlen(bytes)));
+}
+
+static int set_place(json_t *object, const struct report *report, const struct finding *finding)
+{
+    int failed = 0;
+    if (finding->has_host) {
+        failed |= set_number(object, "host-offset", finding->host_off);
+        failed |= set_number(object, "length", finding->length);
+    }
+    if (finding->guest_len > 0) {
+        failed |= set_number(object, "guest-offset", finding->guest_off);
+        failed |= set_number(object, "guest-length", finding->guest_len);
+    }
+    if (finding->tree > TREE_ACTIVE && (size_t)finding->tree <= report->snapshot_count) {
+        const struct report_snapshot *snapshot = &report->snapshots[finding->tree - 1];
+        failed |= json_object_set_new(
+            object, "snapshot", text((const char *)snapshot->id, snapshot->id_len));
+    }
+    if (finding->has_table) {
+        failed |= set_number(object, "table", finding->table_off);
+        failed |= set_number(object, "index", finding->index);
+    }
+    return failed;
+}
+
+static json_t *finding_json(const struct report *report, const struct finding *finding)
+{
+    const struct check_row *row = &check_rows[finding->check];
+    char name[CHECK_NAME_BYTES], message[512];
+    check_name(finding->check, name);
+    report_message(report, finding, message, sizeof(message));
+    json_t *object = json_object();
+    int failed = set_text(object, "check", name);
+    failed |= set_text(object, "severity", severity_name(row->severity));
+    failed |= set_text(object, "object", object_kind_name(row->kind));
+    failed |= set_place(object, report, finding);
+    if (finding->has_got)
+        failed |= set_number(object, "got", finding->got);
+    if (finding->has_want)
+        failed |= set_number(object, "want", finding->want);
+    if (finding->weight > 1)
+        failed |= set_number(object, "count", finding->weight);
+    failed |= set_text(object, "repair", repair_class_name(row->repair));
+    failed |= json_object_set_new(object, "fixed", json_boolean(finding->fixed));
+    failed |= set_text(object, "message", message);
+    if (failed) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+static json_t *findings_json(const struct report *report)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < report->sorted.count; i++) {
+        if (json_array_append_new(list, finding_json(report, &report->sorted.items[i])) < 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static json_t *report_json(const struct report *report, const char *filename)
+{
+    const struct {
+        const char *key;
+        uint64_t value;
+    } counters[] = {
+        {"check-errors", report->check_errors},
+        {"image-end-offset", report->image_end_off},
+        {"total-clusters", report->total_clusters},
+        {"allocated-clusters", report->allocated_clusters},
+        {"fragmented-clusters", report->fragmented_clusters},
+        {"compressed-clusters", report->compressed_clusters},
+        {"corruptions", report->corruptions},
+        {"leaks", report->leaks},
+        {"corruptions-fixed", report->corruptions_fixed},
+        {"leaks-fixed", report->leaks_fixed},
+        {"data-at-risk", report->data_at_risk},
+        {"findings-omitted", report->omitted},
+    };
+    json_t *object = json_object();
+    int failed = set_text(object, "filename", filename);
+    failed |= set_text(object, "format", "qcow2");
+    failed |= set_text(object, "verdict", verdict_name(report_verdict(report)));
+    for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
+        failed |= set_number(object, counters[i].key, counters[i].value);
+    if (report->problem[0])
+        failed |= set_text(object, "problem", report->problem);
+    failed |= json_object_set_new(object, "findings", findings_json(report));
+    if (failed) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+int report_print_json(const struct report *report, const char *filename, FILE *out)
+{
+    json_t *object = report_json(report, filename);
+    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    if (!line)
+        return -ENOMEM;
+    int ret = fprintf(out, "%s\n", line) < 0 ? -EIO : 0;
+    free(line);
+    return ret;
+}

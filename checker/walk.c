@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What all stages of the walk share, and their order; see walk.h. */
+#include "walk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- showing objects to checks ---- */
+
+static struct finding finding_start(const struct subject *subject, int check)
+{
+    return (struct finding){
+        .check = (enum check_id)check,
+        .has_host = subject->has_host,
+        .has_table = subject->has_table,
+        .host_off = subject->host_off,
+        .length = subject->length,
+        .table_off = subject->table_off,
+        .index = subject->index,
+        .guest_off = subject->guest_off,
+        .guest_len = subject->guest_len,
+        .tree = subject->tree,
+        .weight = subject->weight ? subject->weight : 1,
+    };
+}
+
+enum after walk_show(struct walk *walk, const struct subject *subject)
+{
+    enum after after = AFTER_GO_ON;
+    uint64_t lost = 0;
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        const struct check_row *row = &check_rows[check];
+        if (row->kind != subject->kind)
+            continue;
+        struct finding finding = finding_start(subject, check);
+        if (!row->hit(&walk->view, subject, &finding))
+            continue;
+        report_add(walk->report, &finding);
+        if (row->severity == SEVERITY_DAMAGE && !subject->risk_counted &&
+            finding.guest_len * finding.weight > lost)
+            lost = finding.guest_len * finding.weight;
+        if (row->after > after)
+            after = row->after;
+        if (after >= AFTER_STOP)
+            break;
+    }
+    walk->report->data_at_risk += lost; /* once, however much is wrong with the object */
+    return after;
+}
+
+enum after walk_after(const struct walk *walk, const struct subject *subject)
+{
+    enum after after = AFTER_GO_ON;
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        const struct check_row *row = &check_rows[check];
+        if (row->kind != subject->kind || row->after <= after)
+            continue;
+        struct finding finding = finding_start(subject, check);
+        if (row->hit(&walk->view, subject, &finding))
+            after = row->after;
+    }
+    return after;
+}
+
+/* ---- reading ---- */
+
+static void report_unreadable(struct walk *walk, uint64_t host_off, uint64_t length, int error)
+{
+    walk->report->check_errors++;
+    walk->report->incomplete = true;
+    struct subject subject = {
+        .kind = OBJECT_REGION,
+        .tree = TREE_NONE,
+        .has_host = true,
+        .host_off = host_off,
+        .length = length,
+        .region.error = error,
+    };
+    walk_show(walk, &subject);
+}
+
+void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete)
+{
+    enum { PIECE_BYTES = 4096 };
+    if (io_read_padded(walk->io, host_off, buf, length) == 0)
+        return;
+    /* Something in there fails: save what can be read, piece by piece. */
+    uint64_t bad_off = 0, bad_len = 0;
+    int bad_error = 0;
+    for (size_t done = 0; done < length;) {
+        size_t n = PIECE_BYTES - (size_t)((host_off + done) % PIECE_BYTES);
+        n = n < length - done ? n : length - done;
+        int ret = io_read_padded(walk->io, host_off + done, (uint8_t *)buf + done, n);
+        if (ret < 0) {
+            memset((uint8_t *)buf + done, 0, n);
+            if (bad_len == 0)
+                bad_off = host_off + done;
+            bad_len += n;
+            bad_error = -ret;
+        }
+        done += n;
+        if (bad_len > 0 && (ret == 0 || done == length)) {
+            report_unreadable(walk, bad_off, bad_len, bad_error);
+            *complete = false;
+            bad_len = 0;
+        }
+    }
+}
+
+int walk_pause(struct walk *walk, uint64_t bytes_done)
+{
+    const struct check_options *options = walk->options;
+    walk->bytes_done += bytes_done;
+    if (options->progress)
+        options->progress(options->progress_arg, walk->bytes_done, walk->bytes_total);
+    return options->stop && *options->stop ? -EINTR : 0;
+}
+
+/* ---- claims ---- */
+
+int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t refs, enum claim how,
+    bool *conflict)
+{
+    uint64_t first = cluster_of(&walk->geo, host_off);
+    uint64_t last = cluster_of(&walk->geo, host_off + length - 1);
+    for (uint64_t cluster = first; cluster <= last; cluster++) {
+        bool taken;
+        int ret = census_claim(walk->census, cluster, refs, how, &taken);
+        if (ret < 0)
+            return ret;
+        *conflict |= taken;
+    }
+    if (walk->cluster_end <= last) /* references may pass the file's end by a part of a cluster */
+        walk->cluster_end = last + 1;
+    return 0;
+}
+
+int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict)
+{
+    *conflict = false;
+    if (area->length == 0 || check_outside(&walk->view, area->host_off, area->length))
+        return 0;
+    struct area_list *list = &walk->areas;
+    if (list->count == list->room) {
+        size_t room = list->room ? list->room * 2 : 32;
+        struct area *items = realloc(list->items, room * sizeof(*items));
+        if (!items)
+            return -ENOMEM;
+        list->items = items;
+        list->room = room;
+    }
+    list->items[list->count++] = *area;
+    return walk_claim(walk, area->host_off, area->length, 1, CLAIM_ALONE, conflict);
+}
+
+static int compare_areas(const void *a, const void *b)
+{
+    const struct area *x = a, *y = b;
+    if (x->host_off != y->host_off)
+        return x->host_off > y->host_off ? 1 : -1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+void walk_sort_areas(struct walk *walk)
+{
+    qsort(walk->areas.items, walk->areas.count, sizeof(struct area), compare_areas);
+}
+
+enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const struct area **area)
+{
+    const struct area_list *list = &walk->areas;
+    uint64_t host_off = cluster << walk->geo.cluster_bits;
+    size_t low = 0, high = list->count; /* find the last one that starts at or before it */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (list->items[middle].host_off <= host_off)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (area)
+        *area = NULL;
+    if (low > 0 && host_off - list->items[low - 1].host_off < list->items[low - 1].length) {
+        if (area)
+            *area = &list->items[low - 1];
+        return list->items[low - 1].kind;
+    }
+    return table_find(&walk->tables, host_off) ? AREA_L2_TABLE : AREA_NONE;
+}
+
+int walk_judge_areas(struct walk *walk)
+{
+    for (size_t i = 0; census_has_conflicts(walk->census) && i < walk->areas.count; i++) {
+        const struct area *area = &walk->areas.items[i];
+        uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
+        bool conflict = false;
+        for (uint64_t c = cluster_of(&walk->geo, area->host_off); !conflict && c <= last; c++)
+            conflict = census_get(walk->census, c).conflict;
+        struct subject subject = {
+            .kind = OBJECT_AREA,
+            .tree = area->tree,
+            .has_host = true,
+            .host_off = area->host_off,
+            .length = area->length,
+            .area = {.kind = area->kind, .conflict = conflict},
+        };
+        walk_show(walk, &subject);
+    }
+    return 0;
+}
+
+/* ---- what is known about a cluster ---- */
+
+struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
+{
+    struct census_cell cell = census_get(walk->census, cluster);
+    struct cluster_facts facts = {
+        .conflict = cell.conflict,
+        .area = cell.claimed ? walk_area_at(walk, cluster, NULL) : AREA_NONE,
+    };
+    facts.stored_known =
+        census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
+    facts.refs = (uint64_t)((int64_t)facts.stored - cell.balance);
+    return facts;
+}
+
+struct owner *walk_owner(struct walk *walk, uint64_t cluster)
+{
+    if (walk->owner_slots == 0)
+        return NULL;
+    size_t mask = walk->owner_slots - 1;
+    for (size_t i = (size_t)(cluster * UINT64_C(0x9e3779b97f4a7c15) >> 32) & mask;;
+         i = (i + 1) & mask) {
+        struct owner *owner = &walk->owners[i];
+        if (owner->cluster == cluster || owner->cluster == UINT64_MAX)
+            return owner->cluster == cluster ? owner : NULL;
+    }
+}
+
+int walk_collect_owners(struct walk *walk)
+{
+    size_t wanted = walk->report->max_findings, slots = 16;
+    while (slots < wanted * 2)
+        slots *= 2;
+    uint64_t cluster;
+    if (!census_next_mismatch(walk->census, 0, &cluster))
+        return 0;
+    walk->owners = malloc(slots * sizeof(*walk->owners));
+    if (!walk->owners)
+        return -ENOMEM;
+    for (size_t i = 0; i < slots; i++)
+        walk->owners[i].cluster = UINT64_MAX;
+    walk->owner_slots = slots;
+    do {
+        struct census_cell cell = census_get(walk->census, cluster);
+        if (!cell.claimed || cluster >= walk->cluster_end)
+            continue;
+        size_t i = (size_t)(cluster * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (slots - 1);
+        while (walk->owners[i].cluster != UINT64_MAX)
+            i = (i + 1) & (slots - 1);
+        walk->owners[i] = (struct owner){.cluster = cluster};
+        wanted--;
+    } while (wanted > 0 && census_next_mismatch(walk->census, cluster + 1, &cluster));
+    return 0;
+}
+
+/* ---- order ---- */
+
+typedef int stage(struct walk *walk);
+
+static int run_stages(struct walk *walk)
+{
+    static stage *const stages[] = {
+        walk_refcounts,      /* stored counts into the census */
+        walk_snapshot_table, /* which disks there are */
+        walk_fixed_areas,    /* claims: metadata that is neither L1 nor L2 */
+        walk_l1_tables,      /* claims: L1 and L2 tables */
+        walk_l2_tables,      /* claims: guest data; from here on the census is complete */
+        walk_find_orphans,   /* what may have been lost */
+        walk_collect_owners, /* whose clusters have a wrong count */
+        walk_judge_tables,   /* second look at unusual tables */
+        walk_judge_l1,
+        walk_judge_areas,
+        walk_compare_refcounts,
+        walk_deep,
+        walk_data_file,
+        walk_backing_chain,
+    };
+    bool go_on;
+    int ret = walk_header(walk, &go_on);
+    for (size_t i = 0; ret == 0 && go_on && i < sizeof(stages) / sizeof(stages[0]); i++)
+        ret = stages[i](walk);
+    return ret;
+}
+
+static void walk_release(struct walk *walk)
+{
+    census_close(walk->census);
+    free(walk->areas.items);
+    free(walk->trees);
+    free(walk->tables.items);
+    free(walk->tables.slots);
+    free(walk->reftable);
+    free(walk->owners);
+    free(walk->head);
+    free(walk->buf);
+    free(walk);
+}
+
+void check_image(
+    struct io *io, const char *filename, const struct check_options *options, struct report *report)
+{
+    struct walk *walk = calloc(1, sizeof(*walk));
+    int ret = walk ? 0 : -ENOMEM;
+    if (ret == 0) {
+        walk->io = io;
+        walk->options = options;
+        walk->report = report;
+        walk->filename = filename;
+        for (size_t i = 0; i < sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]); i++)
+            walk->stored_cache[i].off = UINT64_MAX;
+        ret = run_stages(walk);
+        walk_release(walk);
+    }
+    if (ret == -EINTR)
+        report_problem(report, "stopped before the check was complete");
+    else if (ret < 0)
+        report_problem(report, "the check could not be completed: %s", strerror(-ret));
+    report_finish(report);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The walk: reads each piece of metadata once, counts who refers to what, and shows every object to
+ * the checks of its kind.  This header is for the files of the walk; others call check_image().
+ *
+ *   walk_header.c    header and extensions
+ *   walk_refcount.c  refcount table and blocks; stored counts; comparison at the end
+ *   walk_tree.c      snapshot table, L1 tables; the set of L2 tables with their multiplicity
+ *   walk_l2.c        first pass over the L2 tables: claims
+ *   walk_bitmap.c    bitmaps, LUKS header
+ *   judge.c          second look at what the first pass found unusual
+ *   orphan.c         leaked clusters that look like a lost table
+ *   deep.c           decoding of compressed clusters
+ *   chain.c          data file and backing chain
+ *
+ * Functions return 0 or -errno; an errno is a failure of the machine that ends the check (no
+ * memory, interrupted).  Unreadable metadata is none: it is reported and the walk goes on. */
+#ifndef CHECKER_WALK_H
+#define CHECKER_WALK_H
+
+#include "census.h"
+#include "check.h"
+#include "io.h"
+#include "qcheck.h"
+#include "report.h"
+
+/* One disk: the active one or a snapshot's. */
+struct tree {
+    uint64_t l1_off;
+    uint32_t l1_size;
+    bool usable;          /* its L1 table is to be read */
+    bool disk_size_known; /* false: a snapshot that does not say it */
+    uint64_t disk_size;
+    uint64_t same_l1; /* how many disks use this very table; 0: counted with an earlier one */
+};
+
+/* One L2 table, however many L1 entries refer to it. */
+struct table {
+    uint64_t host_off;
+    uint64_t refs;                 /* L1 entries that refer to it */
+    uint64_t active_refs;          /* those of the active L1 */
+    uint32_t l1_idx;               /* of the first reference */
+    uint32_t legal;                /* entries below the end of every disk that uses it */
+    int legal_tree;                /* the disk that says so */
+    int tree;                      /* first disk that uses it; the active one if any does */
+    bool copied_set, copied_clear; /* COPIED as seen in active L1 entries */
+    bool elsewhere;                /* referred to at another L1 index, too */
+    bool odd;                      /* judge its entries in the second pass */
+    bool skip;                     /* not an L2 table after all: not interpreted */
+    bool implausible;
+    bool has_compressed;
+    uint64_t absurd, used; /* when implausible */
+};
+
+struct table_set {
+    struct table *items; /* sorted by l1_idx, then host_off, once all are known */
+    size_t count, room;
+    uint32_t *slots; /* hash by host_off: 1 + index, 0 free */
+    size_t slot_count;
+};
+
+struct area {
+    enum area_kind kind;
+    uint64_t host_off, length;
+    uint64_t index; /* of the snapshot or bitmap it belongs to, or its own */
+    int tree;
+};
+
+struct area_list {
+    struct area *items; /* sorted by host_off once areas_sort() was called */
+    size_t count, room;
+};
+
+/* Where a cluster whose count is wrong is used: for the message about it. */
+struct owner {
+    uint64_t cluster;
+    bool found;
+    int tree;
+    uint64_t table_off, index, guest_off, guest_len;
+};
+
+struct walk {
+    struct io *io;
+    const struct check_options *options;
+    struct report *report;
+    const char *filename; /* for names relative to it; may be NULL */
+
+    struct qcow2_header header;
+    struct qcow2_geometry geo;
+    struct check_view view;
+    uint64_t file_size; /* exact; the view's is in whole sectors */
+    uint8_t *head;      /* first cluster, or what there is of it */
+    size_t head_len;
+    uint64_t cluster_end; /* clusters of the file, more if references pass its end a little */
+
+    struct qcow2_bitmaps_ext bitmaps;
+    uint64_t crypto_off, crypto_len;
+    bool has_bitmaps, has_crypto; /* usable; the extensions as such: */
+    bool has_bitmaps_ext, has_crypto_ext;
+    struct qcow2_ext backing_format, data_file_name, feature_names; /* data NULL if absent */
+
+    struct census *census;
+    struct area_list areas;
+    struct tree *trees; /* [0] the active disk */
+    size_t tree_count;
+    uint64_t snapshot_table_len; /* bytes of the records that could be decoded */
+    struct table_set tables;
+    bool judge_l1; /* something about L1 entries is unusual */
+
+    uint64_t *reftable; /* entries, host byte order */
+    size_t reftable_len;
+    struct {
+        uint64_t off; /* of the cached piece of a refcount block; UINT64_MAX: none */
+        uint8_t bytes[4096];
+    } stored_cache[16];
+
+    struct owner *owners; /* open hash table by cluster */
+    size_t owner_slots;
+
+    uint64_t data_file_end; /* data file: end of what is mapped in it */
+    uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
+    uint64_t l1_holes;
+    bool refs_incomplete;             /* metadata that holds references could not be read */
+    uint8_t *buf;                     /* WALK_BUF_BYTES, shared by the stages */
+    uint64_t bytes_done, bytes_total; /* of metadata, for the progress line */
+};
+
+enum { WALK_BUF_BYTES = 2 << 20 };
+
+/* ---- walk.c ---- */
+
+/* Shows the subject to all checks of its kind; returns what the worst of the rows hit demands. */
+enum after walk_show(struct walk *walk, const struct subject *subject);
+
+/* The same answer, without reporting anything: for decisions on the way. */
+enum after walk_after(const struct walk *walk, const struct subject *subject);
+
+/* Reads, what is past the end of the file being zeros.  What cannot be read is zeroed and reported;
+ * then *complete becomes false (it is not touched otherwise). */
+void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete);
+
+/* Claims the clusters of a piece of metadata and remembers it; one that passes the end of the file
+ * by a cluster or more is not counted at all.  *conflict: somebody else had claimed one of them. */
+int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict);
+
+void walk_sort_areas(struct walk *walk); /* before walk_area_at() can be used */
+
+/* Claims the clusters touched by a range for one owner; *conflict is set if one is taken, and left
+ * alone otherwise. */
+int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t refs, enum claim how,
+    bool *conflict);
+
+/* The piece of metadata a cluster belongs to; L2 tables included.  NULL for L2 tables, whose kind
+ * is returned all the same. */
+enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const struct area **area);
+
+/* -EINTR when the user wants to stop; also moves the progress line. */
+int walk_pause(struct walk *walk, uint64_t bytes_done);
+
+struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster);
+
+/* ---- the stages, in order ---- */
+int walk_header(struct walk *walk, bool *go_on);
+int walk_refcounts(struct walk *walk);
+int walk_snapshot_table(struct walk *walk);
+int walk_fixed_areas(struct walk *walk); /* header, refcount table, snapshot table, LUKS, bitmaps */
+int walk_l1_tables(struct walk *walk);
+int walk_l2_tables(struct walk *walk);
+int walk_find_orphans(struct walk *walk);
+int walk_collect_owners(struct walk *walk);
+int walk_judge_tables(struct walk *walk);
+int walk_judge_l1(struct walk *walk);
+int walk_compare_refcounts(struct walk *walk);
+int walk_judge_areas(struct walk *walk);
+int walk_deep(struct walk *walk);
+int walk_data_file(struct walk *walk);
+int walk_backing_chain(struct walk *walk);
+
+/* ---- shared pieces ---- */
+int walk_bitmaps(struct walk *walk);
+
+/* The stored refcount, read again for a message.  False if it is not to be had. */
+bool walk_stored(struct walk *walk, uint64_t cluster, uint64_t *stored);
+
+struct table *table_find(const struct table_set *set, uint64_t host_off);
+
+/* Entries of the L2 table at l1_idx that lie on the disk. */
+uint32_t tree_legal_entries(const struct walk *walk, const struct tree *tree, uint64_t l1_idx);
+
+struct owner *walk_owner(struct walk *walk, uint64_t cluster);
+
+/* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
+ * lies on the disk is another question.) */
+bool l2_entry_plain(
+    const struct walk *walk, const struct qcow2_l2_entry *entry, uint64_t guest_off);
+
+#endif

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Refcount table and blocks: the stored counts go into the census first, and what the census says
+ * in the end is shown to the checks last. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "walk.h"
+
+static uint64_t block_off(uint64_t entry)
+{
+    return entry & QCOW2_REFTABLE_MASK;
+}
+
+/* A block that can be read: reserved bits do not matter, as they do not for QEMU. */
+static bool block_usable(const struct walk *walk, uint64_t entry)
+{
+    uint64_t off = block_off(entry);
+    return off != 0 && cluster_aligned(&walk->geo, off) && off < walk->view.file_size;
+}
+
+/* The counts under the entry are not zero but unknown. */
+static bool block_unknown(const struct walk *walk, uint64_t entry)
+{
+    return !cluster_aligned(&walk->geo, block_off(entry));
+}
+
+/* Reads the table, as far as there is one in the file.  Its size is what the file has, not what the
+ * header claims; zero entries at the end are left out. */
+static int read_reftable(struct walk *walk, bool *complete)
+{
+    const struct qcow2_header *header = &walk->header;
+    uint64_t bytes = (uint64_t)header->reftable_clusters << walk->geo.cluster_bits;
+    if (header->reftable_off == 0 || header->reftable_off >= walk->file_size)
+        return 0;
+    if (bytes > walk->file_size - header->reftable_off)
+        bytes = walk->file_size - header->reftable_off;
+    uint64_t *table = NULL;
+    size_t room = 0, used = 0;
+    for (uint64_t done = 0; done < bytes; done += WALK_BUF_BYTES) {
+        size_t n = bytes - done < WALK_BUF_BYTES ? (size_t)(bytes - done) : WALK_BUF_BYTES;
+        memset(walk->buf + n, 0, n % 8 ? 8 - n % 8 : 0);
+        walk_read(walk, header->reftable_off + done, walk->buf, n, complete);
+        size_t entries = div_up(n, 8);
+        uint64_t *more = realloc(table, (room + entries) * sizeof(*table));
+        if (!more) {
+            free(table);
+            return -ENOMEM;
+        }
+        table = more;
+        for (size_t i = 0; i < entries; i++) {
+            table[room + i] = load_be64(walk->buf + i * 8);
+            if (table[room + i] != 0)
+                used = room + i + 1;
+        }
+        room += entries;
+    }
+    walk->reftable = table;
+    walk->reftable_len = used;
+    return 0;
+}
+
+/* Blocks that are read in one go: as many as fit the buffer. */
+struct batch {
+    struct io_read_req reqs[WALK_BUF_BYTES / 512];
+    size_t table_idx[WALK_BUF_BYTES / 512];
+    size_t count;
+};
+
+static int load_block(struct walk *walk, const uint8_t *block, size_t table_idx, bool complete)
+{
+    uint64_t entries = walk->geo.refblock_entries, first = table_idx * entries;
+    if (!complete)
+        return census_unknown(walk->census, first, entries);
+    return census_load(walk->census, first, entries, block, walk->geo.refcount_order);
+}
+
+static int load_batch(struct walk *walk, struct batch *batch)
+{
+    int ret = io_read_many(walk->io, batch->reqs, batch->count);
+    if (ret < 0)
+        return ret;
+    for (size_t i = 0; ret == 0 && i < batch->count; i++) {
+        const struct io_read_req *req = &batch->reqs[i];
+        bool complete = true;
+        if (req->result < 0) /* fails, or is cut short by the end of the file */
+            walk_read(walk, req->host_off, req->buf, req->length, &complete);
+        ret = load_block(walk, req->buf, batch->table_idx[i], complete);
+    }
+    batch->count = 0;
+    return ret < 0 ? ret : walk_pause(walk, 0);
+}
+
+static int load_blocks(struct walk *walk)
+{
+    size_t most = WALK_BUF_BYTES / walk->geo.cluster_size;
+    struct batch *batch = malloc(sizeof(*batch));
+    if (!batch)
+        return -ENOMEM;
+    batch->count = 0;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < walk->reftable_len; i++) {
+        uint64_t entry = walk->reftable[i];
+        if (block_unknown(walk, entry)) {
+            /* In order: what is unknown is remembered by ascending cluster. */
+            ret = load_batch(walk, batch);
+            if (ret == 0)
+                ret = census_unknown(
+                    walk->census, i * walk->geo.refblock_entries, walk->geo.refblock_entries);
+        } else if (block_usable(walk, entry)) {
+            batch->table_idx[batch->count] = i;
+            batch->reqs[batch->count] = (struct io_read_req){
+                .host_off = block_off(entry),
+                .length = walk->geo.cluster_size,
+                .buf = walk->buf + batch->count * walk->geo.cluster_size,
+            };
+            if (++batch->count == most)
+                ret = load_batch(walk, batch);
+        }
+    }
+    if (ret == 0)
+        ret = load_batch(walk, batch);
+    free(batch);
+    return ret;
+}
+
+int walk_refcounts(struct walk *walk)
+{
+    const struct qcow2_header *header = &walk->header;
+    uint64_t bytes = (uint64_t)header->reftable_clusters << walk->geo.cluster_bits;
+    bool complete = true;
+    int ret = 0;
+    if (!cluster_aligned(&walk->geo, header->reftable_off) || bytes > QCOW2_MAX_REFTABLE_BYTES)
+        complete = false; /* reported with the header */
+    else
+        ret = read_reftable(walk, &complete);
+    if (ret == 0 && !complete) {
+        walk->reftable_len = 0;
+        return census_unknown(walk->census, 0, UINT64_MAX);
+    }
+    return ret < 0 ? ret : load_blocks(walk);
+}
+
+bool walk_stored(struct walk *walk, uint64_t cluster, uint64_t *stored)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t table_idx = cluster >> geo->refblock_bits;
+    *stored = 0;
+    if (table_idx >= walk->reftable_len || !block_usable(walk, walk->reftable[table_idx]))
+        return true;
+    uint64_t entry = cluster & (geo->refblock_entries - 1);
+    uint64_t byte = (entry << geo->refcount_order) / 8;
+    const unsigned piece = sizeof(walk->stored_cache[0].bytes);
+    uint64_t off = (block_off(walk->reftable[table_idx]) + byte) / piece * piece;
+    size_t slots = sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]);
+    size_t slot = (size_t)(off / piece % slots);
+    if (walk->stored_cache[slot].off != off) {
+        walk->stored_cache[slot].off = UINT64_MAX;
+        if (io_read_padded(walk->io, off, walk->stored_cache[slot].bytes, piece) < 0)
+            return false;
+        walk->stored_cache[slot].off = off;
+    }
+    uint64_t block_in_piece = block_off(walk->reftable[table_idx]) + byte - off;
+    uint64_t in_byte = entry & ((UINT64_C(8) >> geo->refcount_order) - 1);
+    const uint8_t *p = walk->stored_cache[slot].bytes + block_in_piece;
+    *stored = qcow2_refcount_get(p, geo->refcount_order, geo->refcount_order < 3 ? in_byte : 0);
+    return true;
+}
+
+/* ---- at the end ---- */
+
+static void show_reftable_entry(struct walk *walk, size_t i, uint64_t refs_seen)
+{
+    struct subject subject = {
+        .kind = OBJECT_REFTABLE_ENTRY,
+        .tree = TREE_NONE,
+        .has_host = true,
+        .host_off = block_off(walk->reftable[i]),
+        .length = walk->geo.cluster_size,
+        .has_table = true,
+        .table_off = walk->header.reftable_off,
+        .index = i,
+        .reftable = {.raw = walk->reftable[i], .refs_seen = refs_seen},
+    };
+    walk_show(walk, &subject);
+}
+
+/* Blocks that are used more than once lie side by side in the sorted list of areas. */
+static void judge_shared_blocks(struct walk *walk)
+{
+    const struct area_list *areas = &walk->areas;
+    for (size_t i = 0; i < areas->count;) {
+        size_t end = i + 1, blocks = 0;
+        while (end < areas->count && areas->items[end].host_off == areas->items[i].host_off)
+            end++;
+        uint64_t cluster = cluster_of(&walk->geo, areas->items[i].host_off);
+        for (size_t k = i; k < end; k++)
+            blocks += areas->items[k].kind == AREA_REFCOUNT_BLOCK;
+        if (blocks > 0 && census_get(walk->census, cluster).conflict) {
+            uint64_t refs = walk_facts(walk, cluster).refs;
+            for (size_t k = i; k < end; k++) {
+                if (areas->items[k].kind == AREA_REFCOUNT_BLOCK)
+                    show_reftable_entry(walk, (size_t)areas->items[k].index, refs - --blocks);
+            }
+        }
+        i = end;
+    }
+}
+
+static void judge_reftable(struct walk *walk)
+{
+    for (size_t i = 0; i < walk->reftable_len; i++) {
+        uint64_t entry = walk->reftable[i];
+        if (entry != 0 && ((entry & QCOW2_REFTABLE_RSVD) || !block_usable(walk, entry)))
+            show_reftable_entry(walk, i, 0);
+    }
+    if (census_has_conflicts(walk->census))
+        judge_shared_blocks(walk);
+}
+
+static void show_cluster(struct walk *walk, uint64_t cluster)
+{
+    struct subject subject = {
+        .kind = OBJECT_CLUSTER,
+        .tree = TREE_NONE,
+        .has_host = true,
+        .host_off = cluster << walk->geo.cluster_bits,
+        .length = walk->geo.cluster_size,
+        .cluster = {.facts = walk_facts(walk, cluster), .past_end = cluster >= walk->cluster_end},
+    };
+    const struct owner *owner = walk_owner(walk, cluster);
+    if (owner && owner->found) {
+        subject.tree = owner->tree;
+        subject.guest_off = owner->guest_off;
+        subject.guest_len = owner->guest_len;
+        subject.has_table = true;
+        subject.table_off = owner->table_off;
+        subject.index = owner->index;
+    }
+    walk_show(walk, &subject);
+}
+
+int walk_compare_refcounts(struct walk *walk)
+{
+    judge_reftable(walk);
+    uint64_t cluster = 0;
+    for (uint64_t n = 0; census_next_mismatch(walk->census, cluster, &cluster); cluster++) {
+        int64_t balance = census_get(walk->census, cluster).balance;
+        /* What looks leaked may be used by what could not be read. */
+        if (census_known(walk->census, cluster) && !(walk->refs_incomplete && balance > 0))
+            show_cluster(walk, cluster);
+        if (++n % 65536 == 0) {
+            int ret = walk_pause(walk, 0);
+            if (ret < 0)
+                return ret;
+        }
+    }
+    uint64_t end = census_end(walk->census, walk->cluster_end);
+    walk->report->image_end_off = (end ? end : 1) << walk->geo.cluster_bits;
+    struct subject subject = {
+        .kind = OBJECT_FILE,
+        .tree = TREE_NONE,
+        .has_host = true,
+        .host_off = walk->report->image_end_off,
+        .length = walk->view.file_size > walk->report->image_end_off
+                      ? walk->view.file_size - walk->report->image_end_off
+                      : 0,
+        .file.used_end = walk->report->image_end_off,
+    };
+    walk_show(walk, &subject);
+    return 0;
+}

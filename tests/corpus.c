@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+#include "corpus.h"
+
+#include <check.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CORPUS "corpus"
+
+static int is_case(const struct dirent *entry)
+{
+    char path[512];
+    snprintf(path, sizeof(path), CORPUS "/%s/expect", entry->d_name);
+    return access(path, R_OK) == 0;
+}
+
+int corpus_list(const char *prefix, int which, char name[CORPUS_NAME_BYTES])
+{
+    struct dirent **entries;
+    int count = scandir(CORPUS, &entries, is_case, alphasort), found = 0;
+    if (count < 0)
+        return 0;
+    for (int i = 0; i < count; i++) {
+        if (strncmp(entries[i]->d_name, prefix, strlen(prefix)) == 0 && found++ == which)
+            snprintf(name, CORPUS_NAME_BYTES, "%s", entries[i]->d_name);
+        free(entries[i]);
+    }
+    free(entries);
+    return found;
+}
+
+static struct recipe *load_recipe(const char *folder, const char *file)
+{
+    char path[600], error[RECIPE_ERROR_BYTES] = "";
+    struct recipe *recipe = NULL;
+    snprintf(path, sizeof(path), CORPUS "/%s/%s", folder, file);
+    ck_assert_msg(recipe_load(path, &recipe, error) == 0, "%s", error);
+    return recipe;
+}
+
+void corpus_load(const char *name, struct recipe **recipe, struct expect **expect)
+{
+    char path[600], error[RECIPE_ERROR_BYTES] = "";
+    snprintf(path, sizeof(path), CORPUS "/%s/expect", name);
+    ck_assert_msg(expect_load(path, expect, error) == 0, "%s", error);
+    *recipe = load_recipe(name, "recipe");
+}
+
+static void save(struct recipe *recipe, const char *dir, const char *file)
+{
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    ck_assert_msg(recipe_save(recipe, path) == 0, "cannot write %s", path);
+}
+
+void corpus_save(const char *name, struct recipe *recipe, const char *dir)
+{
+    save(recipe, dir, "image.qcow2");
+    char path[600];
+    snprintf(path, sizeof(path), CORPUS "/%s", name);
+    DIR *folder = opendir(path);
+    ck_assert_ptr_nonnull(folder);
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        if (strncmp(entry->d_name, "recipe.", 7) != 0)
+            continue;
+        struct recipe *neighbour = load_recipe(name, entry->d_name);
+        save(neighbour, dir, entry->d_name + 7);
+        recipe_free(neighbour);
+    }
+    closedir(folder);
+}
