@@ -130,14 +130,12 @@ uninstall:                      ## remove what install put there
 		$(addprefix $(MAN_DIR)/,$(notdir $(MAN_PAGES))) \
 		$(addprefix $(BASH_DIR)/,$(basename $(notdir $(COMPLETIONS))))
 
-ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
-	neutral.c imgmake.c damage.c survey.c proc.c))
-$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(CHECKER_LIB) $(IO_LIB)
+$(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 
 N ?= 2000
 SEED ?= 1
-oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
+oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=2000 SEED=1
 	$(BUILD)/tests/oracle $(N) $(SEED)
 
 clean:                          ## remove what was built
