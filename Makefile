@@ -95,7 +95,14 @@ $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
-check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage   ## run all tests
+# The engine and QEMU in turns on one image.
+$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(BUILD)/tests/proc.o $(ENGINE_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
+
+interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
+	$(BUILD)/tests/interplay $(or $(STEPS),$(N)) $(SEED)
+
+check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
@@ -144,6 +151,6 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check demo lint san deps install uninstall oracle clean help FORCE
+.PHONY: all check demo lint san deps install uninstall oracle interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -59,10 +59,15 @@ CHECK_FN(l1_copied_clear)
 
 CHECK_FN(l1_entry_shared)
 {
+    return wrong(finding, usable(view, subject) && subject->l1.elsewhere, l2_off(subject));
+}
+
+CHECK_FN(l1_entry_into_data)
+{
+    /* The table's own claim made no conflict with another table or metadata, so it was data. */
     return wrong(finding,
-        usable(view, subject) &&
-            (subject->l1.elsewhere ||
-                (subject->l1.facts.conflict && subject->l1.facts.area == AREA_L2_TABLE)),
+        usable(view, subject) && subject->l1.facts.conflict && !subject->l1.elsewhere &&
+            subject->l1.facts.area == AREA_L2_TABLE,
         l2_off(subject));
 }
 

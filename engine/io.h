@@ -128,12 +128,14 @@ int io_mem_load(struct io *src, struct io **out);
 /* ---- old bytes saved first (io_undo.c) ---- */
 
 /* A filter over `next` that saves, durably, the old content of every range in the file `log` before
- * the first time it is overwritten.  Owns both when it succeeds, neither when it fails. */
+ * it is overwritten or cut off.  `log` must be empty (-EEXIST).  Discards do not reach `next`. Owns
+ * both when it succeeds, neither when it fails. */
 int io_undo_open(struct io *next, struct io *log, struct io **out);
 
-/* Puts `image` back as it was when io_undo_open() made `log`, and flushes.  -EILSEQ when the log is
- * not one or belongs to another image, -ESTALE when the image changed since in places the log does
- * not know; the image is untouched then. */
+/* Puts `image` back as it was when io_undo_open() made `log`, its size too, and flushes; may be
+ * called again after it failed half-way.  -EILSEQ when the log is not one or belongs to another
+ * image, -ESTALE when a logged place, or the size, is neither as it was nor as the log's owner made
+ * it; the image is untouched then. */
 int io_undo_rollback(struct io *log, struct io *image);
 
 #endif

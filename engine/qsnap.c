@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * qsnap: the snapshot engine's command line; see qsnap(1).  One row per command. */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "diff.h"
+#include "image.h"
+#include "snapshot.h"
+
+enum { COPY_BYTES = 1 << 20 };
+
+struct call {
+    const char *path;
+    char **args; /* what follows the image */
+    int arg_count;
+    const char *id, *from, *options;
+    uint64_t pattern;
+    bool json, force_share;
+    struct io *io;
+    struct image *img;
+};
+
+static int complain(const char *path, const char *text)
+{
+    fprintf(stderr, "qsnap: %s: %s\n", path, text);
+    return -1;
+}
+
+/* A number with an optional suffix k, M, G, T. */
+static int parse_size(const char *text, uint64_t *value)
+{
+    static const char suffixes[] = "kMGT";
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, 0);
+    if (errno || end == text || strchr(text, '-'))
+        return complain(text, "not a number");
+    unsigned shift = 0;
+    const char *suffix = *end ? strchr(suffixes, *end == 'K' ? 'k' : *end) : NULL;
+    if (suffix)
+        shift = 10 * ((unsigned)(suffix - suffixes) + 1), end++;
+    if (*end || v > UINT64_MAX >> shift)
+        return complain(text, "not a size (use k, M, G or T)");
+    *value = (uint64_t)v << shift;
+    return 0;
+}
+
+static int engine_failed(const struct call *call)
+{
+    return complain(call->path, image_error(call->img));
+}
+
+static int find(struct call *call, const char *key, uint32_t *idx)
+{
+    return snapshot_find(call->img, key, idx) < 0 ? engine_failed(call) : 0;
+}
+
+/* Disks have whole sectors: rounded up, as qemu-img does. */
+static int parse_disk_size(const char *text, uint64_t *value)
+{
+    if (parse_size(text, value) < 0)
+        return -1;
+    if (*value > UINT64_MAX - 511)
+        return complain(text, "too large");
+    *value = div_up(*value, 512) * 512;
+    return 0;
+}
+
+/* ---- snapshots ----------------------------------------------------------------------------- */
+
+static int do_create(struct call *call)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct snapshot_info info = {.name = call->args[0],
+        .id = call->id,
+        .date_sec = (uint32_t)now.tv_sec,
+        .date_nsec = (uint32_t)now.tv_nsec,
+        .icount = UINT64_MAX};
+    return snapshot_create(call->img, &info) < 0 ? engine_failed(call) : 0;
+}
+
+static int do_apply(struct call *call)
+{
+    uint32_t idx;
+    if (find(call, call->args[0], &idx) < 0)
+        return -1;
+    return snapshot_apply(call->img, idx) < 0 ? engine_failed(call) : 0;
+}
+
+static int do_delete(struct call *call)
+{
+    uint32_t idx;
+    if (find(call, call->args[0], &idx) < 0)
+        return -1;
+    return snapshot_delete(call->img, idx) < 0 ? engine_failed(call) : 0;
+}
+
+/* Three digits and a unit, as qemu-img shows sizes. */
+static void format_size(uint64_t bytes, char *text, size_t size)
+{
+    static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+    int exponent;
+    frexp((double)bytes / (1000.0 / 1024.0), &exponent);
+    int unit = exponent > 0 ? (exponent - 1) / 10 : 0;
+    snprintf(text, size, "%0.3g %sB", ldexp((double)bytes, -10 * unit), units[unit]);
+}
+
+static void print_snapshot(const struct qcow2_snapshot *s)
+{
+    char size[32], date[32], clock[64], icount[32] = "";
+    time_t when = (time_t)s->date_sec;
+    struct tm tm;
+    uint64_t ms = s->vm_clock_nsec / 1000000, sec = ms / 1000;
+    format_size(s->vm_state_size, size, sizeof(size));
+    strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", localtime_r(&when, &tm));
+    snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
+        sec / 3600, sec / 60 % 60, sec % 60, ms % 1000);
+    if (s->has_icount && s->icount != UINT64_MAX)
+        snprintf(icount, sizeof(icount), "%" PRIu64, s->icount);
+    printf("%-9.*s %-16.*s %8s%20s%13s%11s\n", s->id_len, (const char *)s->id, s->name_len,
+        (const char *)s->name, size, date, clock, icount);
+}
+
+static json_t *json_snapshot(const struct qcow2_snapshot *s)
+{
+    /* What is not UTF-8 cannot be said in JSON; the key is absent then. */
+    json_t *o = json_object();
+    json_object_set_new(o, "id", json_stringn((const char *)s->id, s->id_len));
+    json_object_set_new(o, "name", json_stringn((const char *)s->name, s->name_len));
+    json_object_set_new(o, "vm-state-size", json_integer((json_int_t)s->vm_state_size));
+    json_object_set_new(o, "date-sec", json_integer((json_int_t)s->date_sec));
+    json_object_set_new(o, "date-nsec", json_integer((json_int_t)s->date_nsec));
+    json_object_set_new(o, "vm-clock-nsec", json_integer((json_int_t)s->vm_clock_nsec));
+    if (s->has_disk_size)
+        json_object_set_new(o, "disk-size", json_integer((json_int_t)s->disk_size));
+    if (s->has_icount && s->icount != UINT64_MAX)
+        json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
+    return o;
+}
+
+static int do_list(struct call *call)
+{
+    uint32_t count;
+    const struct qcow2_snapshot *list = snapshot_list(call->img, &count);
+    if (!call->json && count > 0) {
+        printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
+            "VM CLOCK", "ICOUNT");
+        for (uint32_t i = 0; i < count; i++)
+            print_snapshot(&list[i]);
+    }
+    if (!call->json)
+        return 0;
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < count; i++)
+        json_array_append_new(array, json_snapshot(&list[i]));
+    int ret = json_dumpf(array, stdout, JSON_INDENT(4));
+    putchar('\n');
+    json_decref(array);
+    return ret < 0 ? complain(call->path, "cannot print") : 0;
+}
+
+static int view_of(struct call *call, const char *key, struct view *view)
+{
+    uint32_t idx;
+    if (find(call, key, &idx) < 0)
+        return -1;
+    return snapshot_view(call->img, idx, view) < 0 ? engine_failed(call) : 0;
+}
+
+static int do_export(struct call *call)
+{
+    struct view view;
+    struct io *out;
+    if (view_of(call, call->args[0], &view) < 0)
+        return -1;
+    int ret =
+        io_file_open(call->args[1], IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &out, NULL);
+    if (ret < 0) {
+        ret = complain(call->args[1], strerror(-ret));
+    } else {
+        ret = export_raw(call->img, &view, out) < 0 ? engine_failed(call) : 0;
+        io_close(out);
+        if (ret < 0)
+            unlink(call->args[1]);
+    }
+    view_close(&view);
+    return ret;
+}
+
+static int print_range(void *arg, uint64_t guest_off, uint64_t length)
+{
+    (void)arg;
+    return printf("0x%" PRIx64 " 0x%" PRIx64 "\n", guest_off, length) < 0 ? -errno : 0;
+}
+
+static int do_diff(struct call *call)
+{
+    struct view a, b = image_view(call->img), own = {0};
+    if (view_of(call, call->args[0], &a) < 0)
+        return -1;
+    int ret = call->arg_count > 1 ? view_of(call, call->args[1], &own) : 0;
+    if (own.l1)
+        b = own;
+    if (ret == 0 && diff_views(call->img, &a, &b, print_range, NULL) < 0)
+        ret = engine_failed(call);
+    view_close(&a);
+    view_close(&own);
+    return ret;
+}
+
+/* ---- the active disk ----------------------------------------------------------------------- */
+
+static int parse_range(struct call *call, uint64_t *guest_off, uint64_t *length)
+{
+    int ret = parse_size(call->args[0], guest_off);
+    return ret < 0 ? ret : parse_size(call->args[1], length);
+}
+
+static int do_read(struct call *call)
+{
+    uint64_t at, length;
+    if (parse_range(call, &at, &length) < 0)
+        return -1;
+    uint8_t *buf = malloc(COPY_BYTES);
+    int ret = buf ? 0 : complain(call->path, "out of memory");
+    while (ret == 0 && length > 0) {
+        size_t piece = length < COPY_BYTES ? (size_t)length : COPY_BYTES;
+        if (image_read(call->img, at, buf, piece) < 0)
+            ret = engine_failed(call);
+        else if (fwrite(buf, 1, piece, stdout) != piece)
+            ret = complain("stdout", strerror(errno));
+        at += piece, length -= piece;
+    }
+    free(buf);
+    return ret;
+}
+
+static int do_write(struct call *call)
+{
+    uint64_t at, length;
+    if (parse_range(call, &at, &length) < 0)
+        return -1;
+    FILE *from = call->from ? fopen(call->from, "rbe") : NULL;
+    if (call->from && !from)
+        return complain(call->from, strerror(errno));
+    uint8_t *buf = malloc(COPY_BYTES);
+    int ret = buf ? 0 : complain(call->path, "out of memory");
+    if (buf)
+        memset(buf, (int)call->pattern, COPY_BYTES);
+    while (ret == 0 && length > 0) {
+        size_t piece = length < COPY_BYTES ? (size_t)length : COPY_BYTES;
+        if (from && fread(buf, 1, piece, from) != piece)
+            ret = complain(call->from, "shorter than the range");
+        else if (image_write(call->img, at, buf, piece) < 0)
+            ret = engine_failed(call);
+        at += piece, length -= piece;
+    }
+    if (from)
+        fclose(from);
+    free(buf);
+    return ret;
+}
+
+static int do_discard(struct call *call)
+{
+    uint64_t at, length;
+    if (parse_range(call, &at, &length) < 0)
+        return -1;
+    return image_discard(call->img, at, length) < 0 ? engine_failed(call) : 0;
+}
+
+static int do_resize(struct call *call)
+{
+    uint64_t size;
+    if (parse_disk_size(call->args[0], &size) < 0)
+        return -1;
+    return image_resize(call->img, size) < 0 ? engine_failed(call) : 0;
+}
+
+/* ---- new images ---------------------------------------------------------------------------- */
+
+static int set_flag(const char *value, bool *flag)
+{
+    *flag = strcmp(value, "on") == 0;
+    return *flag || strcmp(value, "off") == 0 ? 0 : complain(value, "neither on nor off");
+}
+
+static int set_option(struct image_options *o, const char *key, const char *value)
+{
+    uint64_t number = 0;
+    if (strcmp(key, "extended_l2") == 0)
+        return set_flag(value, &o->extended_l2);
+    if (strcmp(key, "lazy_refcounts") == 0)
+        return set_flag(value, &o->lazy_refcounts);
+    if (strcmp(key, "compat") == 0) {
+        o->version = strcmp(value, "0.10") == 0 || strcmp(value, "v2") == 0 ? 2 : 3;
+        return o->version == 2 || strcmp(value, "1.1") == 0 || strcmp(value, "v3") == 0
+                   ? 0
+                   : complain(value, "not a compat level (0.10 or 1.1)");
+    }
+    if (strcmp(key, "compression_type") == 0) {
+        o->compression = strcmp(value, "zstd") == 0 ? QCOW2_ZSTD : QCOW2_ZLIB;
+        return o->compression == QCOW2_ZSTD || strcmp(value, "zlib") == 0
+                   ? 0
+                   : complain(value, "not a compression type (zlib or zstd)");
+    }
+    if (strcmp(key, "cluster_size") != 0 && strcmp(key, "refcount_bits") != 0)
+        return complain(key, "not an option of qsnap new");
+    if (parse_size(value, &number) < 0)
+        return -1;
+    uint32_t small = number > UINT32_MAX ? UINT32_MAX : (uint32_t)number;
+    if (key[0] == 'c')
+        o->cluster_size = small;
+    else
+        o->refcount_bits = small;
+    return 0;
+}
+
+static int parse_options(char *text, struct image_options *o)
+{
+    char *rest = NULL;
+    for (char *item = strtok_r(text, ",", &rest); item; item = strtok_r(NULL, ",", &rest)) {
+        char *value = strchr(item, '=');
+        if (!value)
+            return complain(item, "an option is key=value");
+        *value++ = '\0';
+        if (set_option(o, item, value) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int do_new(struct call *call)
+{
+    uint64_t size;
+    struct image_error why;
+    if (parse_disk_size(call->args[0], &size) < 0)
+        return -1;
+    struct image_options options = image_options_default(size);
+    char *text = call->options ? strdup(call->options) : NULL;
+    int ret = text ? parse_options(text, &options) : 0;
+    free(text);
+    if (ret < 0)
+        return ret;
+    ret = io_file_open(call->path, IO_FILE_WRITE | IO_FILE_CREATE, &call->io, NULL);
+    if (ret < 0)
+        return complain(call->path, strerror(-ret));
+    if (image_create(call->io, &options, &why) == 0)
+        return 0;
+    unlink(call->path);
+    return complain(call->path, why.text);
+}
+
+/* ---- main ---------------------------------------------------------------------------------- */
+
+enum access { READS, WRITES, MAKES };
+
+static const struct command {
+    const char *name;
+    enum access access;
+    int args_min, args_max; /* after the image */
+    const char *synopsis;
+    int (*run)(struct call *call);
+} commands[] = {
+    {"create", WRITES, 1, 1, "IMAGE NAME [--id ID]", do_create},
+    {"apply", WRITES, 1, 1, "IMAGE ID|NAME", do_apply},
+    {"delete", WRITES, 1, 1, "IMAGE ID|NAME", do_delete},
+    {"list", READS, 0, 0, "IMAGE [--output=human|json]", do_list},
+    {"export", READS, 2, 2, "IMAGE ID|NAME FILE", do_export},
+    {"diff", READS, 1, 2, "IMAGE A [B]", do_diff},
+    {"new", MAKES, 1, 1, "IMAGE SIZE [-o key=value,...]", do_new},
+    {"read", READS, 2, 2, "IMAGE OFFSET LENGTH", do_read},
+    {"write", WRITES, 2, 2, "IMAGE OFFSET LENGTH [--pattern BYTE | --from FILE]", do_write},
+    {"discard", WRITES, 2, 2, "IMAGE OFFSET LENGTH", do_discard},
+    {"resize", WRITES, 1, 1, "IMAGE SIZE", do_resize},
+};
+
+static void usage(FILE *out)
+{
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        fprintf(out, "%s qsnap %-8s %s\n", i ? "      " : "usage:", commands[i].name,
+            commands[i].synopsis);
+}
+
+static const struct command *command_named(const char *name)
+{
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+static int parse_call(int argc, char **argv, struct call *call)
+{
+    static const struct option options[] = {{"id", required_argument, NULL, 'i'},
+        {"output", required_argument, NULL, 'O'}, {"pattern", required_argument, NULL, 'p'},
+        {"from", required_argument, NULL, 'f'}, {"force-share", no_argument, NULL, 'U'},
+        {"help", no_argument, NULL, 'h'}, {0}};
+    for (int c; (c = getopt_long(argc, argv, "o:Uh", options, NULL)) != -1;) {
+        switch (c) {
+        case 'i':
+            call->id = optarg;
+            break;
+        case 'O':
+            call->json = strcmp(optarg, "json") == 0;
+            if (!call->json && strcmp(optarg, "human") != 0)
+                return complain(optarg, "not an output format (human or json)");
+            break;
+        case 'p':
+            if (parse_size(optarg, &call->pattern) < 0)
+                return -1;
+            if (call->pattern > UINT8_MAX)
+                return complain(optarg, "not a byte");
+            break;
+        case 'f':
+            call->from = optarg;
+            break;
+        case 'o':
+            call->options = optarg;
+            break;
+        case 'U':
+            call->force_share = true;
+            break;
+        default:
+            usage(c == 'h' ? stdout : stderr);
+            exit(c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE);
+        }
+    }
+    call->path = argv[optind];
+    call->args = argv + optind + 1;
+    call->arg_count = argc - optind - 1;
+    return 0;
+}
+
+static int open_image(struct call *call, bool write)
+{
+    struct io_file_info info;
+    struct image_error why;
+    unsigned flags = write ? IO_FILE_WRITE : call->force_share ? IO_FILE_SHARE : 0;
+    int ret = io_file_open(call->path, flags, &call->io, &info);
+    if (ret == -EBUSY) {
+        fprintf(stderr, "qsnap: %s: in use by %s (process %ld), which holds the %s lock\n",
+            call->path, info.holder_name[0] ? info.holder_name : "another program", info.holder_pid,
+            io_file_lock_name(info.lock_byte));
+        return -1;
+    }
+    if (ret < 0)
+        return complain(call->path, strerror(-ret));
+    if (write && info.unlocked)
+        fprintf(stderr, "qsnap: %s: no locks here: make sure nobody else uses it\n", call->path);
+    if (image_open(call->io, write ? IMAGE_WRITE : 0, &call->img, &why) < 0)
+        return complain(call->path, why.text);
+    return 0;
+}
+
+static int run(const struct command *command, struct call *call)
+{
+    if (command->access == MAKES)
+        return command->run(call);
+    int ret = open_image(call, command->access == WRITES);
+    if (ret < 0)
+        return ret;
+    ret = command->run(call);
+    if (command->access == READS) {
+        image_abandon(call->img);
+    } else {
+        int closed = image_close(call->img);
+        if (closed < 0 && ret == 0)
+            ret = complain(call->path, strerror(-closed));
+    }
+    return ret;
+}
+
+int main(int argc, char **argv)
+{
+    const struct command *command = argc > 1 ? command_named(argv[1]) : NULL;
+    if (!command) {
+        bool help = argc > 1 && strcmp(argv[1], "--help") == 0;
+        if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+            puts("qsnap 1.0");
+            return EXIT_SUCCESS;
+        }
+        usage(help ? stdout : stderr);
+        return help ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    struct call call = {0};
+    if (parse_call(argc - 1, argv + 1, &call) < 0)
+        return EXIT_FAILURE;
+    if (call.arg_count < command->args_min || call.arg_count > command->args_max) {
+        fprintf(stderr, "usage: qsnap %s %s\n", command->name, command->synopsis);
+        return EXIT_FAILURE;
+    }
+    int ret = run(command, &call);
+    io_close(call.io);
+    if (fflush(stdout) != 0 && ret == 0)
+        ret = complain("stdout", strerror(errno));
+    return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See refcount.h.  Growth of blocks and table is in refgrow.c. */
+#include "refcount.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "layout.h"
+
+enum {
+    KEEP_BLOCK_BYTES = 4 << 20, /* loaded blocks that may stay between two calls */
+    FREED_RUNS_MAX = 1 << 16,   /* more are freed all the same, but not discarded */
+};
+
+int refcount_load(struct image *img)
+{
+    const struct qcow2_header *h = &img->header;
+    uint64_t bytes = (uint64_t)h->reftable_clusters << h->cluster_bits;
+    if (bytes == 0 || bytes > QCOW2_MAX_REFTABLE_BYTES)
+        return image_fail(img, -EUCLEAN, "the refcount table has %" PRIu32 " clusters; run qcheck",
+            h->reftable_clusters);
+    int ret = layout_check_range(img, "the refcount table", h->reftable_off, bytes);
+    uint64_t *table = NULL;
+    if (ret == 0)
+        ret = image_read_words(img, h->reftable_off, bytes / 8, &table);
+    if (ret < 0)
+        return ret;
+    struct refblock *blocks = calloc(bytes / 8, sizeof(*blocks));
+    if (!blocks) {
+        free(table);
+        return image_fail(img, -ENOMEM, "out of memory");
+    }
+    img->refs = (struct refcounts){.table = table, .table_len = bytes / 8, .blocks = blocks};
+    return 0;
+}
+
+void refcount_release(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    for (uint64_t i = 0; refs->loaded > 0 && i < refs->table_len; i++) {
+        refs->loaded -= refs->blocks[i].bytes != NULL;
+        free(refs->blocks[i].bytes);
+    }
+    free(refs->table);
+    free(refs->blocks);
+    free(refs->freed.list);
+    *refs = (struct refcounts){0};
+}
+
+/* The block `idx`, loaded; NULL where the table has none. */
+static int load_block(struct image *img, uint64_t idx, struct refblock **out)
+{
+    struct refcounts *refs = &img->refs;
+    *out = NULL;
+    if (idx >= refs->table_len || refs->table[idx] == 0)
+        return 0;
+    struct refblock *block = &refs->blocks[idx];
+    *out = block;
+    if (block->bytes)
+        return 0;
+    uint64_t entry = refs->table[idx], host_off = entry & QCOW2_REFTABLE_MASK;
+    if (entry & QCOW2_REFTABLE_RSVD)
+        return image_fail(img, -EUCLEAN,
+            "refcount table entry %" PRIu64 " has reserved bits set; run qcheck", idx);
+    int ret = layout_check_range(img, "a refcount block", host_off, img->geo.cluster_size);
+    if (ret < 0)
+        return ret;
+    uint8_t *bytes = malloc(img->geo.cluster_size);
+    if (!bytes)
+        return image_fail(img, -ENOMEM, "out of memory");
+    ret = io_read_padded(img->io, host_off, bytes, img->geo.cluster_size);
+    if (ret < 0) {
+        free(bytes);
+        return image_fail(img, ret, "cannot read the refcount block at 0x%" PRIx64 ": %s", host_off,
+            strerror(-ret));
+    }
+    block->bytes = bytes;
+    refs->loaded++;
+    return 0;
+}
+
+int refcount_get(struct image *img, uint64_t cluster, uint64_t *count)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    struct refblock *block;
+    int ret = load_block(img, cluster >> geo->refblock_bits, &block);
+    if (ret < 0)
+        return ret;
+    uint64_t idx = cluster & (geo->refblock_entries - 1);
+    *count = block ? qcow2_refcount_get(block->bytes, geo->refcount_order, idx) : 0;
+    return 0;
+}
+
+bool refcount_staged_free(const struct image *img, uint64_t cluster)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint64_t idx = cluster >> geo->refblock_bits;
+    if (idx >= img->refs.table_len || !img->refs.blocks[idx].bytes)
+        return false;
+    return qcow2_refcount_get(img->refs.blocks[idx].bytes, geo->refcount_order,
+               cluster & (geo->refblock_entries - 1)) == 0;
+}
+
+static int bad_count(struct image *img, uint64_t cluster, int err)
+{
+    uint64_t host_off = cluster << img->geo.cluster_bits;
+    if (err == -EOVERFLOW)
+        return image_fail(img, err,
+            "the refcount of the cluster at 0x%" PRIx64 " does not fit %u bits: too many snapshots",
+            host_off, 1u << img->geo.refcount_order);
+    return image_fail(img, err,
+        "the cluster at 0x%" PRIx64 " is in use but its refcount is 0; run qcheck --repair",
+        host_off);
+}
+
+static void note_freed(struct refcounts *refs, uint64_t cluster)
+{
+    if (refs->freed.count < FREED_RUNS_MAX)
+        (void)runs_add(&refs->freed, cluster, 1); /* out of memory: freed, not discarded */
+    if (cluster < refs->free_hint)
+        refs->free_hint = cluster;
+}
+
+static int add_in_block(
+    struct image *img, struct refblock *block, uint64_t cluster, uint64_t count, int delta)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    unsigned order = geo->refcount_order;
+    uint64_t idx = cluster & (geo->refblock_entries - 1);
+    block->staged = true;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t value = qcow2_refcount_get(block->bytes, order, idx + i);
+        if (value == 0 || (delta > 0 && value == geo->refcount_max))
+            return bad_count(img, cluster + i, value == 0 ? -EUCLEAN : -EOVERFLOW);
+        value = delta > 0 ? value + 1 : value - 1;
+        qcow2_refcount_set(block->bytes, order, idx + i, value);
+        if (value == 0)
+            note_freed(&img->refs, cluster + i);
+    }
+    return 0;
+}
+
+int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    while (count > 0) {
+        uint64_t room = geo->refblock_entries - (first & (geo->refblock_entries - 1));
+        uint64_t piece = count < room ? count : room;
+        struct refblock *block;
+        int ret = load_block(img, first >> geo->refblock_bits, &block);
+        if (ret == 0)
+            ret = block ? add_in_block(img, block, first, piece, delta)
+                        : bad_count(img, first, -EUCLEAN);
+        if (ret < 0)
+            return ret;
+        first += piece, count -= piece;
+    }
+    return 0;
+}
+
+static int stage_new(struct image *img, uint64_t first, uint64_t count)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    for (uint64_t i = first; i < first + count; i++) {
+        struct refblock *block;
+        int ret = load_block(img, i >> geo->refblock_bits, &block);
+        if (ret < 0)
+            return ret;
+        qcow2_refcount_set(block->bytes, geo->refcount_order, i & (geo->refblock_entries - 1), 1);
+        block->staged = true;
+    }
+    return 0;
+}
+
+int refcount_alloc(struct image *img, uint64_t count, uint64_t *host_off)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint64_t at = img->refs.free_hint, run = 0, lowest_free = UINT64_MAX;
+    uint64_t limit = UINT64_C(1) << (56 - geo->cluster_bits); /* what an entry can point to */
+    while (run < count) {
+        struct refblock *block;
+        uint64_t idx = at >> geo->refblock_bits;
+        if (at >= limit)
+            return image_fail(img, -EFBIG, "no free cluster below the format's limit");
+        int ret = load_block(img, idx, &block);
+        if (ret == 0 && !block) {
+            ret = refcount_cover(img, idx, count);
+            run = 0;
+        } else if (ret == 0) {
+            uint64_t entry = at & (geo->refblock_entries - 1);
+            bool is_free = qcow2_refcount_get(block->bytes, geo->refcount_order, entry) == 0;
+            if (is_free && lowest_free == UINT64_MAX)
+                lowest_free = at;
+            run = is_free ? run + 1 : 0;
+            at++;
+        }
+        if (ret < 0)
+            return ret;
+    }
+    uint64_t first = at - count;
+    enum region hit =
+        layout_overlap(img, REGION_NONE, first << geo->cluster_bits, count << geo->cluster_bits);
+    if (hit != REGION_NONE)
+        return image_fail(img, -EUCLEAN,
+            "%s stands on a cluster counted as free near 0x%" PRIx64 "; run qcheck --repair",
+            layout_name(hit), first << geo->cluster_bits);
+    int ret = stage_new(img, first, count);
+    if (ret < 0)
+        return ret;
+    img->refs.free_hint = lowest_free == first ? at : lowest_free;
+    *host_off = first << geo->cluster_bits;
+    return 0;
+}
+
+int refcount_write(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    int ret = refs->freed.count > 0 ? layout_check_counted(img) : 0;
+    for (uint64_t i = 0; ret == 0 && i < refs->table_len; i++) {
+        struct refblock *block = &refs->blocks[i];
+        if (!block->staged)
+            continue;
+        ret = image_write_meta(img, REGION_REFBLOCK, refs->table[i] & QCOW2_REFTABLE_MASK,
+            block->bytes, img->geo.cluster_size);
+        block->staged = ret < 0; /* half written: still to be forgotten */
+    }
+    if (ret < 0)
+        return ret;
+    for (size_t i = 0; i < refs->freed.count; i++) {
+        struct cluster_run run = refs->freed.list[i];
+        (void)io_discard(
+            img->io, run.first << img->geo.cluster_bits, run.count << img->geo.cluster_bits);
+    }
+    refs->freed.count = 0;
+    return 0;
+}
+
+void refcount_forget(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    for (uint64_t i = 0; i < refs->table_len; i++) {
+        if (!refs->blocks[i].staged)
+            continue;
+        free(refs->blocks[i].bytes);
+        refs->blocks[i] = (struct refblock){0};
+        refs->loaded--;
+    }
+    refs->freed.count = 0;
+    refs->free_hint = 0;
+}
+
+void refcount_trim(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    if (refs->loaded << img->geo.cluster_bits <= KEEP_BLOCK_BYTES)
+        return;
+    for (uint64_t i = 0; i < refs->table_len; i++) {
+        if (refs->blocks[i].staged)
+            continue;
+        refs->loaded -= refs->blocks[i].bytes != NULL;
+        free(refs->blocks[i].bytes);
+        refs->blocks[i].bytes = NULL;
+    }
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Refcounts and the allocation of clusters.
+ *
+ * Changes are staged in the loaded blocks and go to the device together in refcount_write(), each
+ * block once, in host order, with no barrier: when that is needed is for the caller to say.  Growth
+ * is the exception: new blocks and tables are written at once, with their barriers. */
+#ifndef ENGINE_REFCOUNT_H
+#define ENGINE_REFCOUNT_H
+
+#include "image.h"
+
+int refcount_load(struct image *img);
+void refcount_release(struct image *img);
+
+int refcount_get(struct image *img, uint64_t cluster, uint64_t *count);
+
+/* Stages +1 or -1 for each of `count` clusters.  -EOVERFLOW when the width cannot hold it.
+ * -EUCLEAN when a count is 0: the clusters are in use, so the image is damaged.  After an error
+ * some are staged: the caller gives up and image_end() forgets. */
+int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta);
+
+/* Finds `count` free neighbours and stages their count as 1. */
+int refcount_alloc(struct image *img, uint64_t count, uint64_t *host_off);
+
+/* Writes what is staged; then discards what became free (advice only, errors are ignored), so the
+ * metadata that dropped it must be durable. */
+int refcount_write(struct image *img);
+
+/* Forgets what is staged; the blocks are read again when they are needed. */
+void refcount_forget(struct image *img);
+
+/* Keeps memory small between calls. */
+void refcount_trim(struct image *img);
+
+/* Whether the cluster's loaded count is 0; false for blocks not loaded. */
+bool refcount_staged_free(const struct image *img, uint64_t cluster);
+
+/* refgrow.c: makes refcount blocks from block index `idx` on, for at least `count` more clusters
+ * in a row; entry `idx` of the table is 0 or past its end. */
+int refcount_cover(struct image *img, uint64_t idx, uint64_t count);
+
+#endif

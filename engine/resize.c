@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Discard, and changing the size of the virtual disk. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "batch.h"
+#include "bitmap.h"
+#include "layout.h"
+#include "map.h"
+#include "refcount.h"
+#include "write.h"
+
+/* ---- discard ------------------------------------------------------------------------------- */
+
+/* The subclusters (bits) to discard; all of them for a whole cluster. */
+static int discard_entry(
+    struct batch *batch, struct batch_table *table, uint32_t idx, uint32_t subclusters)
+{
+    struct image *img = batch->img;
+    bool backing = img->header.backing_off != 0;
+    struct qcow2_l2_entry entry;
+    int ret = map_entry(img, table->bytes, idx, &entry);
+    if (ret < 0 || (entry.raw == 0 && entry.bitmap == 0 && !backing))
+        return ret;
+    uint64_t raw = 0, bitmap = 0;
+    if (img->geo.extended_l2) {
+        uint64_t zero = (uint64_t)subclusters << 32;
+        if (entry.kind == QCOW2_L2_COMPRESSED && subclusters != UINT32_MAX)
+            return 0; /* half a compressed cluster gives up nothing */
+        bitmap = (entry.bitmap & ~(uint64_t)subclusters & ~zero) | (backing ? zero : 0);
+        if (entry.kind == QCOW2_L2_COMPRESSED)
+            bitmap = backing ? zero : 0;
+        else if ((uint32_t)bitmap != 0)
+            raw = entry.raw;
+    } else if (backing) {
+        if (img->geo.version < 3)
+            return 0; /* no way to say "zeros" over a backing file */
+        raw = QCOW2_ENTRY_ZERO;
+    }
+    if (raw == entry.raw && bitmap == entry.bitmap)
+        return 0;
+    if (raw != entry.raw)
+        ret = batch_drop(batch, &entry);
+    return ret < 0 ? ret : batch_set(batch, table, idx, raw, bitmap);
+}
+
+/* As much of the range as one batch takes. */
+static int discard_some(struct image *img, uint64_t from, uint64_t to, uint64_t *next)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    struct batch batch = {.img = img};
+    uint64_t at = from;
+    int ret = 0;
+    while (ret == 0 && at < to) {
+        uint32_t l1_idx = (uint32_t)(at / geo->l2_span);
+        struct batch_table *table;
+        if (!(img->l1[l1_idx] & QCOW2_OFFSET_MASK) && !img->header.backing_off) {
+            at = (l1_idx + UINT64_C(1)) * geo->l2_span;
+            continue;
+        }
+        ret = batch_table(&batch, l1_idx, &table);
+        if (ret < 0)
+            break;
+        uint32_t in_off = (uint32_t)(at % geo->cluster_size);
+        uint64_t room = geo->cluster_size - in_off;
+        uint32_t piece = (uint32_t)(to - at < room ? to - at : room);
+        uint32_t bits = geo->extended_l2 ? map_subclusters(geo, in_off, piece) : UINT32_MAX;
+        ret =
+            discard_entry(&batch, table, (uint32_t)(at % geo->l2_span >> geo->cluster_bits), bits);
+        at += piece;
+    }
+    *next = at < to ? at : to;
+    if (ret == 0 || ret == -EAGAIN)
+        return batch_commit(&batch);
+    batch_abort(&batch);
+    return ret;
+}
+
+int discard_range(struct image *img, uint64_t guest_off, uint64_t length)
+{
+    uint64_t unit = img->geo.cluster_size / (img->geo.extended_l2 ? QCOW2_SUBCLUSTERS : 1);
+    uint64_t end = guest_off + length, at = div_up(guest_off, unit) * unit;
+    end = end == img->header.size_bytes ? div_up(end, unit) * unit : end / unit * unit;
+    uint64_t reach = img->header.l1_size * img->geo.l2_span;
+    end = end < reach ? end : reach;
+    int ret = 0;
+    while (ret == 0 && at < end)
+        ret = discard_some(img, at, end, &at);
+    return ret;
+}
+
+/* 0. bitmaps and dirty bit as for a write
+ * 1. as batch_commit(): entries become unallocated; what they pointed to is lowered, and offered
+ *    to the host, only after the next barrier */
+int image_discard(struct image *img, uint64_t guest_off, uint64_t length)
+{
+    uint64_t end;
+    int ret = image_begin(img, true);
+    if (ret < 0)
+        return ret;
+    if (!range_end(guest_off, length, &end) || end > img->header.size_bytes)
+        return image_fail(img, -ERANGE, "the range passes the end of the disk");
+    ret = bitmap_mark(img, guest_off, length);
+    if (ret == 0)
+        ret = image_lazy_begin(img);
+    if (ret == 0)
+        ret = discard_range(img, guest_off, length);
+    return image_end(img, ret);
+}
+
+/* ---- resize -------------------------------------------------------------------------------- */
+
+static int check_resize(struct image *img, uint64_t size_bytes)
+{
+    if (size_bytes % QCOW2_SECTOR_BYTES)
+        return image_fail(img, -EINVAL, "the size of a disk is a multiple of 512 bytes");
+    if (size_bytes > INT64_MAX - img->geo.l2_span ||
+        l1_entries_for(&img->geo, size_bytes) * 8 > QCOW2_MAX_L1_BYTES)
+        return image_fail(img, -EFBIG, "the L1 table for that size would pass 32 MiB");
+    for (uint32_t i = 0; i < img->snaps.count; i++) {
+        if (!img->snaps.list[i].has_disk_size)
+            return image_fail(img, -ENOTSUP,
+                "a snapshot does not record its disk size and would change it; delete it first");
+    }
+    if (img->header.backing_off && size_bytes > img->header.size_bytes)
+        return image_fail(img, -ENOTSUP, "an image with a backing file cannot grow here");
+    return bitmap_check_resize(img, size_bytes);
+}
+
+/* What lies behind the disk's end (VM state, the rest of the last cluster) must not come to light
+ * when it grows: unmapped, and zeros in the last cluster's rest. */
+static int clear_behind_end(struct image *img)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint64_t end = img->header.size_bytes, unit = geo->cluster_size;
+    uint64_t aligned = div_up(end, unit) * unit, reach = img->header.l1_size * geo->l2_span;
+    struct qcow2_l2_entry entry = {0};
+    int ret = 0;
+    if (aligned > end && img->l1[end / geo->l2_span] & QCOW2_OFFSET_MASK) {
+        uint8_t *l2 = malloc(geo->cluster_size);
+        ret = l2 ? map_read_l2(img, img->l1[end / geo->l2_span], l2)
+                 : image_fail(img, -ENOMEM, "out of memory");
+        if (ret == 0)
+            ret = map_entry(img, l2, (uint32_t)(end % geo->l2_span >> geo->cluster_bits), &entry);
+        free(l2);
+    }
+    if (ret == 0 && (entry.kind == QCOW2_L2_NORMAL || entry.kind == QCOW2_L2_COMPRESSED))
+        ret = write_range(img, end, NULL, aligned - end);
+    if (ret == 0 && reach > aligned)
+        ret = discard_range(img, aligned, reach - aligned);
+    return ret;
+}
+
+/* Header 24..47: size, encryption, L1 size and place, in one write. */
+static int switch_size(struct image *img, uint64_t size_bytes, uint32_t l1_size, uint64_t l1_off)
+{
+    uint8_t fields[24];
+    store_be64(fields, size_bytes);
+    store_be32(fields + 8, img->header.crypt_method);
+    store_be32(fields + 12, l1_size);
+    store_be64(fields + 16, l1_off);
+    int ret = image_write_header(img, QCOW2_HDR_SIZE, fields, sizeof(fields));
+    if (ret == 0)
+        ret = image_barrier(img); /* commit */
+    if (ret < 0)
+        img->stale = true; /* which size is it? */
+    return ret;
+}
+
+/* A longer copy of the L1 in new clusters; what it points to stays where it is. */
+static int write_longer_l1(struct image *img, uint32_t l1_size, uint64_t **l1, uint64_t *l1_off)
+{
+    uint64_t clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
+    size_t bytes = (size_t)(clusters << img->geo.cluster_bits);
+    uint8_t *table = calloc(1, bytes);
+    *l1 = calloc(l1_size, sizeof(**l1));
+    int ret = table && *l1 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; ret == 0 && i < img->header.l1_size; i++) {
+        (*l1)[i] = img->l1[i];
+        store_be64(table + i * UINT64_C(8), img->l1[i]);
+    }
+    if (ret == 0)
+        ret = refcount_alloc(img, clusters, l1_off);
+    if (ret == 0)
+        ret = image_write_meta(img, REGION_NONE, *l1_off, table, bytes);
+    free(table);
+    return ret;
+}
+
+/* 1. the disk's last cluster gets zeros behind the end, what is mapped behind it is unmapped
+ * 2. if the L1 is too short: a longer copy in new clusters, refcounts
+ *    -- barrier: all that is durable before the new size can show it
+ * 3. header 24..47 -- barrier, commit -- the old L1 is given up */
+static int grow(struct image *img, uint64_t size_bytes)
+{
+    uint64_t need = l1_entries_for(&img->geo, size_bytes), old_off = img->header.l1_off;
+    uint64_t l1_off = old_off, old_clusters = 0, *l1 = NULL;
+    uint32_t l1_size = img->header.l1_size;
+    int ret = clear_behind_end(img);
+    if (ret == 0 && need > l1_size) {
+        old_clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
+        l1_size = (uint32_t)need;
+        ret = write_longer_l1(img, l1_size, &l1, &l1_off);
+    }
+    if (ret == 0)
+        ret = refcount_write(img);
+    if (ret == 0 && img->unflushed)
+        ret = image_barrier(img);
+    if (ret == 0)
+        ret = switch_size(img, size_bytes, l1_size, l1_off);
+    if (ret < 0) {
+        free(l1);
+        return ret;
+    }
+    img->header.size_bytes = size_bytes;
+    if (!l1)
+        return 0;
+    free(img->l1);
+    img->l1 = l1;
+    img->header.l1_size = l1_size;
+    img->header.l1_off = l1_off;
+    image_drop(img, cluster_of(&img->geo, old_off), old_clusters);
+    img->dropped_durable = img->dropped.count;
+    return 0;
+}
+
+/* 1. header 24..47 -- barrier, commit
+ * 2. what is behind the new end is cleared, as in grow(): not every program does that when it
+ *    makes the disk larger again */
+static int shrink(struct image *img, uint64_t size_bytes)
+{
+    int ret = switch_size(img, size_bytes, img->header.l1_size, img->header.l1_off);
+    if (ret < 0)
+        return ret;
+    img->header.size_bytes = size_bytes;
+    return clear_behind_end(img);
+}
+
+int image_resize(struct image *img, uint64_t size_bytes)
+{
+    int ret = image_begin(img, true);
+    if (ret == 0)
+        ret = check_resize(img, size_bytes);
+    if (ret < 0 || size_bytes == img->header.size_bytes)
+        return ret;
+    ret = image_lazy_begin(img);
+    if (ret == 0)
+        ret = size_bytes > img->header.size_bytes ? grow(img, size_bytes) : shrink(img, size_bytes);
+    return image_end(img, ret);
+}

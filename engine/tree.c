@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See tree.h.  These loops see every cluster of an image: neighbours are counted together. */
+#include "tree.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "layout.h"
+#include "map.h"
+#include "refcount.h"
+
+int tree_init(struct image *img, const uint64_t *l1, uint32_t l1_size, struct tree *tree)
+{
+    *tree = (struct tree){.l1 = l1, .l1_size = l1_size, .copied = calloc(1, l1_size / 8 + 1)};
+    return tree->copied ? 0 : image_fail(img, -ENOMEM, "out of memory");
+}
+
+void tree_release(struct tree *tree)
+{
+    free(tree->copied);
+    tree->copied = NULL;
+}
+
+/* Both trees hold this L2 table at this place: what one gains the other loses.  COPIED there would
+ * be a lie, then nothing is skipped and the lie is mended. */
+static bool shared(const struct tree *tree, uint32_t idx)
+{
+    const struct tree *other = tree->other;
+    return other && idx < other->l1_size && !(tree->l1[idx] & QCOW2_ENTRY_COPIED) &&
+           !(other->l1[idx] & QCOW2_ENTRY_COPIED) && tree->l1[idx] == other->l1[idx];
+}
+
+struct run {
+    uint64_t first, count;
+};
+
+static int run_end(struct image *img, struct run *run, int delta)
+{
+    int ret = run->count > 0 ? refcount_add(img, run->first, run->count, delta) : 0;
+    run->count = 0;
+    return ret;
+}
+
+static int run_extend(struct image *img, struct run *run, uint64_t first, uint64_t count, int delta)
+{
+    if (run->count > 0 && run->first + run->count == first) {
+        run->count += count;
+        return 0;
+    }
+    int ret = run_end(img, run, delta);
+    *run = (struct run){first, count};
+    return ret;
+}
+
+/* The entry's clusters.  What nearly all entries are, a plain cluster in the file, is seen without
+ * decoding; all else goes the long way, which also finds what is wrong. */
+static int add_entry(
+    struct image *img, const uint8_t *l2, uint32_t idx, uint64_t raw, struct run *run, int delta)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint64_t host_off = raw & ~QCOW2_ENTRY_COPIED;
+    if (!geo->extended_l2 && cluster_aligned(geo, host_off) && host_off < img->file_size)
+        return run_extend(img, run, cluster_of(geo, host_off), 1, delta);
+    struct qcow2_l2_entry entry;
+    int ret = map_entry(img, l2, idx, &entry);
+    if (ret < 0)
+        return ret;
+    struct cluster_run clusters = map_entry_clusters(geo, &entry);
+    return clusters.count ? run_extend(img, run, clusters.first, clusters.count, delta) : 0;
+}
+
+static int add_table(struct image *img, const uint8_t *l2, struct run *run, int delta, bool *copied)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    *copied = false;
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        uint64_t raw = load_be64(l2 + (size_t)i * geo->l2_entry_size);
+        if (raw == 0 && !geo->extended_l2)
+            continue;
+        *copied |= raw >> 63;
+        int ret = add_entry(img, l2, i, raw, run, delta);
+        if (ret < 0)
+            return ret;
+    }
+    return 0;
+}
+
+int tree_add(struct image *img, struct tree *tree, int delta)
+{
+    struct run run = {0};
+    uint8_t *l2 = malloc(img->geo.cluster_size);
+    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; ret == 0 && i < tree->l1_size; i++) {
+        uint64_t host_off = tree->l1[i] & QCOW2_OFFSET_MASK;
+        bool copied = false;
+        if (host_off == 0 || shared(tree, i))
+            continue;
+        ret = map_read_l2(img, tree->l1[i], l2);
+        if (ret == 0)
+            ret = run_extend(img, &run, cluster_of(&img->geo, host_off), 1, delta);
+        if (ret == 0)
+            ret = add_table(img, l2, &run, delta, &copied);
+        if (copied)
+            tree->copied[i / 8] |= (uint8_t)(1u << (i % 8));
+    }
+    if (ret == 0)
+        ret = run_end(img, &run, delta);
+    free(l2);
+    return ret;
+}
+
+int tree_clear_copied(struct image *img, const struct tree *tree)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint8_t *l2 = malloc(geo->cluster_size);
+    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; ret == 0 && i < tree->l1_size; i++) {
+        if (!(tree->copied[i / 8] >> (i % 8) & 1))
+            continue;
+        ret = map_read_l2(img, tree->l1[i], l2);
+        if (ret < 0)
+            break;
+        for (uint32_t j = 0; j < geo->l2_entries; j++)
+            l2[(size_t)j * geo->l2_entry_size] &= 0x7f;
+        ret = image_write_meta(
+            img, REGION_L2, tree->l1[i] & QCOW2_OFFSET_MASK, l2, geo->cluster_size);
+    }
+    free(l2);
+    return ret;
+}
+
+/* ---- setting COPIED ------------------------------------------------------------------------ */
+
+static int set_in_table(struct image *img, uint8_t *l2, bool *changed)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    *changed = false;
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        uint8_t *bytes = l2 + (size_t)i * geo->l2_entry_size;
+        uint64_t raw = load_be64(bytes), host_off = raw & QCOW2_OFFSET_MASK, count;
+        if (host_off == 0 || raw & (QCOW2_ENTRY_COPIED | QCOW2_ENTRY_COMPRESSED))
+            continue;
+        int ret = refcount_get(img, cluster_of(geo, host_off), &count);
+        if (ret < 0)
+            return ret;
+        if (count == 1) {
+            bytes[0] |= 0x80;
+            *changed = true;
+        }
+    }
+    return 0;
+}
+
+/* One L1 index: the table's entries, then, if the table is ours alone, the L1 entry. */
+static int set_below(struct image *img, uint32_t idx, uint8_t *l2, bool *l1_changed)
+{
+    uint64_t host_off = img->l1[idx] & QCOW2_OFFSET_MASK, count;
+    bool changed;
+    int ret = refcount_get(img, cluster_of(&img->geo, host_off), &count);
+    if (ret < 0 || count != 1) /* shared: then all below it is, too */
+        return ret;
+    ret = map_read_l2(img, img->l1[idx], l2);
+    if (ret == 0)
+        ret = set_in_table(img, l2, &changed);
+    if (ret == 0 && changed)
+        ret = image_write_meta(img, REGION_L2, host_off, l2, img->geo.cluster_size);
+    if (ret == 0 && !(img->l1[idx] & QCOW2_ENTRY_COPIED)) {
+        img->l1[idx] |= QCOW2_ENTRY_COPIED;
+        *l1_changed = true;
+    }
+    return ret;
+}
+
+static int write_active_l1(struct image *img)
+{
+    size_t bytes = img->header.l1_size * (size_t)8;
+    uint8_t *table = malloc(bytes);
+    if (!table)
+        return image_fail(img, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < img->header.l1_size; i++)
+        store_be64(table + i * (size_t)8, img->l1[i]);
+    int ret = image_write_meta(img, REGION_L1, img->header.l1_off, table, bytes);
+    free(table);
+    return ret;
+}
+
+int tree_set_copied(struct image *img, const struct tree *gone)
+{
+    bool l1_changed = false;
+    uint8_t *l2 = malloc(img->geo.cluster_size);
+    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; ret == 0 && i < img->header.l1_size && i < gone->l1_size; i++) {
+        if (img->l1[i] & QCOW2_OFFSET_MASK && gone->l1[i] & QCOW2_OFFSET_MASK)
+            ret = set_below(img, i, l2, &l1_changed);
+    }
+    free(l2);
+    if (ret == 0 && l1_changed)
+        ret = write_active_l1(img);
+    img->stale |= ret < 0; /* the L1 in memory may be ahead */
+    return ret;
+}
+
+int tree_clear_copied_l1(struct image *img)
+{
+    bool changed = false;
+    for (uint32_t i = 0; i < img->header.l1_size; i++) {
+        changed |= img->l1[i] >> 63;
+        img->l1[i] &= ~QCOW2_ENTRY_COPIED;
+    }
+    int ret = changed ? write_active_l1(img) : 0;
+    img->stale |= ret < 0;
+    return ret;
+}
+
+int tree_write_l1(struct image *img, const uint64_t *l1, uint32_t l1_size, uint64_t *host_off)
+{
+    uint64_t clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
+    size_t bytes = (size_t)(clusters << img->geo.cluster_bits);
+    *host_off = 0;
+    if (l1_size == 0)
+        return 0;
+    uint8_t *table = calloc(1, bytes);
+    if (!table)
+        return image_fail(img, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < l1_size; i++)
+        store_be64(table + i * (size_t)8, l1[i] & ~QCOW2_ENTRY_COPIED);
+    int ret = refcount_alloc(img, clusters, host_off);
+    if (ret == 0)
+        ret = image_write_meta(img, REGION_NONE, *host_off, table, bytes);
+    free(table);
+    return ret;
+}
