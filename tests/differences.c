@@ -120,15 +120,40 @@ static enum difference refusal(const struct comparison *c)
     return DIFFERENCE_NONE;
 }
 
-static bool needs_copy(enum difference difference)
+/* Something is taken out of a copy for these, and the outputs suggest one when... */
+enum suggestion {
+    ALONE,   /* never: no copy is needed */
+    REFUSED, /* qemu-img refused the image for that reason */
+    FOUND,   /* qcheck has a finding of the check */
+    ALWAYS,  /* both judged the image: nothing in the output tells */
+};
+
+static const struct {
+    enum suggestion when;
+    const char *check;
+} suggestions[DIFFERENCE_COUNT] = {
+    [DIFFERENCE_refused_bitmaps] = {REFUSED, NULL},
+    [DIFFERENCE_refused_snapshots] = {REFUSED, NULL},
+    [DIFFERENCE_refused_backing] = {REFUSED, NULL},
+    [DIFFERENCE_not_a_table] = {ALWAYS, NULL},
+    [DIFFERENCE_not_an_l1] = {ALWAYS, NULL},
+    [DIFFERENCE_bitmap_table_shared] = {FOUND, "area-shared"},
+    [DIFFERENCE_snapshot_table_cut] = {ALWAYS, NULL},
+    [DIFFERENCE_no_refcount_table] = {FOUND, "header-reftable-missing"},
+    [DIFFERENCE_backing_name_in_header] = {FOUND, "header-backing-name"},
+    [DIFFERENCE_flags_without_offset] = {ALWAYS, NULL},
+};
+
+static bool suggested(const struct comparison *c, enum difference difference)
 {
-    switch (difference) {
-    case DIFFERENCE_refused_bitmaps:
-    case DIFFERENCE_refused_snapshots:
-    case DIFFERENCE_refused_backing:
-    case DIFFERENCE_not_a_table:
-    case DIFFERENCE_flags_without_offset:
-        return true;
+    bool both = c->qemu.json && c->own.json;
+    switch (suggestions[difference].when) {
+    case REFUSED:
+        return refusal(c) == difference;
+    case FOUND:
+        return both && has_finding(&c->own, suggestions[difference].check);
+    case ALWAYS:
+        return both;
     default:
         return false;
     }
@@ -141,7 +166,8 @@ enum difference difference_alone(const struct comparison *c)
     if (unreadable_refcounts(c))
         return DIFFERENCE_unreadable_refcounts;
     enum difference difference = refusal(c);
-    return needs_copy(difference) ? DIFFERENCE_NONE : difference;
+    return difference == DIFFERENCE_NONE || suggestions[difference].when == ALONE ? difference
+                                                                                  : DIFFERENCE_NONE;
 }
 
 /* ---- reasons that need one --------------------------------------------------------------------
@@ -155,18 +181,29 @@ static bool is_no_table(const char *check)
            strcmp(check, "l2-table-implausible") == 0;
 }
 
-static int take_out_tables(const struct comparison *c, struct io *image)
+/* The same for L1 tables. */
+static bool is_no_l1(const char *check)
+{
+    return strcmp(check, "area-shared") == 0 || strcmp(check, "header-l1-outside") == 0 ||
+           strcmp(check, "snapshot-l1-outside") == 0;
+}
+
+typedef bool check_set(const char *check);
+typedef int drop_fn(struct io *image, uint64_t host_off);
+
+/* Drops what each finding of those checks is about. */
+static int drop_found(
+    const struct comparison *c, struct io *image, check_set *wanted, drop_fn *drop)
 {
     size_t idx;
     json_t *finding;
     int changed = 0;
     json_array_foreach(json_object_get(c->own.json, "findings"), idx, finding)
     {
-        uint64_t host_off = (uint64_t)json_integer_value(json_object_get(finding, "host-offset"));
-        const char *check = finding_check(finding);
-        int ret = is_no_table(check) ? neutral_drop_l2(image, host_off) : 0;
-        if (strcmp(check, "area-shared") == 0)
-            ret = neutral_drop_l1(image, host_off);
+        if (!wanted(finding_check(finding)))
+            continue;
+        int ret =
+            drop(image, (uint64_t)json_integer_value(json_object_get(finding, "host-offset")));
         if (ret < 0)
             return ret;
         changed += ret;
@@ -174,12 +211,17 @@ static int take_out_tables(const struct comparison *c, struct io *image)
     return changed;
 }
 
+static int drop_l1s(const struct comparison *c, struct io *image)
+{
+    if (has_finding(&c->own, "header-l1-outside"))
+        return neutral_drop_active_l1(image);
+    return drop_found(c, image, is_no_l1, neutral_drop_l1);
+}
+
 enum difference difference_next(const struct comparison *c, enum difference from)
 {
-    enum difference refused = refusal(c);
     for (unsigned i = from; i < DIFFERENCE_COUNT; i++) {
-        bool refusing = i != DIFFERENCE_not_a_table && i != DIFFERENCE_flags_without_offset;
-        if (needs_copy(i) && (refusing ? i == refused : c->qemu.json && c->own.json))
+        if (suggested(c, i))
             return i;
     }
     return DIFFERENCE_NONE;
@@ -189,13 +231,24 @@ int difference_take_out(enum difference difference, const struct comparison *c, 
 {
     switch (difference) {
     case DIFFERENCE_refused_bitmaps:
+    case DIFFERENCE_bitmap_table_shared:
         return neutral_drop_bitmaps(image);
     case DIFFERENCE_refused_snapshots:
         return neutral_drop_snapshots(image);
+    case DIFFERENCE_snapshot_table_cut:
+        return has_finding(&c->own, "snapshot-table-truncated") ||
+                       has_finding(&c->own, "header-snapshots-outside")
+                   ? neutral_drop_snapshots(image)
+                   : 0;
     case DIFFERENCE_refused_backing:
+    case DIFFERENCE_backing_name_in_header:
         return neutral_drop_backing(image);
     case DIFFERENCE_not_a_table:
-        return take_out_tables(c, image);
+        return drop_found(c, image, is_no_table, neutral_drop_l2);
+    case DIFFERENCE_not_an_l1:
+        return drop_l1s(c, image);
+    case DIFFERENCE_no_refcount_table:
+        return neutral_drop_reftable(image);
     case DIFFERENCE_flags_without_offset:
         return neutral_drop_bare_flags(image);
     default:

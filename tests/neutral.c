@@ -113,6 +113,16 @@ int neutral_drop_l1(struct io *image, uint64_t host_off)
     return for_each_l1(image, drop_l1, host_off);
 }
 
+int neutral_drop_active_l1(struct io *image)
+{
+    struct qcow2_header header;
+    int err = read_header(image, &header);
+    if (err)
+        return err;
+    struct l1_place place = {.l1_off = header.l1_off, .l1_size = header.l1_size};
+    return drop_l1(image, &place, header.l1_off);
+}
+
 int neutral_drop_bare_flags(struct io *image)
 {
     return for_each_l1(image, drop_entries, 0);
@@ -120,6 +130,15 @@ int neutral_drop_bare_flags(struct io *image)
 
 /* ---- header fields ------------------------------------------------------------------------------
  */
+
+int neutral_drop_reftable(struct io *image)
+{
+    struct qcow2_header header;
+    int err = read_header(image, &header);
+    if (err || header.reftable_off != 0)
+        return err;
+    return put(image, QCOW2_HDR_REFTABLE_OFF, UINT64_C(1) << 50, 8);
+}
 
 int neutral_drop_bitmaps(struct io *image)
 {

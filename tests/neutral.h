@@ -19,8 +19,14 @@ int neutral_drop_l2(struct io *image, uint64_t host_off);
  * end of the file, and none for snapshots. */
 int neutral_drop_l1(struct io *image, uint64_t host_off);
 
+/* The same for the disk alone, wherever its table is. */
+int neutral_drop_active_l1(struct io *image);
+
 /* Zeroes the L1 entries that have flags but no offset. */
 int neutral_drop_bare_flags(struct io *image);
+
+/* Points the header's refcount table past the end of the file. */
+int neutral_drop_reftable(struct io *image);
 
 /* Clears the autoclear bit of the bitmaps: they and their clusters are nobody's then. */
 int neutral_drop_bitmaps(struct io *image);

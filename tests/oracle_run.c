@@ -151,6 +151,8 @@ static void make_sound(struct oracle *o, uint64_t item)
         return;
     struct comparison c;
     compare_run(o->dir, &o->image, o->image.name, o->options->qcheck, &c);
+    if (c.outcome == COMPARE_NAMED && c.qemu.exit_code == 0)
+        c.outcome = COMPARE_DIFFERS; /* nothing may be found wrong with a sound image */
     o->totals->sound++;
     o->totals->unsound += c.qemu.exit_code != 0;
     account(o, item, o->image.name, NULL, &c);
