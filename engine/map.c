@@ -245,9 +245,8 @@ int map_next_data(
         uint64_t l1_idx = at / geo->l2_span;
         bool mapped = l1_idx < view->l1_size && view->l1[l1_idx] & QCOW2_OFFSET_MASK;
         ret = mapped ? map_read_l2(img, view->l1[l1_idx], l2) : 0;
-        uint64_t next =
-            mapped ? (at / geo->cluster_size + 1) * geo->cluster_size : (l1_idx + 1) * geo->l2_span;
-        for (; ret == 0 && at / geo->l2_span == l1_idx && at < view->size_bytes; at = next) {
+        for (uint64_t next; ret == 0 && at / geo->l2_span == l1_idx && at < view->size_bytes;
+             at = next) {
             uint32_t idx = (uint32_t)(at % geo->l2_span >> geo->cluster_bits);
             bool data = mapped ? may_hold_data(img, l2, idx) : img->header.backing_off != 0;
             if (data && !in_data)
