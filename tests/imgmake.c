@@ -184,18 +184,23 @@ static bool compression_allowed(const struct maker *m)
     return m->refcount_bits > 4 || m->snapshot_count == 0;
 }
 
+/* A run of compressed clusters.  QEMU does not compress over a cluster that has its own place, so
+ * the run is discarded first.
+ *
+ * It is the last thing a process does: QEMU 7.2 packs compressed data behind what it compressed
+ * before, even when that was freed and its cluster holds other data by now, which is destroyed. */
 static void write_compressed(struct maker *m)
 {
     uint64_t cluster = UINT64_C(1) << m->cluster_bits;
-    unsigned count = 1 + (unsigned)below(m, cluster > 65536 ? 2 : 6);
-    uint64_t place = draw_place(m, cluster);
-    while (count-- > 0 && place < m->size_bytes) {
-        uint64_t length = m->size_bytes - place < cluster ? m->size_bytes - place : cluster;
-        /* QEMU does not compress over a cluster that has its own place already. */
-        step(m, " -c 'discard %llu %llu'", (unsigned long long)place, (unsigned long long)length);
+    uint64_t start = draw_place(m, cluster);
+    uint64_t length = (1 + below(m, cluster > 65536 ? 3 : 16)) * cluster;
+    if (length > m->size_bytes - start)
+        length = m->size_bytes - start;
+    step(m, " -c 'discard %llu %llu'", (unsigned long long)start, (unsigned long long)length);
+    for (uint64_t done = 0; done < length; done += cluster) {
+        uint64_t piece = length - done < cluster ? length - done : cluster;
         step(m, " -c 'write -c %s %llu %llu'", chance(m, 60) ? "-s noise" : "-P 0x5a",
-            (unsigned long long)place, (unsigned long long)length);
-        place += cluster;
+            (unsigned long long)(start + done), (unsigned long long)piece);
     }
     m->image->compressed = true;
     m->shared_compressed |= m->refcount_bits <= 4;
@@ -222,12 +227,10 @@ static void write_batch(struct maker *m)
 {
     char args[IMGMAKE_ARGS_BYTES];
     step(m, "qemu-io -d unmap");
-    for (unsigned count = 2 + (unsigned)below(m, 7); count > 0; count--) {
-        if (compression_allowed(m) && chance(m, 25))
-            write_compressed(m);
-        else
-            write_something(m);
-    }
+    for (unsigned count = 2 + (unsigned)below(m, 6); count > 0; count--)
+        write_something(m);
+    if (compression_allowed(m) && chance(m, 60))
+        write_compressed(m);
     step(m, " %s\n", imgmake_args(m->image, m->image->name, args));
 }
 
