@@ -5,6 +5,7 @@
  * image costs milliseconds. */
 #include "imgmake.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,10 +112,10 @@ static void draw_recipe(struct maker *m)
 /* The backing file may be shorter than the disk. */
 static void make_backing(struct maker *m)
 {
-    unsigned long long size = (1 + below(m, m->size_bytes / 512)) * 512;
-    if (size > (4ull << 20))
-        size = 4ull << 20;
-    step(m, "qemu-img create -q -f %s back %llu\n", m->backing_format, size);
+    uint64_t size = (1 + below(m, m->size_bytes / 512)) * 512;
+    if (size > (UINT64_C(4) << 20))
+        size = UINT64_C(4) << 20;
+    step(m, "qemu-img create -q -f %s back %" PRIu64 "\n", m->backing_format, size);
     step(m, "qemu-io -f %s -c 'write -P 0x11 0 512' back\n", m->backing_format);
 }
 
@@ -136,8 +137,8 @@ static void make_empty(struct maker *m)
         make_luks_template(m, cluster);
         step(m, "cp luks-%u %s\n", cluster, m->image->name);
         char args[IMGMAKE_ARGS_BYTES];
-        step(m, "qemu-img resize -q %s %llu\n", imgmake_args(m->image, m->image->name, args),
-            (unsigned long long)m->size_bytes);
+        step(m, "qemu-img resize -q %s %" PRIu64 "\n", imgmake_args(m->image, m->image->name, args),
+            m->size_bytes);
         return;
     }
     step(m, "qemu-img create -q -f qcow2 -o compat=%s,cluster_size=%u,refcount_bits=%u",
@@ -150,7 +151,7 @@ static void make_empty(struct maker *m)
         step(m, ",data_file=data.raw,data_file_raw=%s", m->data_file_raw ? "on" : "off");
     if (m->backing_format)
         step(m, ",backing_file=back,backing_fmt=%s", m->backing_format);
-    step(m, " %s %llu\n", m->image->name, (unsigned long long)m->size_bytes);
+    step(m, " %s %" PRIu64 "\n", m->image->name, m->size_bytes);
 }
 
 /* ---- guest writes ------------------------------------------------------------------------------
@@ -196,11 +197,11 @@ static void write_compressed(struct maker *m)
     uint64_t length = (1 + below(m, cluster > 65536 ? 3 : 16)) * cluster;
     if (length > m->size_bytes - start)
         length = m->size_bytes - start;
-    step(m, " -c 'discard %llu %llu'", (unsigned long long)start, (unsigned long long)length);
+    step(m, " -c 'discard %" PRIu64 " %" PRIu64 "'", start, length);
     for (uint64_t done = 0; done < length; done += cluster) {
         uint64_t piece = length - done < cluster ? length - done : cluster;
-        step(m, " -c 'write -c %s %llu %llu'", chance(m, 60) ? "-s noise" : "-P 0x5a",
-            (unsigned long long)(start + done), (unsigned long long)piece);
+        step(m, " -c 'write -c %s %" PRIu64 " %" PRIu64 "'", chance(m, 60) ? "-s noise" : "-P 0x5a",
+            (start + done), piece);
     }
     m->image->compressed = true;
     m->shared_compressed |= m->refcount_bits <= 4;
@@ -220,7 +221,7 @@ static void write_something(struct maker *m)
         length = 4 * 65536;
     if (length > m->size_bytes - place)
         length = m->size_bytes - place;
-    step(m, " -c '%s %llu %llu'", verb, (unsigned long long)place, (unsigned long long)length);
+    step(m, " -c '%s %" PRIu64 " %" PRIu64 "'", verb, place, length);
 }
 
 static void write_batch(struct maker *m)
@@ -254,8 +255,7 @@ static void snapshot_step(struct maker *m)
         /* In version 3 this may change the disk's size, which the steps to come rely on. */
         step(m, "qemu-img snapshot -a snap%u %s\n", which, args);
         if (!m->v2)
-            step(m, "qemu-img resize -q --shrink %s %llu\n", args,
-                (unsigned long long)m->size_bytes);
+            step(m, "qemu-img resize -q --shrink %s %" PRIu64 "\n", args, m->size_bytes);
     }
 }
 
@@ -281,7 +281,7 @@ static void resize_step(struct maker *m)
     char args[IMGMAKE_ARGS_BYTES];
     imgmake_args(m->image, m->image->name, args);
     m->size_bytes = draw_size(m);
-    step(m, "qemu-img resize -q --shrink %s %llu\n", args, (unsigned long long)m->size_bytes);
+    step(m, "qemu-img resize -q --shrink %s %" PRIu64 "\n", args, m->size_bytes);
 }
 
 static void between_step(struct maker *m)
