@@ -18,8 +18,9 @@ int page_resize(struct page *page, uint32_t cells, unsigned cell_bytes, size_t *
             &next, i, cell_make(cell_bytes, cell_balance(page, cell), cell_claimed(page, cell)));
     }
     *memory += (size_t)cells * cell_bytes - (size_t)page->cells * page->cell_bytes;
-    free(page->cell);
+    uint8_t *old = page->cell;
     *page = next;
+    free(old);
     return 0;
 }
 

@@ -58,6 +58,9 @@ typedef int repair_stage(struct repair *repair);
 repair_stage repair_header_fields, repair_fields, repair_l1, repair_l2, repair_rebuild,
     repair_raise, repair_shared, repair_snapshots, repair_lossy, repair_lower, repair_copied;
 
+/* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
+int repair_make_room(struct repair *repair);
+
 /* Where the entry lies that a finding is about. */
 uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding);
 
