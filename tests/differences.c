@@ -83,8 +83,11 @@ static bool agree_but(const struct comparison *c, unsigned but)
 
 static bool unreadable_refcounts(const struct comparison *c)
 {
-    return c->qemu.counts[COUNT_CHECK_ERRORS] > 0 && c->own.counts[COUNT_CHECK_ERRORS] == 0 &&
-           has_finding(&c->own, "reftable-entry-unaligned") &&
+    bool entry = has_finding(&c->own, "reftable-entry-unaligned") ||
+                 has_finding(&c->own, "reftable-reserved-bits") ||
+                 has_finding(&c->own, "reftable-entry-outside");
+    return entry && c->qemu.counts[COUNT_CHECK_ERRORS] > 0 &&
+           c->own.counts[COUNT_CHECK_ERRORS] == 0 &&
            agree_but(c, 1u << COUNT_CHECK_ERRORS | 1u << COUNT_IMAGE_END);
 }
 
