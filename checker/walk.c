@@ -254,7 +254,9 @@ struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
     };
     facts.stored_known =
         census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
-    facts.refs = (uint64_t)((int64_t)facts.stored - cell.balance);
+    int64_t loaded =
+        facts.stored < CENSUS_STORED_MAX ? (int64_t)facts.stored : CENSUS_STORED_MAX;
+    facts.refs = (uint64_t)(loaded - cell.balance);
     return facts;
 }
 
