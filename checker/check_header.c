@@ -231,9 +231,8 @@ CHECK_FN(header_snapshots_unaligned)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
-    return wrong(finding,
-        !cluster_aligned(view->geo, header->snapshots_off),
-        header->snapshots_off);
+    return wrong(
+        finding, !cluster_aligned(view->geo, header->snapshots_off), header->snapshots_off);
 }
 
 CHECK_FN(header_snapshots_outside)

@@ -173,6 +173,8 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
  * is returned all the same. */
 enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const struct area **area);
 
+bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster);
+
 /* -EINTR when the user wants to stop; also moves the progress line. */
 int walk_pause(struct walk *walk, uint64_t bytes_done);
 
