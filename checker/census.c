@@ -212,7 +212,7 @@ static int load_slow(struct census *census, struct page *page, uint32_t i, uint6
 {
     for (uint64_t k = 0; k < count; k++) {
         uint64_t stored = qcow2_refcount_get(block, order, entry + k);
-        int64_t balance = stored < INT64_MAX / 4 ? (int64_t)stored : INT64_MAX / 4;
+        int64_t balance = stored < CENSUS_STORED_MAX ? (int64_t)stored : CENSUS_STORED_MAX;
         int ret = page_set(page, i + (uint32_t)k, balance, false, &census->memory);
         if (ret < 0)
             return ret;

@@ -38,6 +38,9 @@ struct census_cell {
 int census_open(uint64_t cluster_count, struct census **out);
 void census_close(struct census *census); /* NULL is allowed */
 
+/* Stored counts above this are remembered as this. */
+#define CENSUS_STORED_MAX (INT64_MAX / 4)
+
 /* Adds stored refcounts: `count` entries from the start of a refcount block of that order, the
  * first one being cluster `first`.  Each cluster may be loaded once, before anything is claimed. */
 int census_load(

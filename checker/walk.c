@@ -254,7 +254,8 @@ struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
     };
     facts.stored_known =
         census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
-    facts.refs = (uint64_t)((int64_t)facts.stored - cell.balance);
+    uint64_t counted = facts.stored < CENSUS_STORED_MAX ? facts.stored : CENSUS_STORED_MAX;
+    facts.refs = counted - (uint64_t)cell.balance;
     return facts;
 }
 
