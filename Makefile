@@ -93,13 +93,13 @@ $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD)
-$(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(IO_LIB)
+$(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
 # The engine and QEMU in turns on one image.
-$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(BUILD)/tests/proc.o $(ENGINE_LIB) $(IO_LIB)
+$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
 interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
@@ -142,7 +142,7 @@ uninstall:                      ## remove what install put there
 
 N ?= 2000
 SEED ?= 1
-oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
+oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=2000 SEED=1
 	$(BUILD)/tests/oracle $(N) $(SEED)
 
 clean:                          ## remove what was built

@@ -35,17 +35,33 @@ int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs)
         CLAIM_PACKED, &conflict);
 }
 
+static int compare_findings(const void *a, const void *b)
+{
+    const struct finding *x = a, *y = b;
+    if (x->check != y->check)
+        return x->check > y->check ? 1 : -1;
+    if (x->host_off != y->host_off)
+        return x->host_off > y->host_off ? 1 : -1;
+    return (x->guest_off > y->guest_off) - (x->guest_off < y->guest_off);
+}
+
 bool repair_is_l2_table(const struct repair *repair, uint64_t host_off)
 {
     const struct table *table = table_find(&repair->walk->tables, host_off);
     if (table)
         return !table->skip;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check == CHECK_orphan_l2_table && f->host_off == host_off)
-            return true;
+    const struct finding key = {.check = CHECK_orphan_l2_table, .host_off = host_off};
+    const struct finding_set *set = &repair->findings;
+    size_t low = 0, high = set->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (compare_findings(&set->items[middle], &key) < 0)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return false;
+    return low < set->count && set->items[low].check == key.check &&
+           set->items[low].host_off == host_off;
 }
 
 /* ---- findings of a round ---- */
@@ -85,15 +101,19 @@ static void collect(void *arg, const struct finding *finding)
     set->items[set->count++] = *finding;
 }
 
-static int round_check(struct repair *repair, enum walk_goal goal)
+static int round_check(struct repair *repair)
 {
     repair->findings.count = 0;
     repair->lost_references = false;
     report_init(&repair->report, 0);
     repair->check.found = collect;
     repair->check.found_arg = repair;
-    return walk_open(
-        repair->io, repair->filename, &repair->check, &repair->report, goal, &repair->walk);
+    int ret = walk_open(
+        repair->io, repair->filename, &repair->check, &repair->report, WALK_ALL, &repair->walk);
+    if (repair->findings.count > 0)
+        qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
+            compare_findings);
+    return ret;
 }
 
 static void round_end(struct repair *repair)
@@ -125,8 +145,8 @@ static int set_incompatible(struct io *io, uint64_t set, uint64_t clear)
 
 static void print_remarks(const struct repair *repair)
 {
-    for (size_t i = 0; repair->options->log && i < repair->plan.remark_count; i++)
-        fprintf(repair->options->log, "    %s\n", repair->plan.remarks[i].text);
+    for (size_t i = 0; repair->options->remarks && i < repair->plan.remark_count; i++)
+        fprintf(repair->options->remarks, "    %s\n", repair->plan.remarks[i].text);
 }
 
 /* Applies the first stage that has anything to do.  *more: it had. */
@@ -161,7 +181,7 @@ static int run_round(struct repair *repair, bool marked, bool *mark_now, bool *m
                 *mark_now = true;
             }
             if (ret == 0)
-                ret = plan_apply(&repair->plan, repair->io, repair->options->log);
+                ret = plan_apply(&repair->plan, repair->io, repair->options->edits);
         }
         plan_release(&repair->plan);
     }
@@ -182,7 +202,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
     bool more = true;
     int ret = 0;
     for (unsigned round = 0; ret == 0 && more && round < MAX_ROUNDS; round++) {
-        ret = round_check(repair, WALK_ALL);
+        ret = round_check(repair);
         if (ret == 0 && !outcome->counted) {
             outcome->counted = true;
             outcome->corruptions = repair->report.corruptions;

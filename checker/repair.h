@@ -23,7 +23,8 @@
 struct repair_options {
     bool lossy;      /* also what must give something up */
     bool leaks_only; /* nothing but lowering of refcounts */
-    FILE *log;       /* gets every edit and every remark; NULL: silent */
+    FILE *edits;     /* gets a line for every edit; NULL: not */
+    FILE *remarks;   /* gets every choice made and every loss; NULL: not */
 };
 
 /* Repairs the image on `io`, then checks it again: `report` (from report_init()) is about the state
@@ -47,7 +48,7 @@ struct repair {
     const struct repair_options *options;
     /* One round: */
     struct report report;
-    struct finding_set findings; /* all but those about refcounts */
+    struct finding_set findings; /* all but those about refcounts, by check and host offset */
     struct walk *walk;
     struct plan plan;
     bool lost_references; /* something unresolved may explain a leak */
@@ -57,6 +58,9 @@ struct repair {
 typedef int repair_stage(struct repair *repair);
 repair_stage repair_header_fields, repair_fields, repair_l1, repair_l2, repair_rebuild,
     repair_raise, repair_shared, repair_snapshots, repair_lossy, repair_lower, repair_copied;
+
+/* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
+int repair_make_room(struct repair *repair);
 
 /* Where the entry lies that a finding is about. */
 uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding);

@@ -127,10 +127,10 @@ static void size_up(const struct walk *walk, struct layout *layout)
 }
 
 /* In the file if there is room for it, else behind its end; there it must count itself. */
-static void find_room(const struct repair *repair, struct layout *layout)
+static void find_room(const struct repair *repair, uint64_t spare, struct layout *layout)
 {
     const struct walk *walk = repair->walk;
-    layout->end = walk->cluster_end;
+    layout->end = walk->cluster_end + spare;
     size_up(walk, layout);
     uint64_t need = layout->table_clusters + layout->block_count;
     for (uint64_t c = 1; !repair->lost_references && c + need <= walk->cluster_end; c++) {
@@ -144,7 +144,7 @@ static void find_room(const struct repair *repair, struct layout *layout)
     layout->first = walk->cluster_end;
     for (uint64_t before = 0; before != layout->end;) {
         before = layout->end;
-        layout->end = layout->first + layout->table_clusters + layout->block_count;
+        layout->end = layout->first + layout->table_clusters + layout->block_count + spare;
         size_up(walk, layout);
     }
 }
@@ -175,14 +175,11 @@ static int plan_structure(struct repair *repair, const struct layout *layout)
     return ret;
 }
 
-int repair_rebuild(struct repair *repair)
+static int plan_rebuild(struct repair *repair, uint64_t spare)
 {
     struct walk *walk = repair->walk;
-    if (!walk->judgeable || walk->refs_incomplete || walk->unreadable ||
-        (!structure_broken(repair) && !block_missing(repair)))
-        return 0;
     struct layout layout;
-    find_room(repair, &layout);
+    find_room(repair, spare, &layout);
     if ((layout.table_clusters << walk->geo.cluster_bits) > QCOW2_MAX_REFTABLE_BYTES)
         return plan_remark(
             &repair->plan, "the refcount table would become larger than 8 MiB: not made anew");
@@ -192,4 +189,21 @@ int repair_rebuild(struct repair *repair)
     repair->plan.run_first = layout.first;
     repair->plan.run_count = layout.table_clusters + layout.block_count;
     return plan_structure(repair, &layout);
+}
+
+static bool may_rebuild(const struct repair *repair)
+{
+    return repair->walk->judgeable && !repair->walk->unreadable;
+}
+
+int repair_rebuild(struct repair *repair)
+{
+    bool needed = may_rebuild(repair) && (structure_broken(repair) || block_missing(repair));
+    return needed ? plan_rebuild(repair, 0) : 0;
+}
+
+int repair_make_room(struct repair *repair)
+{
+    /* A block's span more: copies to come find their counts there. */
+    return may_rebuild(repair) ? plan_rebuild(repair, repair->walk->geo.refblock_entries) : 0;
 }

@@ -27,6 +27,7 @@
 
 /* One disk: the active one or a snapshot's. */
 struct tree {
+    uint64_t record_off; /* of a snapshot: where its record lies */
     uint64_t l1_off;
     uint32_t l1_size;
     bool usable;          /* its L1 table is to be read */

@@ -134,6 +134,7 @@ static int show_snapshots(
         report->snapshots[i].id = record.id;
         report->snapshots[i].id_len = record.id_len;
         walk->trees[i + 1] = (struct tree){
+            .record_off = walk->header.snapshots_off + offs[i],
             .l1_off = record.l1_off,
             .l1_size = record.l1_size,
             .disk_size_known = record.has_disk_size,
