@@ -24,6 +24,9 @@
 
 struct census;
 
+/* Higher stored counts are taken for this one: balances stay far from the limits of their type. */
+#define CENSUS_STORED_MAX (INT64_C(1) << 59)
+
 enum claim {
     CLAIM_ALONE,  /* metadata or a data cluster: nobody else may use it at another place */
     CLAIM_PACKED, /* compressed data: others of its kind may share the cluster */
@@ -37,9 +40,6 @@ struct census_cell {
 /* `cluster_count` is what the file holds; a hint for small images. */
 int census_open(uint64_t cluster_count, struct census **out);
 void census_close(struct census *census); /* NULL is allowed */
-
-/* Stored counts above this are remembered as this. */
-#define CENSUS_STORED_MAX (INT64_MAX / 4)
 
 /* Adds stored refcounts: `count` entries from the start of a refcount block of that order, the
  * first one being cluster `first`.  Each cluster may be loaded once, before anything is claimed. */

@@ -212,7 +212,8 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
     const struct walk *walk = plan->walk;
     struct census_cell cell = census_get(walk->census, cluster);
     bool known = census_known(walk->census, cluster);
-    uint64_t refs = (uint64_t)((int64_t)(known ? stored : 0) - cell.balance);
+    uint64_t loaded = stored < CENSUS_STORED_MAX ? stored : CENSUS_STORED_MAX;
+    uint64_t refs = (uint64_t)((int64_t)(known ? loaded : 0) - cell.balance);
     if (plan->rebuild) {
         if (in_new_run(plan, cluster))
             return 1;

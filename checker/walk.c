@@ -254,8 +254,9 @@ struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
     };
     facts.stored_known =
         census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
-    uint64_t counted = facts.stored < CENSUS_STORED_MAX ? facts.stored : CENSUS_STORED_MAX;
-    facts.refs = counted - (uint64_t)cell.balance;
+    int64_t loaded =
+        facts.stored < CENSUS_STORED_MAX ? (int64_t)facts.stored : CENSUS_STORED_MAX;
+    facts.refs = (uint64_t)(loaded - cell.balance);
     return facts;
 }
 

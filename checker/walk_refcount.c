@@ -30,7 +30,7 @@ uint64_t walk_block_off(const struct walk *walk, uint64_t table_idx)
 /* The counts under the entry are not zero but unknown. */
 static bool block_unknown(const struct walk *walk, uint64_t entry)
 {
-    return !cluster_aligned(&walk->geo, block_off(entry));
+    return !cluster_aligned(&walk->geo, block_off(entry)) || block_off(entry) > INT64_MAX;
 }
 
 /* Reads the table, as far as there is one in the file.  Its size is what the file has, not what the
