@@ -121,6 +121,7 @@ struct walk {
 
     uint64_t data_file_end; /* data file: end of what is mapped in it */
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
+    uint64_t l1_broken;     /* L1 entries that name no table, or that of another place */
     uint64_t l1_holes;
     bool unreadable;                  /* something could not be read */
     bool refs_incomplete;             /* metadata that holds references could not be read */
