@@ -78,7 +78,7 @@ $(BUILD)/qcheck: $(BUILD)/checker/qcheck.o $(CHECKER_LIB) $(IO_LIB)
 $(BUILD)/qsnap: $(BUILD)/engine/qsnap.o $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/qcrash: $(BUILD)/faultinj/qcrash.o $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) $(LIBS_THREAD)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) $(LIBS_THREAD) -lm
 
 # One test program; its list of suites is the list of files tests/test_<suite>.c.
 $(BUILD)/tests/suites.h: FORCE
@@ -91,7 +91,7 @@ $(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
-		$(LIBS_THREAD)
+		$(LIBS_THREAD) -lm
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
