@@ -105,6 +105,15 @@ interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
+# The full exploration: every workload on every kind of image, sequences, faults.
+crash: $(BUILD)/qcrash          ## explore crashes of every workload on every image, in full
+	$(BUILD)/qcrash run --image all --cap 65536
+	$(BUILD)/qcrash run --sequences 3
+	$(BUILD)/qcrash run --random 200,12
+
+mutants: $(BUILD)/qcrash        ## wrong engines that qcrash must find
+	$(BUILD)/qcrash mutants
+
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
 	@tests/demo.sh $(BUILD)/qcheck
 
@@ -153,6 +162,6 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check demo lint san deps install uninstall oracle interplay clean help FORCE
+.PHONY: all check crash mutants demo lint san deps install uninstall oracle interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

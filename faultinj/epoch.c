@@ -267,10 +267,10 @@ uint64_t epoch_product(const struct epoch *epoch)
     return product;
 }
 
-double epoch_product_log2(const struct epoch *epoch)
+long double epoch_product_log2(const struct epoch *epoch)
 {
-    double sum = 0;
+    long double sum = 0;
     for (size_t f = 0; f < epoch_factors(epoch); f++)
-        sum += log2(epoch_choices(epoch, f));
+        sum += log2l(epoch_choices(epoch, f));
     return sum;
 }

@@ -21,8 +21,8 @@ struct explore_options explore_options_default(void);
 
 /* The four numbers, never mixed, and how deep the states were looked into. */
 struct explore_counts {
-    double legal;     /* vectors under the model; exact below 2^53 */
-    double certified; /* covered by a leaf of the tree of choices without being walked */
+    long double legal;     /* vectors under the model; exact below 2^63 */
+    long double certified; /* covered by a leaf of the tree of choices without being walked */
     uint64_t executed, distinct;
     uint64_t checked, continued, refused; /* seen by the checker; went on; engine refused to */
     uint64_t harmed, silent; /* models that promise less: states with damage, and unnoticed */

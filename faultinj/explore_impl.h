@@ -52,7 +52,7 @@ int explorer_visit(void *arg, const unsigned *choice);
 int explorer_walk(struct explorer *ex);
 
 /* Sets *done if the tree of choices could be walked to its end; explore_tree.c. */
-int explorer_walk_tree(struct explorer *ex, double *covered, bool *done);
+int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done);
 
 /* Makes the vector smallest; explore_shrink.c. */
 int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach);

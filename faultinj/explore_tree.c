@@ -7,7 +7,9 @@
  * that were read, and each leaf covers the product of the rest.  Units of refcount blocks are read
  * always, but only to see that counts are high enough: they hold the least count of all their
  * versions, which bounds every choice at once; where that is too low the walk branches on them as
- * on others.  Covered this way are I1 to I7; only states that are walked go on (I8). */
+ * on others.  Units of guest data that only the active disk shows, all of whose versions are
+ * allowed there, need no branch either: sectors are judged one by one.  Covered this way are I1 to
+ * I7; only states that are walked go on (I8). */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +25,7 @@ struct tree_walk {
     uint8_t **least; /* of refcount units: the bound; NULL for others */
     unsigned *choice;
     uint64_t runs;
-    double covered;
+    long double covered;
     bool gave_up;
 };
 
@@ -110,6 +112,29 @@ static bool bounds_hold(const struct tree_walk *w)
     return true;
 }
 
+/* Guest data of the active disk alone, allowed in every version. */
+static bool free_data(const struct explorer *ex, size_t factor)
+{
+    const struct unit *unit = &ex->epoch.units[factor];
+    const struct oracle *o = &ex->oracle;
+    uint64_t host_off = unit->idx * ex->epoch.unit_bytes;
+    uint64_t cluster = cluster_of(&o->geo, host_off);
+    if (ex->epoch.unit_bytes > o->geo.cluster_size || cluster >= o->cluster_count ||
+        o->clusters[cluster].owner != OWNER_DATA || !o->clusters[cluster].active ||
+        o->clusters[cluster].refs != 1 || o->clusters[cluster].place == PLACE_PACKED)
+        return false;
+    uint64_t first = (o->clusters[cluster].place << (o->geo.cluster_bits - 9)) +
+                     (host_off & (o->geo.cluster_size - 1)) / STATE_SECTOR;
+    for (unsigned v = 0; v < unit->count; v++) {
+        for (unsigned s = 0; s < ex->epoch.unit_bytes / STATE_SECTOR; s++) {
+            if (!history_allows_sector(
+                    ex->history, ex->window, first + s, unit->versions[v].hashes[s]))
+                return false;
+        }
+    }
+    return true;
+}
+
 /* One run.  *good: the promises hold for all vectors that agree with what is fixed or was not read.
  * *branch: a free factor that was read; SIZE_MAX: none. */
 static int run_once(struct tree_walk *w, bool *good, size_t *branch)
@@ -127,15 +152,15 @@ static int run_once(struct tree_walk *w, bool *good, size_t *branch)
     *branch = SIZE_MAX;
     for (size_t f = factors; ret == 0 && f-- > 0;) {
         if (w->fixed[f] == FREE_CHOICE && epoch_choices(&ex->epoch, f) > 1 && looked_at(ex, f) &&
-            !(f < ex->epoch.unit_count && w->least[f] && *good))
+            !(*good && f < ex->epoch.unit_count && (w->least[f] || free_data(ex, f))))
             *branch = f;
     }
     return ret;
 }
 
-static double rest_of(const struct tree_walk *w)
+static long double rest_of(const struct tree_walk *w)
 {
-    double product = 1;
+    long double product = 1;
     for (size_t f = 0; f < epoch_factors(&w->ex->epoch); f++) {
         if (w->fixed[f] == FREE_CHOICE)
             product *= epoch_choices(&w->ex->epoch, f);
@@ -170,7 +195,7 @@ static int descend(struct tree_walk *w)
     return ret;
 }
 
-int explorer_walk_tree(struct explorer *ex, double *covered, bool *done)
+int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done)
 {
     size_t factors = epoch_factors(&ex->epoch);
     struct tree_walk w = {.ex = ex,

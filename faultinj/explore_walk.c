@@ -95,7 +95,7 @@ static int walk_samples(struct explorer *ex, unsigned *choice)
 static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
 {
     fault_walk *const first[] = {fault_prefix, fault_omit_one, fault_torn, fault_atomic};
-    double covered = 0;
+    long double covered = 0;
     int ret = 0;
     *complete = false;
     for (size_t i = 0; ret == 0 && i < sizeof(first) / sizeof(first[0]) && !out_of_time(ex); i++)
@@ -107,8 +107,8 @@ static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
     if (ret == 0 && !*complete)
         ret = walk_samples(ex, choice);
     /* Certified is what nobody walked. */
-    if (ret == 0 && covered > (double)ex->executed_here)
-        ex->counts->certified += covered - (double)ex->executed_here;
+    if (ret == 0 && covered > (long double)ex->executed_here)
+        ex->counts->certified += covered - (long double)ex->executed_here;
     return ret;
 }
 
@@ -117,7 +117,7 @@ static int walk_restricted(struct explorer *ex)
 {
     uint64_t before = ex->executed_here;
     int ret = ex->model->walk(&ex->epoch, explorer_visit, ex);
-    ex->counts->legal += (double)(ex->executed_here - before);
+    ex->counts->legal += (long double)(ex->executed_here - before);
     ex->counts->epochs_exhaustive += ret == 0;
     return ret;
 }
@@ -132,7 +132,7 @@ int explorer_walk(struct explorer *ex)
     unsigned *choice = calloc(epoch_factors(&ex->epoch), sizeof(*choice));
     if (!choice)
         return -ENOMEM;
-    ex->counts->legal += exp2(epoch_product_log2(&ex->epoch));
+    ex->counts->legal += exp2l(epoch_product_log2(&ex->epoch));
     int ret = epoch_product(&ex->epoch) <= ex->options->cap ? walk_product(ex, choice, &complete)
                                                             : walk_large(ex, choice, &complete);
     ex->counts->epochs_exhaustive += ret == 0 && complete;

@@ -80,7 +80,7 @@ int epoch_apply_all(
 
 /* All vectors: the product of the choices; saturates at UINT64_MAX. */
 uint64_t epoch_product(const struct epoch *epoch);
-double epoch_product_log2(const struct epoch *epoch);
+long double epoch_product_log2(const struct epoch *epoch);
 
 /* ---- models -------------------------------------------------------------------------------- */
 

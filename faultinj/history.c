@@ -169,6 +169,29 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
     }
 }
 
+bool history_allows_sector(const struct history *h, struct window w, uint64_t sector, uint64_t hash)
+{
+    for (unsigned i = w.floor; i < w.ceil; i++) {
+        if (switches(h, i))
+            return false; /* then it depends on the rest */
+    }
+    for (unsigned i = w.floor; i <= w.ceil; i++) {
+        const struct disk_model *disk = &h->models[i].active;
+        size_t low = 0, high = disk->count;
+        while (low < high) {
+            size_t middle = (low + high) / 2;
+            if (disk->list[middle].sector < sector)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        bool there = low < disk->count && disk->list[low].sector == sector;
+        if (hash == (there ? disk->list[low].hash : STATE_ZERO_HASH))
+            return true;
+    }
+    return false;
+}
+
 /* One stretch of models between two switches. */
 static bool stretch_allows(const struct history *h, unsigned first, unsigned last,
     const struct model *seen, bool *list_known, struct breach *why)

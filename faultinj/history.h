@@ -35,6 +35,11 @@ struct window {
 struct window history_window(
     const struct history *history, const struct recording *recording, size_t first, size_t end);
 
+/* Whether that sector of the active disk may hold that, whatever the rest is: false when in doubt.
+ */
+bool history_allows_sector(
+    const struct history *history, struct window window, uint64_t sector, uint64_t hash);
+
 /* Whether what was seen is allowed; I5, I6, I7 and I10. */
 bool history_allows(const struct history *history, struct window window, const struct model *seen,
     struct breach *breach);

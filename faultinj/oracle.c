@@ -179,6 +179,7 @@ static bool look_entry(struct oracle *o, const struct state *state, const struct
             e.raw);
     if (!oracle_claim(o, e.host_off, o->geo.cluster_size, OWNER_DATA, guest_cluster, breach))
         return false;
+    o->clusters[cluster_of(&o->geo, e.host_off)].active |= look->active;
     if (look->active && e.copied)
         note_copied(o, cluster_of(&o->geo, e.host_off), guest_cluster, false);
     if (e.kind == QCOW2_L2_NORMAL)

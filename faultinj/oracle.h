@@ -78,7 +78,7 @@ bool snapshots_same_disks(
 struct host_cluster {
     uint32_t refs;
     uint8_t owner; /* enum owner of oracle.c; 0: nobody */
-    bool packed;   /* compressed clusters share it */
+    bool active;   /* guest data that the active disk refers to */
     uint64_t place;
 };
 

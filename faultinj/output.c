@@ -10,14 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXACT_BELOW 9007199254740992.0 /* 2^53 */
+#define EXACT_BELOW 9223372036854775808.0L /* 2^63 */
 
-void output_count(double count, char *out, size_t out_len)
+void output_count(long double count, char *out, size_t out_len)
 {
     if (count < EXACT_BELOW)
-        snprintf(out, out_len, "%.0f", count);
+        snprintf(out, out_len, "%.0Lf", count);
     else
-        snprintf(out, out_len, "2^%.1f", log2(count));
+        snprintf(out, out_len, "2^%.1Lf", log2l(count));
 }
 
 void story_print(const struct story *story, FILE *out)
@@ -96,6 +96,7 @@ void output_line(struct output *output, const char *workload, const char *image,
     else if (output->style == OUTPUT_TAP)
         print_tap(output, workload, image, model, counts);
     output->printed = output->story_count;
+    fflush(output->out);
 }
 
 /* ---- the sum ------------------------------------------------------------------------------- */
@@ -108,7 +109,7 @@ static json_t *lines(char *const *list, size_t count)
     return array;
 }
 
-static json_t *count_json(double count)
+static json_t *count_json(long double count)
 {
     char text[32];
     if (count < EXACT_BELOW)

@@ -35,7 +35,7 @@ void output_release(struct output *output);
 
 void story_print(const struct story *story, FILE *out);
 
-/* A count that may be astronomic: exact below 2^53, else "2^x". */
-void output_count(double count, char *out, size_t out_len);
+/* A count that may be astronomic: exact below 2^63, else "2^x". */
+void output_count(long double count, char *out, size_t out_len);
 
 #endif

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OWN_FRAMES = 5 }; /* backtrace_text, note, record_..., io_..., and its caller's wrapper */
-
 struct record {
     struct io io;
     struct io *next;
@@ -111,7 +109,7 @@ static void note(struct record *record, struct request request)
     struct recording *recording = record->recording;
     request.op = recording->op;
     if (recording->backtraces)
-        request.backtrace = backtrace_text(OWN_FRAMES - 1);
+        request.backtrace = backtrace_text();
     if (recording_add(recording, &request) < 0)
         recording->no_memory = true;
     free(request.backtrace);

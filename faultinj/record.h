@@ -44,8 +44,7 @@ int record_open(struct io *next, struct recording *recording, struct io **out);
 
 const char *request_kind_name(enum request_kind kind);
 
-/* The functions that led here without the innermost `skip`, as "f < g < main"; malloc'd.  NULL
- * without libunwind. */
-char *backtrace_text(unsigned skip);
+/* The functions that led to this request, as "f < g < h"; malloc'd.  NULL without libunwind. */
+char *backtrace_text(void);
 
 #endif

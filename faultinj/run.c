@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mutants.h"
+
 static int load_file(const char *path, struct io **out)
 {
     struct io *file;
@@ -57,6 +59,7 @@ struct one_run {
     struct history history;
     bool traced; /* the recording has its backtraces */
     const struct fault_model *model;
+    const char *suffix; /* of IDs: the mutant, or "" */
     struct output *output;
 };
 
@@ -81,7 +84,7 @@ static int tell(void *arg, const struct violation *violation)
     struct story story;
     if (!run->traced)
         trace(run);
-    int ret = story_make(&run->history, run->model, violation, "", &story);
+    int ret = story_make(&run->history, run->model, violation, run->suffix, &story);
     return ret == 0 ? output_story(run->output, &story) : ret;
 }
 
@@ -129,7 +132,7 @@ static int run_models(const struct run_options *o, struct one_run *run)
 static int run_one(
     const struct run_options *o, const char *workload, const char *image, struct output *output)
 {
-    struct one_run run = {.output = output};
+    struct one_run run = {.output = output, .suffix = ""};
     if (output->left_out[0])
         return 0;
     if (o->explore.deadline > 0 && monotonic_seconds() > o->explore.deadline) {
@@ -233,10 +236,29 @@ static int save_state(const struct state *state, const char *path)
     return ret;
 }
 
+/* The recording as a mutant, or without one flush, has it. */
+static int mutate(struct history *h, const char *name)
+{
+    const struct mutant *mutant = mutant_find(name);
+    unsigned flush;
+    if (mutant)
+        return mutant->change(h, &h->recording);
+    if (sscanf(name, "flush-%u", &flush) != 1)
+        return -ENOENT;
+    for (size_t i = 0; i < h->recording.count; i++) {
+        if (h->recording.list[i].kind == REQUEST_FLUSH && h->recording.list[i].result == 0 &&
+            flush-- == 0) {
+            recording_remove(&h->recording, i);
+            return 0;
+        }
+    }
+    return -ENOENT;
+}
+
 int run_replay(const char *text, const char *save, struct output *output)
 {
     struct story_id id;
-    struct one_run run = {.output = output, .traced = true};
+    struct one_run run = {.output = output, .traced = true, .suffix = id.mutant};
     struct state *state = NULL;
     struct explore_options options = explore_options_default();
     if (story_id_parse(text, &id) < 0 || !(run.model = fault_model_find(id.model))) {
@@ -246,8 +268,11 @@ int run_replay(const char *text, const char *save, struct output *output)
     int ret = run_history(id.workload, id.image, true, &run.history);
     if (ret < 0)
         return ret;
-    ret = explore_replay(&run.history, &run.history.recording, run.model, &options, id.epoch,
-        id.choices, &state, tell, &run);
+    if (id.mutant[0])
+        ret = mutate(&run.history, id.mutant);
+    if (ret == 0)
+        ret = explore_replay(&run.history, &run.history.recording, run.model, &options, id.epoch,
+            id.choices, &state, tell, &run);
     if (ret == -ENOENT)
         fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);
     if (ret == 0 && save)
