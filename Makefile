@@ -48,6 +48,8 @@ LIBS_CODEC  := -lzstd -lz
 LIBS_JSON   := -ljansson
 LIBS_TEST   := $(shell pkg-config --libs check 2>/dev/null || echo -lcheck)
 LIBS_THREAD := -lpthread
+# qcrash makes allocations fail.
+WRAP_ALLOC  := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 UNWIND      := $(shell pkg-config --exists libunwind 2>/dev/null && echo yes)
 ifeq ($(UNWIND),yes)
 LIBS_UNWIND := $(shell pkg-config --libs libunwind)
@@ -78,7 +80,8 @@ $(BUILD)/qcheck: $(BUILD)/checker/qcheck.o $(CHECKER_LIB) $(IO_LIB)
 $(BUILD)/qsnap: $(BUILD)/engine/qsnap.o $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/qcrash: $(BUILD)/faultinj/qcrash.o $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) $(LIBS_THREAD) -lm
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
+		$(LIBS_THREAD) -lm
 
 # One test program; its list of suites is the list of files tests/test_<suite>.c.
 $(BUILD)/tests/suites.h: FORCE
@@ -90,7 +93,7 @@ CFLAGS_TEST := -iquote tests -I$(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck
 $(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD) -lm
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)

@@ -111,4 +111,35 @@ const struct fault_model *fault_model_find(const char *name);
 fault_walk fault_prefix, fault_torn, fault_omit_one, fault_atomic;
 fault_extend fault_garbage, fault_shorn, fault_unreadable, fault_stale, fault_discard_noise;
 
+/* ---- calls that fail ----------------------------------------------------------------------- */
+
+enum fault_call { FAULT_NONE, FAULT_READ, FAULT_WRITE, FAULT_FLUSH, FAULT_DISCARD, FAULT_ALLOC };
+
+enum fault_mode {
+    FAULT_ONCE,     /* that call only, with nothing done */
+    FAULT_FOR_GOOD, /* that call and all of its kind after it */
+    FAULT_SHORT,    /* a write that does its first half, then fails */
+    FAULT_STOP,     /* that call and every other one after it */
+    FAULT_DROP,     /* a flush that fails, and what was not durable is lost or not; the next flush
+                     * knows nothing of it: what real kernels do */
+    FAULT_LIE,      /* a flush that returns 0 and does nothing */
+};
+
+struct fault_plan {
+    enum fault_call call;
+    enum fault_mode mode;
+    unsigned n; /* the n-th call of that kind, from 1 */
+    int error;  /* -errno */
+    unsigned seen;
+    bool fired, dead;
+};
+
+/* A filter over `next`, which it owns when it succeeds; `plan` must outlive it. */
+int fault_error_open(struct io *next, struct fault_plan *plan, struct io **out);
+
+/* The n-th allocation from now on returns NULL; 0 ends it.  Works in programs that are linked with
+ * --wrap=malloc,--wrap=calloc,--wrap=realloc. */
+void fault_alloc_arm(unsigned n);
+unsigned fault_alloc_left(void); /* 0: it has failed */
+
 #endif

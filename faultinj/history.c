@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "snapshot.h"
+
 void history_release(struct history *history)
 {
     for (size_t i = 0; history->models && i <= history->step_count; i++)
@@ -49,46 +51,128 @@ static int look(struct history *h, struct io *io, struct oracle *oracle, unsigne
     return ret;
 }
 
-static int run_steps(struct history *h, struct io *io, struct oracle *oracle)
+/* What the handle says is what the device says. */
+static void compare_handle(
+    struct history *h, struct image *img, const struct model *seen, unsigned step)
+{
+    uint8_t sector[STATE_SECTOR];
+    uint32_t count;
+    size_t at = 0;
+    if (h->live.invariant != INVARIANT_NONE)
+        return;
+    for (uint64_t s = 0; s < seen->active.size_bytes / STATE_SECTOR; s++) {
+        while (at < seen->active.count && seen->active.list[at].sector < s)
+            at++;
+        bool there = at < seen->active.count && seen->active.list[at].sector == s;
+        if (image_read(img, s * STATE_SECTOR, sector, sizeof(sector)) < 0)
+            return; /* refusing is allowed */
+        if (state_hash_sector(sector) != (there ? seen->active.list[at].hash : STATE_ZERO_HASH)) {
+            breach_note(&h->live, INVARIANT_DURABLE,
+                "the open handle reads something else than the device has at guest sector %" PRIu64,
+                s);
+            break;
+        }
+    }
+    snapshot_list(img, &count);
+    if (count != seen->snapshot_count)
+        breach_note(&h->live, INVARIANT_DURABLE,
+            "the open handle has %" PRIu32 " snapshots, the device %" PRIu32, count,
+            seen->snapshot_count);
+    if (h->live.invariant != INVARIANT_NONE)
+        h->live_step = step;
+}
+
+/* One operation, and whether the image is then what it should be. */
+static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
+    struct oracle *oracle, struct image **img, unsigned step)
+{
+    const struct op *op = &h->workload.ops[step];
+    bool allocs = plan && plan->call == FAULT_ALLOC && !plan->fired;
+    uint64_t unit = op->in_clusters ? UINT64_C(1) << oracle->header.cluster_bits : 1;
+    h->recording.op = step;
+    if (allocs)
+        fault_alloc_arm(plan->n - plan->seen);
+    h->results[step] = op_apply(img, io, op);
+    if (allocs) {
+        plan->seen = plan->n - fault_alloc_left();
+        plan->fired = plan->seen == plan->n;
+        fault_alloc_arm(0);
+    }
+    int ret = look(h, h->disk, oracle, step + 1);
+    if (ret == 0 && h->live.invariant == INVARIANT_NONE &&
+        !history_follows(
+            op, unit, h->results[step], &h->models[step], &h->models[step + 1], &h->live))
+        h->live_step = step + 1;
+    if (ret == 0 && plan && plan->fired && plan->mode != FAULT_FOR_GOOD && !plan->dead && *img)
+        compare_handle(h, *img, &h->models[step + 1], step + 1);
+    return ret;
+}
+
+static int run_steps(
+    struct history *h, struct io *io, struct fault_plan *plan, struct oracle *oracle)
 {
     struct image *img = NULL;
     int ret = look(h, h->base, oracle, 0);
-    for (size_t i = 0; ret == 0 && i < h->step_count; i++) {
-        h->recording.op = (unsigned)i;
-        h->results[i] = op_apply(&img, io, &h->workload.ops[i]);
-        ret = look(h, io, oracle, (unsigned)i + 1);
-    }
+    for (unsigned i = 0; ret == 0 && i < h->step_count; i++)
+        ret = run_step(h, io, plan, oracle, &img, i);
     image_abandon(img);
     return ret;
 }
 
+/* Room for the results, and OP_CLOSE as the last operation. */
+static int make_room(struct history *h)
+{
+    size_t count = h->workload.count + 1;
+    struct op *ops = realloc(h->workload.ops, count * sizeof(*ops));
+    if (!ops)
+        return -ENOMEM;
+    ops[count - 1] = (struct op){.kind = OP_CLOSE};
+    h->workload.ops = ops;
+    h->workload.count = h->step_count = count;
+    h->models = calloc(count + 1, sizeof(*h->models));
+    h->results = calloc(count + 1, sizeof(*h->results));
+    return h->models && h->results ? 0 : -ENOMEM;
+}
+
+/* Faults over the recorder over the disk: what is recorded is what reached the device. */
+static int stack_layers(struct history *h, struct fault_plan *plan, struct io **out)
+{
+    struct io *recorder, *top;
+    int ret = io_mem_branch(h->base, &h->disk);
+    if (ret < 0)
+        return ret;
+    ret = record_open(h->disk, &h->recording, &recorder);
+    if (ret < 0) {
+        io_close(h->disk);
+        return ret;
+    }
+    top = recorder;
+    if (plan)
+        ret = fault_error_open(recorder, plan, &top);
+    if (ret < 0)
+        io_close(recorder);
+    else
+        *out = top;
+    return ret;
+}
+
 int history_run(struct workload *workload, const char *image, struct io *base, bool backtraces,
-    struct history *out)
+    struct fault_plan *plan, struct history *out)
 {
     struct history h = {.workload = *workload, .base = base};
-    struct io *disk = NULL, *io = NULL;
+    struct io *io = NULL;
     struct oracle oracle;
     *workload = (struct workload){0};
     strncpy(h.image, image, sizeof(h.image) - 1);
     oracle_init(&oracle);
-    size_t count = h.workload.count + 1;
-    struct op *ops = realloc(h.workload.ops, count * sizeof(*ops));
-    if (ops) {
-        ops[count - 1] = (struct op){.kind = OP_CLOSE};
-        h.workload.ops = ops;
-        h.workload.count = h.step_count = count;
-    }
-    h.models = calloc(count + 1, sizeof(*h.models));
-    h.results = calloc(count + 1, sizeof(*h.results));
     h.recording.backtraces = backtraces;
-    int ret = ops && h.models && h.results ? io_mem_branch(base, &disk) : -ENOMEM;
+    int ret = make_room(&h);
     if (ret == 0)
-        ret = record_open(disk, &h.recording, &io);
+        ret = stack_layers(&h, plan, &io);
     if (ret == 0)
-        ret = run_steps(&h, io, &oracle);
-    else
-        io_close(disk);
+        ret = run_steps(&h, io, plan, &oracle);
     io_close(io);
+    h.disk = NULL;
     oracle_release(&oracle);
     if (ret == 0 && h.recording.no_memory)
         ret = -ENOMEM;

@@ -4,6 +4,7 @@
 #ifndef FAULTINJ_HISTORY_H
 #define FAULTINJ_HISTORY_H
 
+#include "fault.h"
 #include "oracle.h"
 #include "record.h"
 #include "workload.h"
@@ -17,15 +18,22 @@ struct history {
     int *results;         /* of each operation */
     size_t step_count;    /* models - 1 */
     uint64_t room_bytes;  /* no state is larger */
+    struct io *disk;      /* during the run: what the operations work on */
 
     /* A promise broken with no crash at all, after operation `live_step` - 1. */
     struct breach live;
     unsigned live_step;
 };
 
-/* Takes over the workload (also when it fails) and `base`; runs it on a copy. */
+/* Takes over the workload (also when it fails) and `base`; runs it on a copy, with the calls
+ * failing that `plan` (may be NULL) names. */
 int history_run(struct workload *workload, const char *image, struct io *base, bool backtraces,
-    struct history *out);
+    struct fault_plan *plan, struct history *out);
+
+/* Whether the image after an operation is what the operation means; `unit` is the bytes that its
+ * numbers count.  I10. */
+bool history_follows(const struct op *op, uint64_t unit, int result, const struct model *before,
+    const struct model *after, struct breach *breach);
 void history_release(struct history *history);
 
 /* What is allowed after a cut in an epoch: anything from models[floor] to models[ceil]. */

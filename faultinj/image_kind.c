@@ -43,7 +43,9 @@ const struct image_kind image_kinds[] = {
     {"shared", "three snapshots that share L2 tables", KIND(40 << 10, 512, 16),
         "write 0c 4c 1; create s1; create s2; create s3; write 70c 1c 2", NULL},
     {"sizes", "snapshots of other disk sizes", KIND(40 << 10, 512, 16),
-        "write 0c 4c 1; create s1; resize 80k; write 100c 2c 2; create s2; resize 20k; write 1c 1c 7", NULL},
+        "write 0c 4c 1; create s1; resize 80k; write 100c 2c 2; create s2; resize 20k; write 1c 1c "
+        "7",
+        NULL},
     {"lazy", "lazy refcounts, clean",
         {.size_bytes = 40 << 10,
             .cluster_size = 512,

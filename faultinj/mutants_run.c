@@ -66,7 +66,7 @@ static int hunt_one(
     char by[96] = "";
     size_t used = 0;
     *found = false;
-    int ret = run_history(mutant->workload, mutant->image, true, &history);
+    int ret = run_history(mutant->workload, mutant->image, true, NULL, &history);
     if (ret < 0)
         return ret;
     ret = recording_copy(&history.recording, &recording);
@@ -151,7 +151,7 @@ int flushes_report(const char *workload, const char *image, const struct explore
     FILE *out, unsigned *needless)
 {
     struct history history;
-    int ret = run_history(workload, image, true, &history);
+    int ret = run_history(workload, image, true, NULL, &history);
     if (ret < 0)
         return ret;
     struct hunt hunt = {.history = &history, .model = fault_model_find("sector")};

@@ -28,6 +28,7 @@ enum option_code {
     OPT_BASE,
     OPT_LOG,
     OPT_DEEP,
+    OPT_FAULTS,
     OPT_HELP,
     OPT_VERSION,
 };
@@ -46,6 +47,7 @@ static const struct option long_options[] = {
     {"save", required_argument, NULL, OPT_SAVE},
     {"base", required_argument, NULL, OPT_BASE},
     {"log", required_argument, NULL, OPT_LOG},
+    {"faults", no_argument, NULL, OPT_FAULTS},
     {"deep", no_argument, NULL, OPT_DEEP},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -62,22 +64,24 @@ struct command_line {
 
 static void usage(FILE *out)
 {
-    fprintf(out, "qcrash run [WORKLOAD...] [--image KIND|FILE|all]... [OPTION]...\n"
-                 "qcrash explore --base IMAGE --log LOG [OPTION]...\n"
-                 "qcrash replay ID [--save FILE]\n"
-                 "qcrash mutants\n"
-                 "qcrash flushes [WORKLOAD...] [--image KIND]\n"
-                 "qcrash list\n\n"
-                 "  --model NAME|all     fault model; may be given again (default: sector)\n"
-                 "  --cap N              vectors of an epoch walked one by one (default: 1048576)\n"
-                 "  --samples N          random ones above the cap (default: 4096)\n"
-                 "  --seed N             of everything random (default: 1)\n"
-                 "  --sequences N        all sequences of up to N operations\n"
-                 "  --random N,LENGTH    N random workloads\n"
-                 "  --deep               every distinct state is checked and used on\n"
-                 "  --budget SECONDS     stop then, and say what was left out\n"
-                 "  --record LOG         write the run's requests as a dm-log-writes log\n"
-                 "  --output human|json|tap\n");
+    fprintf(out,
+        "qcrash run [WORKLOAD...] [--image KIND|FILE|all]... [OPTION]...\n"
+        "qcrash explore --base IMAGE --log LOG [OPTION]...\n"
+        "qcrash replay ID [--save FILE]\n"
+        "qcrash mutants\n"
+        "qcrash flushes [WORKLOAD...] [--image KIND]\n"
+        "qcrash list\n\n"
+        "  --model NAME|all     fault model; may be given again (default: sector)\n"
+        "  --cap N              vectors of an epoch walked one by one (default: 1048576)\n"
+        "  --samples N          random ones above the cap (default: 4096)\n"
+        "  --seed N             of everything random (default: 1)\n"
+        "  --sequences N        all sequences of up to N operations\n"
+        "  --random N,LENGTH    N random workloads\n"
+        "  --faults             also make every read, write, flush, discard, allocation fail\n"
+        "  --deep               every distinct state is checked and used on\n"
+        "  --budget SECONDS     stop then, and say what was left out\n"
+        "  --record LOG         write the run's requests as a dm-log-writes log\n"
+        "  --output human|json|tap\n");
 }
 
 static bool number(const char *text, uint64_t *value)
@@ -154,6 +158,9 @@ static bool take_option(struct command_line *line, int code, char *value)
         return true;
     case OPT_LOG:
         line->log = value;
+        return true;
+    case OPT_FAULTS:
+        run->faults = true;
         return true;
     case OPT_DEEP:
         run->explore.check_full = run->explore.continue_full = UINT64_MAX;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "mutants.h"
+#include "sweep.h"
 
 static int load_file(const char *path, struct io **out)
 {
@@ -30,7 +31,8 @@ int run_build_image(const char *name, struct io **out)
     return ret;
 }
 
-int run_history(const char *workload, const char *image, bool backtraces, struct history *out)
+int run_history(const char *workload, const char *image, bool backtraces, struct fault_plan *plan,
+    struct history *out)
 {
     struct workload w;
     struct io *base;
@@ -45,7 +47,7 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
         workload_release(&w);
         return ret;
     }
-    ret = history_run(&w, image, base, backtraces, out);
+    ret = history_run(&w, image, base, backtraces, plan, out);
     if (ret < 0) {
         io_close(base);
         fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
@@ -68,7 +70,7 @@ static void trace(struct one_run *run)
 {
     struct history again;
     run->traced = true;
-    if (run_history(run->history.workload.name, run->history.image, true, &again) < 0)
+    if (run_history(run->history.workload.name, run->history.image, true, NULL, &again) < 0)
         return;
     struct recording *to = &run->history.recording;
     for (size_t i = 0; i < to->count && i < again.recording.count; i++) {
@@ -141,10 +143,12 @@ static int run_one(
         output->total.out_of_time = true;
         return 0;
     }
-    int ret = run_history(workload, image, false, &run.history);
+    int ret = run_history(workload, image, false, NULL, &run.history);
     if (ret < 0)
         return ret;
     ret = run_models(o, &run);
+    if (ret == 0 && o->faults)
+        ret = sweep_run(&run.history, workload, &o->explore, output);
     history_release(&run.history);
     return ret;
 }
@@ -261,21 +265,29 @@ int run_replay(const char *text, const char *save, struct output *output)
     struct one_run run = {.output = output, .traced = true, .suffix = id.mutant};
     struct state *state = NULL;
     struct explore_options options = explore_options_default();
-    if (story_id_parse(text, &id) < 0 || !(run.model = fault_model_find(id.model))) {
+    if (story_id_parse(text, &id) < 0 ||
+        (!(run.model = fault_model_find(id.model)) && strcmp(id.model, "live") != 0)) {
         fprintf(stderr, "qcrash: '%s' is not an ID\n", text);
         return -EINVAL;
     }
-    int ret = run_history(id.workload, id.image, true, &run.history);
+    struct fault_plan plan = {0};
+    unsigned variant = 0;
+    bool faulty = sweep_parse(id.mutant, &plan, &variant);
+    int ret = run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
     if (ret < 0)
         return ret;
-    if (id.mutant[0])
+    if (strcmp(id.model, "live") == 0)
+        ret = tell_live(&run);
+    if (ret == 0 && faulty)
+        ret = sweep_lose(&run.history.recording, &plan, variant);
+    else if (ret == 0 && id.mutant[0])
         ret = mutate(&run.history, id.mutant);
-    if (ret == 0)
+    if (ret == 0 && run.model)
         ret = explore_replay(&run.history, &run.history.recording, run.model, &options, id.epoch,
             id.choices, &state, tell, &run);
     if (ret == -ENOENT)
         fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);
-    if (ret == 0 && save)
+    if (ret == 0 && save && state)
         ret = save_state(state, save);
     state_close(state);
     history_release(&run.history);

@@ -15,6 +15,7 @@ struct run_options {
     size_t model_count;
     unsigned sequences; /* all sequences of up to so many operations, instead of workloads */
     unsigned random_count, random_length;
+    bool faults;        /* calls that fail, too */
     const char *record; /* log file for the last run, or NULL */
     struct explore_options explore;
 };
@@ -26,7 +27,8 @@ int run_replay(const char *id, const char *save, struct output *output);
 /* The image of a kind, or a file, in memory. */
 int run_build_image(const char *name, struct io **out);
 
-/* A workload by name, run on an image by name. */
-int run_history(const char *workload, const char *image, bool backtraces, struct history *out);
+/* A workload by name, run on an image by name, with faults or without (NULL). */
+int run_history(const char *workload, const char *image, bool backtraces, struct fault_plan *plan,
+    struct history *out);
 
 #endif

@@ -124,6 +124,19 @@ int story_make(const struct history *h, const struct fault_model *model, const s
     return ret;
 }
 
+void story_live(const struct history *h, const char *suffix, struct story *out)
+{
+    char op[64] = "opening";
+    *out = (struct story){.invariant = h->live.invariant};
+    if (h->live_step > 0)
+        op_text(&h->workload.ops[h->live_step - 1], op, sizeof(op));
+    snprintf(out->id, sizeof(out->id), "%s@%s/live/%u/p%s%.47s", h->workload.name, h->image,
+        h->live_step, suffix[0] ? "+" : "", suffix);
+    snprintf(out->workload, sizeof(out->workload), "%s@%s", h->workload.name, h->image);
+    snprintf(out->cut, sizeof(out->cut), "no cut at all: after step %u, '%s'", h->live_step, op);
+    memcpy(out->message, h->live.text, sizeof(out->message));
+}
+
 /* ---- IDs ----------------------------------------------------------------------------------- */
 
 static bool take(const char **at, const char *stop, char *out, size_t out_len)

@@ -23,6 +23,8 @@ struct story {
 /* `suffix` of the ID names a mutant, "" for none.  -ENOMEM. */
 int story_make(const struct history *history, const struct fault_model *model,
     const struct violation *violation, const char *suffix, struct story *out);
+/* The story of history->live. */
+void story_live(const struct history *history, const char *suffix, struct story *out);
 void story_release(struct story *story);
 
 /* The parts of an ID: WORKLOAD@IMAGE/MODEL/EPOCH/CHOICES[+MUTANT]. */
