@@ -23,6 +23,7 @@ OPT ?= -O2 -g
 SANITIZE ?=
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wmissing-prototypes -Werror
+# With -iquote "check.h" is the checker's and <check.h> that of the test library.
 CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(SANITIZE) \
               -iquote engine -iquote checker -iquote faultinj $(CFLAGS)
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
@@ -89,17 +90,19 @@ $(BUILD)/tests/suites.h: FORCE
 	@printf 'SUITE(%s)\n' $(SUITES) | cmp -s - $@ || printf 'SUITE(%s)\n' $(SUITES) > $@
 FORCE:
 $(BUILD)/tests/main.o: $(BUILD)/tests/suites.h
-CFLAGS_TEST := -iquote tests -I$(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
+CFLAGS_TEST := -iquote tests -iquote $(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/qcheck"'
 $(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD) -lm
+$(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
 # The engine and QEMU in turns on one image.
-$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(BUILD)/tests/proc.o $(ENGINE_LIB) $(IO_LIB)
+$(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
 interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
@@ -149,14 +152,9 @@ uninstall:                      ## remove what install put there
 		$(addprefix $(MAN_DIR)/,$(notdir $(MAN_PAGES))) \
 		$(addprefix $(BASH_DIR)/,$(basename $(notdir $(COMPLETIONS))))
 
-ORACLE_OBJ := $(call obj,$(addprefix tests/,oracle.c oracle_run.c compare.c differences.c \
-	imgmake.c damage.c survey.c proc.c))
-$(BUILD)/tests/oracle: $(ORACLE_OBJ) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON)
-
 N ?= 2000
 SEED ?= 1
-oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: make oracle N=2000 SEED=1
+oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=2000 SEED=1
 	$(BUILD)/tests/oracle $(N) $(SEED)
 
 clean:                          ## remove what was built

@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The census; see census.h.
- *
- * A page covers 2^15 clusters.  A cell is one unsigned number of 1, 2 or 8 bytes: its top bit is
- * the claimed mark, the others hold the balance modulo 2^(bits - 1), of which the uppermost eighth
- * stands for negative balances.  A cell of 0 is a cluster nobody counted and nobody claimed.  When
- * a balance does not fit its page, the page is made wider as a whole.
+ * The census; see census.h; what a page is, is in census_page.h.
  *
  * Pages hang in a radix tree of three levels, so that a sparse file of exabytes costs what is
  * referenced in it and a small one a few pointers. */
 #include "census.h"
+#include "census_page.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,22 +14,9 @@
 #include "qcow2.h"
 
 enum {
-    PAGE_BITS = 15,
-    PAGE_CELLS = 1 << PAGE_BITS,
     MID_BITS = 13,
     TOP_BITS = 13,
     ROOT_BITS = 14, /* 15 + 13 + 13 + 14 = 55 */
-    BYTE_CLAIMED = 0x80,
-    BYTE_MAX = 0x6f, /* highest balance in a byte cell */
-};
-
-enum mark { MARK_PACKED, MARK_CONFLICT, MARK_ODD, MARK_COUNT };
-
-struct page {
-    unsigned cell_bytes;        /* 1, 2 or 8 */
-    uint32_t cells;             /* PAGE_CELLS, fewer in a small image */
-    uint8_t *marks[MARK_COUNT]; /* bitmaps, NULL: none is set */
-    uint8_t *cell;
 };
 
 struct mid {
@@ -61,78 +44,6 @@ struct census {
     struct page *first_page; /* images up to 2^15 clusters need no more */
     struct root *root;
 };
-
-/* ---- cells ---- */
-
-static unsigned value_bits(unsigned cell_bytes)
-{
-    return cell_bytes * 8 - 1;
-}
-
-/* The least value that stands for a negative balance. */
-static uint64_t negative_from(unsigned cell_bytes)
-{
-    return (UINT64_C(7) << value_bits(cell_bytes)) / 8;
-}
-
-static uint64_t cell_load(const struct page *page, uint32_t i)
-{
-    switch (page->cell_bytes) {
-    case 1:
-        return page->cell[i];
-    case 2:
-        return ((const uint16_t *)(const void *)page->cell)[i];
-    default:
-        return ((const uint64_t *)(const void *)page->cell)[i];
-    }
-}
-
-static void cell_store(struct page *page, uint32_t i, uint64_t value)
-{
-    switch (page->cell_bytes) {
-    case 1:
-        page->cell[i] = (uint8_t)value;
-        break;
-    case 2:
-        ((uint16_t *)(void *)page->cell)[i] = (uint16_t)value;
-        break;
-    default:
-        ((uint64_t *)(void *)page->cell)[i] = value;
-    }
-}
-
-static bool cell_claimed(const struct page *page, uint64_t cell)
-{
-    return cell >> value_bits(page->cell_bytes);
-}
-
-static int64_t cell_balance(const struct page *page, uint64_t cell)
-{
-    unsigned bits = value_bits(page->cell_bytes);
-    uint64_t value = cell & ((UINT64_C(1) << bits) - 1);
-    if (value < negative_from(page->cell_bytes))
-        return (int64_t)value;
-    return (int64_t)value - (int64_t)((UINT64_C(1) << bits) - 1) - 1;
-}
-
-static bool balance_fits(unsigned cell_bytes, int64_t balance)
-{
-    unsigned bits = value_bits(cell_bytes);
-    if (balance >= 0)
-        return (uint64_t)balance < negative_from(cell_bytes);
-    return (uint64_t)-balance <= (UINT64_C(1) << bits) / 8;
-}
-
-static uint64_t cell_make(unsigned cell_bytes, int64_t balance, bool claimed)
-{
-    unsigned bits = value_bits(cell_bytes);
-    return ((uint64_t)balance & ((UINT64_C(1) << bits) - 1)) | (uint64_t)claimed << bits;
-}
-
-static bool mark_get(const struct page *page, enum mark mark, uint32_t i)
-{
-    return page->marks[mark] && (page->marks[mark][i / 8] >> (i % 8) & 1);
-}
 
 /* ---- pages ---- */
 
@@ -176,27 +87,6 @@ static struct page **page_slot(struct census *census, uint64_t cluster)
     return &(*mid)->pages[page_idx & ((1 << MID_BITS) - 1)];
 }
 
-/* Gives the page more or wider cells; those that are there keep their meaning. */
-static int page_resize(
-    struct census *census, struct page *page, uint32_t cells, unsigned cell_bytes)
-{
-    struct page next = *page;
-    next.cells = cells;
-    next.cell_bytes = cell_bytes;
-    next.cell = census_alloc(census, (size_t)cells * cell_bytes);
-    if (!next.cell)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < page->cells; i++) {
-        uint64_t cell = cell_load(page, i);
-        cell_store(
-            &next, i, cell_make(cell_bytes, cell_balance(page, cell), cell_claimed(page, cell)));
-    }
-    census->memory -= (size_t)page->cells * page->cell_bytes;
-    free(page->cell);
-    *page = next;
-    return 0;
-}
-
 /* The page of a cluster with a cell for it, made if need be; NULL when out of memory.  Only the
  * first page of a small image is shorter than others, and grows when more is referenced. */
 static struct page *page_make(struct census *census, uint64_t cluster)
@@ -220,45 +110,10 @@ static struct page *page_make(struct census *census, uint64_t cluster)
         }
         *slot = page;
     }
-    if (i >= (*slot)->cells && page_resize(census, *slot, PAGE_CELLS, (*slot)->cell_bytes) < 0)
+    if (i >= (*slot)->cells &&
+        page_resize(*slot, PAGE_CELLS, (*slot)->cell_bytes, &census->memory) < 0)
         return NULL;
     return *slot;
-}
-
-static void page_free(struct page *page)
-{
-    if (!page)
-        return;
-    for (unsigned mark = 0; mark < MARK_COUNT; mark++)
-        free(page->marks[mark]);
-    free(page->cell);
-    free(page);
-}
-
-static int mark_set(struct census *census, struct page *page, enum mark mark, uint32_t i)
-{
-    if (!page->marks[mark]) {
-        page->marks[mark] = census_alloc(census, PAGE_CELLS / 8);
-        if (!page->marks[mark])
-            return -ENOMEM;
-    }
-    page->marks[mark][i / 8] |= (uint8_t)(1u << (i % 8));
-    return 0;
-}
-
-static int cell_set(
-    struct census *census, struct page *page, uint32_t i, int64_t balance, bool claimed)
-{
-    unsigned width = page->cell_bytes;
-    while (!balance_fits(width, balance) && width < 8)
-        width = width == 1 ? 2 : 8;
-    if (width != page->cell_bytes) {
-        int ret = page_resize(census, page, page->cells, width);
-        if (ret < 0)
-            return ret;
-    }
-    cell_store(page, i, cell_make(width, balance, claimed));
-    return 0;
 }
 
 /* ---- the census ---- */
@@ -357,8 +212,8 @@ static int load_slow(struct census *census, struct page *page, uint32_t i, uint6
 {
     for (uint64_t k = 0; k < count; k++) {
         uint64_t stored = qcow2_refcount_get(block, order, entry + k);
-        int64_t balance = stored < INT64_MAX / 4 ? (int64_t)stored : INT64_MAX / 4;
-        int ret = cell_set(census, page, i + (uint32_t)k, balance, false);
+        int64_t balance = stored < CENSUS_STORED_MAX ? (int64_t)stored : CENSUS_STORED_MAX;
+        int ret = page_set(page, i + (uint32_t)k, balance, false, &census->memory);
         if (ret < 0)
             return ret;
     }
@@ -402,7 +257,7 @@ int census_load(
 static int note_conflict(struct census *census, struct page *page, uint32_t i)
 {
     census->has_conflicts = true;
-    return mark_set(census, page, MARK_CONFLICT, i);
+    return page_mark(page, MARK_CONFLICT, i, &census->memory);
 }
 
 int census_claim(
@@ -420,8 +275,8 @@ int census_claim(
     if (*conflict)
         ret = note_conflict(census, page, i);
     else if (how == CLAIM_PACKED)
-        ret = mark_set(census, page, MARK_PACKED, i);
-    return ret < 0 ? ret : cell_set(census, page, i, balance, true);
+        ret = page_mark(page, MARK_PACKED, i, &census->memory);
+    return ret < 0 ? ret : page_set(page, i, balance, true, &census->memory);
 }
 
 bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs)
@@ -465,7 +320,7 @@ int census_mark_odd(struct census *census, uint64_t cluster)
     struct page *page = page_make(census, cluster);
     if (!page)
         return -ENOMEM;
-    return mark_set(census, page, MARK_ODD, (uint32_t)(cluster & (PAGE_CELLS - 1)));
+    return page_mark(page, MARK_ODD, (uint32_t)(cluster & (PAGE_CELLS - 1)), &census->memory);
 }
 
 struct census_cell census_get(const struct census *census, uint64_t cluster)

@@ -24,6 +24,9 @@
 
 struct census;
 
+/* Higher stored counts are taken for this one: balances stay far from the limits of their type. */
+#define CENSUS_STORED_MAX (INT64_C(1) << 59)
+
 enum claim {
     CLAIM_ALONE,  /* metadata or a data cluster: nobody else may use it at another place */
     CLAIM_PACKED, /* compressed data: others of its kind may share the cluster */

@@ -31,7 +31,7 @@ void check_name(enum check_id check, char out[CHECK_NAME_BYTES])
 {
     const char *name = check_rows[check].name;
     size_t i = 0;
-    for (; name[i] && i < CHECK_NAME_BYTES - 1; i++)
+    for (; i < CHECK_NAME_BYTES - 1 && name[i]; i++)
         out[i] = dashed(name[i]);
     out[i] = '\0';
 }

@@ -232,7 +232,7 @@ CHECK_FN(header_snapshots_unaligned)
     (void)subject;
     const struct qcow2_header *header = view->header;
     return wrong(finding,
-        header->snapshot_count > 0 && !cluster_aligned(view->geo, header->snapshots_off),
+        !cluster_aligned(view->geo, header->snapshots_off),
         header->snapshots_off);
 }
 
@@ -313,9 +313,9 @@ CHECK_FN(header_backing_name)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
-    if (!view->has_backing)
+    if (header->backing_off == 0)
         return false;
-    uint64_t end;
+    uint64_t end; /* the offset is judged without a name, too: it ends the header extensions */
     bool bad = header->backing_len > QCOW2_MAX_BACKING_NAME ||
                header->backing_off < header->header_length ||
                !range_end(header->backing_off, header->backing_len, &end) ||

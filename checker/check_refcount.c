@@ -16,17 +16,25 @@ CHECK_FN(reftable_reserved_bits)
     return wrong_want(finding, raw & QCOW2_REFTABLE_RSVD, raw, raw & QCOW2_REFTABLE_MASK);
 }
 
+/* Reserved bits come first: an entry that has some is wrong once, whatever its offset is. */
+static bool reserved(const struct subject *subject)
+{
+    return subject->reftable.raw & QCOW2_REFTABLE_RSVD;
+}
+
 CHECK_FN(reftable_entry_unaligned)
 {
-    return wrong(
-        finding, !cluster_aligned(view->geo, refblock_off(subject)), subject->reftable.raw);
+    return wrong(finding,
+        !reserved(subject) && !cluster_aligned(view->geo, refblock_off(subject)),
+        subject->reftable.raw);
 }
 
 CHECK_FN(reftable_entry_outside)
 {
     /* Unlike other metadata a block must begin in the file: growing images keep it whole. */
     uint64_t off = refblock_off(subject);
-    return wrong(finding, cluster_aligned(view->geo, off) && off >= view->file_size, off);
+    return wrong(finding,
+        !reserved(subject) && cluster_aligned(view->geo, off) && off >= view->file_size, off);
 }
 
 CHECK_FN(refblock_shared)

@@ -73,8 +73,7 @@ static bool size_unmappable(const struct check_view *view, uint64_t size_bytes)
 CHECK_FN(snapshot_disk_size)
 {
     uint64_t size = subject->snapshot.disk_size;
-    return wrong(
-        finding, record(subject)->has_disk_size && size_unmappable(view, size), size);
+    return wrong(finding, record(subject)->has_disk_size && size_unmappable(view, size), size);
 }
 
 CHECK_FN(snapshot_l1_too_small)

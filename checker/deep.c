@@ -44,9 +44,7 @@ static int decode_entry(struct walk *walk, struct deep *deep, const struct table
 static int decode_table(struct walk *walk, struct deep *deep, const struct table *table)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    bool complete = true; /* what fails was reported before */
-    if (io_read_padded(walk->io, table->host_off, deep->table, geo->cluster_size) < 0)
-        walk_read(walk, table->host_off, deep->table, geo->cluster_size, &complete);
+    walk_read_again(walk, table->host_off, deep->table, geo->cluster_size);
     int ret = 0;
     for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++) {
         struct qcow2_l2_entry e;

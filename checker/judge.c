@@ -135,9 +135,7 @@ int walk_judge_tables(struct walk *walk)
         if (table->skip) {
             judge_skipped(walk, table);
         } else if (all || table->odd) {
-            bool complete = true; /* what fails was reported by the first pass */
-            if (io_read_padded(walk->io, table->host_off, walk->buf, walk->geo.cluster_size) < 0)
-                walk_read(walk, table->host_off, walk->buf, walk->geo.cluster_size, &complete);
+            walk_read_again(walk, table->host_off, walk->buf, walk->geo.cluster_size);
             judge_table(walk, table, walk->buf);
             ret = walk_pause(walk, 0);
         }

@@ -28,6 +28,13 @@ static bool leaked(const struct walk *walk, uint64_t cluster)
            census_known(walk->census, cluster);
 }
 
+/* Somebody's reference to it is missing, though others may be there. */
+static bool missed(const struct walk *walk, uint64_t cluster)
+{
+    return census_get(walk->census, cluster).balance > 0 && cluster < walk->cluster_end &&
+           census_known(walk->census, cluster);
+}
+
 static struct orphan *find(const struct orphan_list *list, uint64_t cluster)
 {
     size_t low = 0, high = list->count;
@@ -56,7 +63,7 @@ static bool entries_make_sense(const struct walk *walk, const uint8_t *bytes, si
         if (e.kind < QCOW2_L2_ZERO_ALLOC || geo->data_file)
             continue;
         ++*named;
-        *orphaned += leaked(walk, cluster_of(geo, e.host_off));
+        *orphaned += missed(walk, cluster_of(geo, e.host_off));
     }
     return true;
 }
@@ -91,7 +98,8 @@ static int add(struct orphan_list *list, const struct orphan *orphan)
     return 0;
 }
 
-/* An L1 table looks like an L2 table, but its data clusters are orphaned L2 tables. */
+/* An L1 table looks like an L2 table, but what it points to are L2 tables: orphaned ones, or some
+ * of a snapshot that miss a reference. */
 static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orphan *orphan)
 {
     uint64_t off = orphan->cluster << walk->geo.cluster_bits, data_bytes = 0, tables = 0;
@@ -100,22 +108,23 @@ static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orp
         return;
     for (int pass = 0; pass < 2; pass++) {
         for (size_t at = 0; at < walk->geo.cluster_size; at += 8) {
-            uint64_t raw = load_be64(walk->buf + at);
-            if (raw == 0)
+            uint64_t child_off = load_be64(walk->buf + at) & QCOW2_OFFSET_MASK;
+            if (child_off == 0)
                 continue;
-            struct orphan *child = find(list, cluster_of(&walk->geo, raw & QCOW2_OFFSET_MASK));
-            if (!child || child == orphan)
+            struct orphan *child = find(list, cluster_of(&walk->geo, child_off));
+            if (child == orphan || (!child && !table_find(&walk->tables, child_off)))
                 return; /* in the first pass only: nothing was changed yet */
             tables++;
-            data_bytes += child->data_bytes;
-            if (pass == 1)
+            if (pass == 1 && child) {
                 child->explained = true;
+                data_bytes += child->data_bytes;
+            }
         }
         if (tables == 0)
             return;
     }
     orphan->is_l1 = true;
-    orphan->data_bytes = data_bytes / 2; /* of two passes */
+    orphan->data_bytes = data_bytes;
 }
 
 static bool printable(const uint8_t *bytes, size_t length)

@@ -39,7 +39,7 @@ _qcheck()
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '-r --repair --repair= --lossy -n --dry-run --undo
             --rollback --deep --backing --output= --deploy --allow --max-size -j -U --force-share
-            --progress --no-progress --max-findings --explain -q -v --help --version' -- "$cur")
+            --progress --no-progress --max-findings --explain -q --quiet -v --verbose --help --version' -- "$cur")
         [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace
         return
     fi

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "progress.h"
+#include "repair.h"
 
 #ifndef QCHECK_VERSION
 #define QCHECK_VERSION "0.1"
@@ -21,6 +22,9 @@ struct arguments {
     struct check_options check;
     struct report_style style;
     bool json, share;
+    bool repair, dry_run;
+    struct repair_options repair_options;
+    const char *undo, *rollback;
     int progress; /* 1, 0, or -1: decide */
     size_t max_findings;
     const char *explain; /* "" for all */
@@ -29,8 +33,13 @@ struct arguments {
 
 static const char usage[] =
     "usage: qcheck [OPTION]... IMAGE...\n"
-    "Checks qcow2 images. Nothing is ever written.\n"
+    "Checks qcow2 images. Without --repair nothing is ever written.\n"
     "\n"
+    "  -r, --repair[=leaks|all] repair what can be repaired without losing anything\n"
+    "      --lossy              also what must give something up; each loss is told\n"
+    "  -n, --dry-run            print the edits a repair would make, write nothing\n"
+    "      --undo FILE          save every byte in FILE before it is overwritten\n"
+    "      --rollback FILE      put the image back as it was before the repair with --undo FILE\n"
     "      --deep               also decode every compressed cluster\n"
     "      --backing            also follow the backing chain\n"
     "      --output=human|json  JSON: one object per image, one per line\n"
@@ -48,6 +57,9 @@ static const char usage[] =
 
 enum {
     OPT_DEEP = 256,
+    OPT_LOSSY,
+    OPT_UNDO,
+    OPT_ROLLBACK,
     OPT_BACKING,
     OPT_OUTPUT,
     OPT_PROGRESS,
@@ -59,6 +71,11 @@ enum {
 };
 
 static const struct option long_options[] = {
+    {"repair", optional_argument, NULL, 'r'},
+    {"lossy", no_argument, NULL, OPT_LOSSY},
+    {"dry-run", no_argument, NULL, 'n'},
+    {"undo", required_argument, NULL, OPT_UNDO},
+    {"rollback", required_argument, NULL, OPT_ROLLBACK},
     {"deep", no_argument, NULL, OPT_DEEP},
     {"backing", no_argument, NULL, OPT_BACKING},
     {"output", required_argument, NULL, OPT_OUTPUT},
@@ -104,6 +121,24 @@ static int parse_count(const char *text, size_t *out)
 static int parse_option(int opt, struct arguments *args)
 {
     switch (opt) {
+    case 'r':
+        args->repair = true;
+        args->repair_options.leaks_only = optarg && strcmp(optarg, "leaks") == 0;
+        if (optarg && !args->repair_options.leaks_only && strcmp(optarg, "all") != 0)
+            return bad_argument("a repair is either of leaks or of all", optarg);
+        return -1;
+    case OPT_LOSSY:
+        args->repair_options.lossy = true;
+        return -1;
+    case 'n':
+        args->dry_run = true;
+        return -1;
+    case OPT_UNDO:
+        args->undo = optarg;
+        return -1;
+    case OPT_ROLLBACK:
+        args->rollback = optarg;
+        return -1;
     case OPT_DEEP:
         args->check.deep = true;
         return -1;
@@ -188,32 +223,106 @@ static void open_failed(struct report *report, int error, const struct io_file_i
     }
 }
 
+/* Puts the undo log under the image; takes both over.  The log must not exist yet: it may be the
+ * only way back from an earlier repair. */
+static int add_undo(struct report *report, const char *undo, struct io **io)
+{
+    struct io *log, *layer;
+    int ret = io_file_open(undo, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &log, NULL);
+    if (ret == 0) {
+        ret = io_undo_open(*io, log, &layer);
+        if (ret < 0)
+            io_close(log);
+        else
+            *io = layer;
+    }
+    if (ret < 0)
+        report_problem(report, "the undo log %s cannot be made: %s; nothing was changed", undo,
+            strerror(-ret));
+    return ret;
+}
+
+static void repair_one(struct io **io, const char *filename, const struct check_options *options,
+    const struct arguments *args, struct report *report)
+{
+    struct repair_options repair = args->repair_options;
+    FILE *out = args->json ? stderr : stdout;
+    repair.remarks = out;
+    repair.edits = args->dry_run || args->style.verbose ? out : NULL;
+    struct io *overlay = NULL;
+    int ret = 0;
+    if (args->dry_run)
+        ret = io_overlay_open(*io, &overlay);
+    else if (args->undo)
+        ret = add_undo(report, args->undo, io);
+    if (ret == 0)
+        repair_image(overlay ? overlay : *io, filename, options, &repair, report);
+    else if (args->dry_run)
+        report_problem(report, "%s", strerror(-ret));
+    if (overlay)
+        fprintf(out, "%s: nothing was written (--dry-run); what follows is how it would be\n",
+            filename);
+    io_close(overlay);
+}
+
+static void roll_back(struct io *io, const char *undo, struct report *report)
+{
+    struct io *log;
+    int ret = io_file_open(undo, IO_FILE_NO_LOCK, &log, NULL);
+    if (ret < 0) {
+        report_problem(report, "the undo log %s cannot be opened: %s", undo, strerror(-ret));
+        return;
+    }
+    ret = io_undo_rollback(log, io);
+    io_close(log);
+    if (ret == -EILSEQ)
+        report_problem(report, "%s is no undo log of this image; nothing was changed", undo);
+    else if (ret == -ESTALE)
+        report_problem(report,
+            "the image was changed after the repair that made %s; nothing was changed", undo);
+    else if (ret < 0)
+        report_problem(report, "rolling back failed: %s; try again", strerror(-ret));
+}
+
+static void handle_image(
+    struct io **io, const char *filename, const struct arguments *args, struct report *report)
+{
+    struct check_options options = args->check;
+    struct progress *progress = progress_start(filename, args->progress);
+    if (progress) {
+        options.progress = progress_update;
+        options.progress_arg = progress;
+    }
+    options.stop = progress_stop_flag();
+    if (args->rollback)
+        roll_back(*io, args->rollback, report);
+    if (args->repair && !report->problem[0])
+        repair_one(io, filename, &options, args, report);
+    else
+        check_image(*io, filename, &options, report);
+    progress_end(progress);
+}
+
 static int check_one(const char *filename, const struct arguments *args)
 {
     struct report report;
     struct io *io = NULL;
-    struct io_file_info info;
+    struct io_file_info info = {0};
+    bool writes = (args->repair && !args->dry_run) || args->rollback;
     report_init(&report, args->max_findings);
     int ret = 0;
     if (strcmp(filename, "-") == 0) {
         report_problem(&report, "standard input cannot be checked: an image is read out of order");
     } else {
-        ret = io_file_open(filename, args->share ? IO_FILE_SHARE : 0, &io, &info);
+        unsigned flags = writes ? IO_FILE_WRITE : args->share ? IO_FILE_SHARE : 0;
+        ret = io_file_open(filename, flags, &io, &info);
         if (ret < 0)
             open_failed(&report, ret, &info);
     }
     if (io) {
         if (info.unlocked)
             fprintf(stderr, "qcheck: %s: has no image locks here; not locked\n", filename);
-        struct check_options options = args->check;
-        struct progress *progress = progress_start(filename, args->progress);
-        if (progress) {
-            options.progress = progress_update;
-            options.progress_arg = progress;
-        }
-        options.stop = progress_stop_flag();
-        check_image(io, filename, &options, &report);
-        progress_end(progress);
+        handle_image(&io, filename, args, &report);
         io_close(io);
     }
     ret = 0;
@@ -230,6 +339,26 @@ static int check_one(const char *filename, const struct arguments *args)
     return exit_code;
 }
 
+/* Options that contradict each other; 0 if all is well. */
+static int check_arguments(const struct arguments *args, int image_count)
+{
+    bool writes = args->repair || args->rollback;
+    const char *problem = NULL;
+    if (image_count == 0)
+        problem = "no image named";
+    else if (writes && args->share)
+        problem = "-U is for looking only: an image in use cannot be repaired";
+    else if ((args->repair_options.lossy || args->dry_run || args->undo) && !args->repair)
+        problem = "--lossy, --dry-run and --undo belong to --repair";
+    else if (args->repair && args->rollback)
+        problem = "--repair and --rollback exclude each other";
+    else if ((args->undo || args->rollback) && image_count > 1)
+        problem = "an undo log belongs to one image";
+    if (problem)
+        fprintf(stderr, "qcheck: %s\nTry 'qcheck --help'.\n", problem);
+    return problem ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
     struct arguments args = {
@@ -237,17 +366,15 @@ int main(int argc, char **argv)
         .progress = -1,
         .check.threads = 1,
     };
-    for (int opt; (opt = getopt_long(argc, argv, "Uqv", long_options, NULL)) != -1;) {
+    for (int opt; (opt = getopt_long(argc, argv, "rnUqv", long_options, NULL)) != -1;) {
         int exit_code = parse_option(opt, &args);
         if (exit_code >= 0)
             return exit_code;
     }
     if (args.explain_wanted) /* the name may be the next word */
         return explain(args.explain ? args.explain : argv[optind]);
-    if (optind == argc) {
-        fputs("qcheck: no image named\nTry 'qcheck --help'.\n", stderr);
+    if (check_arguments(&args, argc - optind) != 0)
         return 1;
-    }
     progress_catch_signals();
     int exit_code = 0;
     for (int i = optind; i < argc && !*progress_stop_flag(); i++)

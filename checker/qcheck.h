@@ -17,6 +17,10 @@ struct check_options {
     /* Set from a signal handler to end the check; NULL: never. */
     const volatile sig_atomic_t *stop;
 
+    /* Called for every finding, also for those that the report's cap leaves out.  NULL: not. */
+    void (*found)(void *arg, const struct finding *finding);
+    void *found_arg;
+
     /* Called now and then; both in bytes of metadata.  NULL: not. */
     void (*progress)(void *arg, uint64_t done, uint64_t total);
     void *progress_arg;

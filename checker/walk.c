@@ -38,6 +38,8 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
         if (!row->hit(&walk->view, subject, &finding))
             continue;
         report_add(walk->report, &finding);
+        if (walk->options->found)
+            walk->options->found(walk->options->found_arg, &finding);
         if (row->severity == SEVERITY_DAMAGE && !subject->risk_counted &&
             finding.guest_len * finding.weight > lost)
             lost = finding.guest_len * finding.weight;
@@ -66,47 +68,77 @@ enum after walk_after(const struct walk *walk, const struct subject *subject)
 
 /* ---- reading ---- */
 
-static void report_unreadable(struct walk *walk, uint64_t host_off, uint64_t length, int error)
+static void report_unreadable(
+    struct walk *walk, const struct table *table, const struct io_read_req *piece)
 {
     walk->report->check_errors++;
     walk->report->incomplete = true;
+    walk->unreadable = true;
     struct subject subject = {
         .kind = OBJECT_REGION,
-        .tree = TREE_NONE,
+        .tree = table ? table->tree : TREE_NONE,
         .has_host = true,
-        .host_off = host_off,
-        .length = length,
-        .region.error = error,
+        .host_off = piece->host_off,
+        .length = piece->length,
+        .region.error = -piece->result,
     };
+    if (table) {
+        const struct qcow2_geometry *geo = &walk->geo;
+        uint64_t first = (piece->host_off - table->host_off) / geo->l2_entry_size;
+        subject.guest_off = (uint64_t)table->l1_idx * geo->l2_span + (first << geo->cluster_bits);
+        subject.guest_len = div_up(piece->length, geo->l2_entry_size) << geo->cluster_bits;
+    }
     walk_show(walk, &subject);
 }
 
-void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete)
+/* Saves what can be read, piece by piece, zeros the rest, and hands each stretch that fails to
+ * report_unreadable(). */
+static bool read_pieces(struct walk *walk, const struct table *table, uint64_t host_off, void *buf,
+    size_t length, bool silent)
 {
     enum { PIECE_BYTES = 4096 };
-    if (io_read_padded(walk->io, host_off, buf, length) == 0)
-        return;
-    /* Something in there fails: save what can be read, piece by piece. */
-    uint64_t bad_off = 0, bad_len = 0;
-    int bad_error = 0;
+    struct io_read_req bad = {0};
+    bool complete = true;
     for (size_t done = 0; done < length;) {
         size_t n = PIECE_BYTES - (size_t)((host_off + done) % PIECE_BYTES);
         n = n < length - done ? n : length - done;
         int ret = io_read_padded(walk->io, host_off + done, (uint8_t *)buf + done, n);
         if (ret < 0) {
             memset((uint8_t *)buf + done, 0, n);
-            if (bad_len == 0)
-                bad_off = host_off + done;
-            bad_len += n;
-            bad_error = -ret;
+            if (bad.length == 0)
+                bad.host_off = host_off + done;
+            bad.length += n;
+            bad.result = ret;
         }
         done += n;
-        if (bad_len > 0 && (ret == 0 || done == length)) {
-            report_unreadable(walk, bad_off, bad_len, bad_error);
-            *complete = false;
-            bad_len = 0;
+        if (bad.length > 0 && (ret == 0 || done == length)) {
+            if (!silent)
+                report_unreadable(walk, table, &bad);
+            complete = false;
+            bad.length = 0;
         }
     }
+    return complete;
+}
+
+void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete)
+{
+    if (io_read_padded(walk->io, host_off, buf, length) < 0 &&
+        !read_pieces(walk, NULL, host_off, buf, length, false))
+        *complete = false;
+}
+
+void walk_read_table(struct walk *walk, const struct table *table, void *buf, bool *complete)
+{
+    if (io_read_padded(walk->io, table->host_off, buf, walk->geo.cluster_size) < 0 &&
+        !read_pieces(walk, table, table->host_off, buf, walk->geo.cluster_size, false))
+        *complete = false;
+}
+
+void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length)
+{
+    if (io_read_padded(walk->io, host_off, buf, length) < 0)
+        read_pieces(walk, NULL, host_off, buf, length, true);
 }
 
 int walk_pause(struct walk *walk, uint64_t bytes_done)
@@ -222,7 +254,9 @@ struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
     };
     facts.stored_known =
         census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
-    facts.refs = (uint64_t)((int64_t)facts.stored - cell.balance);
+    int64_t loaded =
+        facts.stored < CENSUS_STORED_MAX ? (int64_t)facts.stored : CENSUS_STORED_MAX;
+    facts.refs = (uint64_t)(loaded - cell.balance);
     return facts;
 }
 
@@ -270,14 +304,16 @@ int walk_collect_owners(struct walk *walk)
 
 typedef int stage(struct walk *walk);
 
-static int run_stages(struct walk *walk)
+static int run_stages(struct walk *walk, enum walk_goal goal)
 {
-    static stage *const stages[] = {
+    static stage *const census_stages[] = {
         walk_refcounts,      /* stored counts into the census */
         walk_snapshot_table, /* which disks there are */
         walk_fixed_areas,    /* claims: metadata that is neither L1 nor L2 */
         walk_l1_tables,      /* claims: L1 and L2 tables */
         walk_l2_tables,      /* claims: guest data; from here on the census is complete */
+    };
+    static stage *const judging_stages[] = {
         walk_find_orphans,   /* what may have been lost */
         walk_collect_owners, /* whose clusters have a wrong count */
         walk_judge_tables,   /* second look at unusual tables */
@@ -288,15 +324,20 @@ static int run_stages(struct walk *walk)
         walk_data_file,
         walk_backing_chain,
     };
-    bool go_on;
-    int ret = walk_header(walk, &go_on);
-    for (size_t i = 0; ret == 0 && go_on && i < sizeof(stages) / sizeof(stages[0]); i++)
-        ret = stages[i](walk);
+    const size_t census_count = sizeof(census_stages) / sizeof(census_stages[0]);
+    const size_t judging_count = sizeof(judging_stages) / sizeof(judging_stages[0]);
+    int ret = walk_header(walk, &walk->judgeable);
+    for (size_t i = 0; ret == 0 && walk->judgeable && i < census_count; i++)
+        ret = census_stages[i](walk);
+    for (size_t i = 0; ret == 0 && walk->judgeable && goal == WALK_ALL && i < judging_count; i++)
+        ret = judging_stages[i](walk);
     return ret;
 }
 
-static void walk_release(struct walk *walk)
+void walk_close(struct walk *walk)
 {
+    if (!walk)
+        return;
     census_close(walk->census);
     free(walk->areas.items);
     free(walk->trees);
@@ -309,11 +350,12 @@ static void walk_release(struct walk *walk)
     free(walk);
 }
 
-void check_image(
-    struct io *io, const char *filename, const struct check_options *options, struct report *report)
+int walk_open(struct io *io, const char *filename, const struct check_options *options,
+    struct report *report, enum walk_goal goal, struct walk **out)
 {
     struct walk *walk = calloc(1, sizeof(*walk));
     int ret = walk ? 0 : -ENOMEM;
+    *out = walk;
     if (ret == 0) {
         walk->io = io;
         walk->options = options;
@@ -321,12 +363,20 @@ void check_image(
         walk->filename = filename;
         for (size_t i = 0; i < sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]); i++)
             walk->stored_cache[i].off = UINT64_MAX;
-        ret = run_stages(walk);
-        walk_release(walk);
+        ret = run_stages(walk, goal);
     }
     if (ret == -EINTR)
         report_problem(report, "stopped before the check was complete");
     else if (ret < 0)
         report_problem(report, "the check could not be completed: %s", strerror(-ret));
+    return ret;
+}
+
+void check_image(
+    struct io *io, const char *filename, const struct check_options *options, struct report *report)
+{
+    struct walk *walk;
+    walk_open(io, filename, options, report, WALK_ALL, &walk);
+    walk_close(walk);
     report_finish(report);
 }

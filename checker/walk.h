@@ -5,7 +5,8 @@
  *
  *   walk_header.c    header and extensions
  *   walk_refcount.c  refcount table and blocks; stored counts; comparison at the end
- *   walk_tree.c      snapshot table, L1 tables; the set of L2 tables with their multiplicity
+ *   walk_tree.c      snapshot table: which disks there are
+ *   walk_l1.c        L1 tables; the set of L2 tables with their multiplicity
  *   walk_l2.c        first pass over the L2 tables: claims
  *   walk_bitmap.c    bitmaps, LUKS header
  *   judge.c          second look at what the first pass found unusual
@@ -26,6 +27,7 @@
 
 /* One disk: the active one or a snapshot's. */
 struct tree {
+    uint64_t record_off; /* of a snapshot: where its record lies */
     uint64_t l1_off;
     uint32_t l1_size;
     bool usable;          /* its L1 table is to be read */
@@ -120,14 +122,25 @@ struct walk {
     uint64_t data_file_end; /* data file: end of what is mapped in it */
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
     uint64_t l1_holes;
+    bool unreadable;                  /* something could not be read */
     bool refs_incomplete;             /* metadata that holds references could not be read */
     uint8_t *buf;                     /* WALK_BUF_BYTES, shared by the stages */
+    bool judgeable;                   /* the header allowed to go on */
     uint64_t bytes_done, bytes_total; /* of metadata, for the progress line */
 };
 
 enum { WALK_BUF_BYTES = 2 << 20 };
 
 /* ---- walk.c ---- */
+
+/* How far to go: all of it, or until the census is complete (nothing is judged then). */
+enum walk_goal { WALK_CENSUS, WALK_ALL };
+
+/* Walks over the image; the caller may look at what was learnt, and closes the walk.  *out is NULL
+ * when not even that could be had.  The report is complete but for report_finish(). */
+int walk_open(struct io *io, const char *filename, const struct check_options *options,
+    struct report *report, enum walk_goal goal, struct walk **out);
+void walk_close(struct walk *walk); /* NULL is allowed */
 
 /* Shows the subject to all checks of its kind; returns what the worst of the rows hit demands. */
 enum after walk_show(struct walk *walk, const struct subject *subject);
@@ -138,6 +151,12 @@ enum after walk_after(const struct walk *walk, const struct subject *subject);
 /* Reads, what is past the end of the file being zeros.  What cannot be read is zeroed and reported;
  * then *complete becomes false (it is not touched otherwise). */
 void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete);
+
+/* The same for an L2 table, whose guest range is then part of the report. */
+void walk_read_table(struct walk *walk, const struct table *table, void *buf, bool *complete);
+
+/* The same, silently: what fails was reported when it was read first. */
+void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length);
 
 /* Claims the clusters of a piece of metadata and remembers it; one that passes the end of the file
  * by a cluster or more is not counted at all.  *conflict: somebody else had claimed one of them. */
@@ -178,6 +197,9 @@ int walk_backing_chain(struct walk *walk);
 
 /* ---- shared pieces ---- */
 int walk_bitmaps(struct walk *walk);
+
+/* Where refcount block `table_idx` lies; 0 if there is none that could be used. */
+uint64_t walk_block_off(const struct walk *walk, uint64_t table_idx);
 
 /* The stored refcount, read again for a message.  False if it is not to be had. */
 bool walk_stored(struct walk *walk, uint64_t cluster, uint64_t *stored);

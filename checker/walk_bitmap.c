@@ -187,7 +187,8 @@ int walk_fixed_areas(struct walk *walk)
     }
     for (size_t i = 0; ret == 0 && i < walk->reftable_len; i++) {
         uint64_t off = walk->reftable[i] & QCOW2_REFTABLE_MASK;
-        if (off == 0 || !cluster_aligned(&walk->geo, off) || off >= walk->view.file_size)
+        if (off == 0 || !cluster_aligned(&walk->geo, off) || off >= walk->view.file_size ||
+            (walk->reftable[i] & QCOW2_REFTABLE_RSVD)) /* QEMU counts no reference then */
             continue;
         struct area block = {.kind = AREA_REFCOUNT_BLOCK,
             .host_off = off,

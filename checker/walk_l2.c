@@ -293,7 +293,7 @@ static int claim_rows(
 static void read_table(struct walk *walk, const struct table *table, void *buf)
 {
     bool complete = true;
-    walk_read(walk, table->host_off, buf, walk->geo.cluster_size, &complete);
+    walk_read_table(walk, table, buf, &complete);
     if (!complete)
         walk->refs_incomplete = true;
 }
@@ -312,10 +312,8 @@ static int claim_tall_group(struct walk *walk, struct group *group)
         rows = geo->l2_entries - first < fit ? geo->l2_entries - first : fit;
         size_t bytes = (size_t)rows * geo->l2_entry_size;
         for (size_t t = 0; t < group->count; t++) {
-            bool complete = true; /* what fails was reported the first time */
             uint64_t off = group->tables[t].host_off + (uint64_t)first * geo->l2_entry_size;
-            if (io_read_padded(walk->io, off, walk->buf + t * bytes, bytes) < 0)
-                walk_read(walk, off, walk->buf + t * bytes, bytes, &complete);
+            walk_read_again(walk, off, walk->buf + t * bytes, bytes);
         }
         ret = claim_rows(walk, group, walk->buf, first, rows);
     }

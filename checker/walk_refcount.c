@@ -20,10 +20,17 @@ static bool block_usable(const struct walk *walk, uint64_t entry)
     return off != 0 && cluster_aligned(&walk->geo, off) && off < walk->view.file_size;
 }
 
+uint64_t walk_block_off(const struct walk *walk, uint64_t table_idx)
+{
+    if (table_idx >= walk->reftable_len || !block_usable(walk, walk->reftable[table_idx]))
+        return 0;
+    return block_off(walk->reftable[table_idx]);
+}
+
 /* The counts under the entry are not zero but unknown. */
 static bool block_unknown(const struct walk *walk, uint64_t entry)
 {
-    return !cluster_aligned(&walk->geo, block_off(entry));
+    return !cluster_aligned(&walk->geo, block_off(entry)) || block_off(entry) > INT64_MAX;
 }
 
 /* Reads the table, as far as there is one in the file.  Its size is what the file has, not what the

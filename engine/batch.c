@@ -42,7 +42,7 @@ int batch_table(struct batch *batch, uint32_t l1_idx, struct batch_table **out)
     struct batch_table table = {.l1_idx = l1_idx, .first = UINT32_MAX};
     table.bytes = calloc(1, img->geo.cluster_size);
     if (!table.bytes)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     if (l1_entry & QCOW2_OFFSET_MASK) {
         bool ours = false;
         int ret = map_read_l2(img, l1_entry, table.bytes);
@@ -88,7 +88,7 @@ int batch_drop(struct batch *batch, const struct qcow2_l2_entry *entry)
     if (run.count == 0)
         return 0;
     int ret = runs_add(&batch->drops, run.first, run.count);
-    return ret < 0 ? image_fail(batch->img, ret, "out of memory") : 0;
+    return ret < 0 ? image_no_memory(batch->img) : 0;
 }
 
 void batch_abort(struct batch *batch)

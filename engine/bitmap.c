@@ -46,7 +46,7 @@ static int read_directory(struct image *img, const uint8_t *bytes, uint64_t leng
     uint32_t count = bitmaps->ext.bitmap_count;
     bitmaps->list = calloc(count, sizeof(*bitmaps->list));
     if (!bitmaps->list)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     for (uint64_t at = 0; bitmaps->count < count;) {
         struct qcow2_bitmap *entry = &bitmaps->list[bitmaps->count].entry;
         if (qcow2_bitmap_decode(bytes + at, (size_t)(length - at), entry) < 0)
@@ -77,7 +77,7 @@ int bitmap_load(struct image *img)
         return ret;
     uint8_t *bytes = malloc((size_t)ext->directory_size + 1);
     if (!bytes)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     ret = io_read_padded(img->io, ext->directory_off, bytes, (size_t)ext->directory_size);
     if (ret < 0)
         image_fail(img, ret, "cannot read the bitmap directory: %s", strerror(-ret));
@@ -196,8 +196,7 @@ int bitmap_mark(struct image *img, uint64_t guest_off, uint64_t length)
         if (!records_changes(entry))
             continue;
         scratch = scratch ? scratch : malloc(img->geo.cluster_size);
-        ret = scratch ? mark_bitmap(img, entry, guest_off, length, scratch)
-                      : image_fail(img, -ENOMEM, "out of memory");
+        ret = scratch ? mark_bitmap(img, entry, guest_off, length, scratch) : image_no_memory(img);
     }
     free(scratch);
     if (ret == 0 && img->unflushed)
@@ -217,7 +216,7 @@ static int fill_bitmap(struct image *img, const struct qcow2_bitmap *entry)
     uint8_t *ones = calloc(entry->table_size + UINT64_C(1), 8);
     if (!ones) {
         free(table);
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     }
     for (uint32_t i = 0; i < entry->table_size; i++)
         store_be64(ones + i * UINT64_C(8), 1);

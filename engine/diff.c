@@ -104,7 +104,7 @@ int diff_views(
     size_t size = img->geo.cluster_size;
     uint8_t *buf = malloc(4 * size);
     if (!buf)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     struct diff d = {
         img, {a, buf, buf + size}, {b, buf + 2 * size, buf + 3 * size}, range, arg, 0, 0};
     uint64_t shorter = a->size_bytes < b->size_bytes ? a->size_bytes : b->size_bytes;
@@ -162,7 +162,7 @@ static int copy_range(struct image *img, const struct view *view, struct io *out
 int export_raw(struct image *img, const struct view *view, struct io *out)
 {
     uint8_t *buf = malloc(COPY_BYTES);
-    int ret = buf ? image_begin(img, false) : image_fail(img, -ENOMEM, "out of memory");
+    int ret = buf ? image_begin(img, false) : image_no_memory(img);
     uint64_t at = 0, start, end;
     while (ret == 0 && at < view->size_bytes) {
         ret = map_next_data(img, view, at, &start, &end);

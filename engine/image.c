@@ -43,7 +43,7 @@ int runs_add(struct cluster_runs *runs, uint64_t first, uint64_t count)
         last->count += count;
         return 0;
     }
-    if (runs->count == runs->capacity) {
+    if (!runs->list || runs->count == runs->capacity) {
         size_t capacity = runs->capacity ? runs->capacity * 2 : 16;
         struct cluster_run *list = realloc(runs->list, capacity * sizeof(*list));
         if (!list)
@@ -61,7 +61,7 @@ int image_read_words(struct image *img, uint64_t host_off, uint64_t count, uint6
 {
     uint64_t *words = malloc(count > 0 ? (size_t)count * 8 : 8);
     if (!words)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     int ret = io_read_padded(img->io, host_off, words, (size_t)count * 8);
     if (ret < 0) {
         free(words);
@@ -144,7 +144,7 @@ static int read_header(struct image *img)
     img->header = h;
     uint8_t *cluster = malloc(img->geo.cluster_size);
     if (!cluster)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     ret = io_read_padded(img->io, 0, cluster, img->geo.cluster_size);
     if (ret < 0)
         image_fail(img, ret, "cannot read the header: %s", strerror(-ret));
@@ -352,6 +352,11 @@ int image_begin(struct image *img, bool write)
     if (ret == 0)
         img->prepared = true;
     return ret;
+}
+
+int image_refresh(struct image *img)
+{
+    return image_begin(img, false);
 }
 
 int image_end(struct image *img, int ret)

@@ -15,6 +15,7 @@
 #ifndef ENGINE_IMAGE_H
 #define ENGINE_IMAGE_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,6 +51,10 @@ int image_close(struct image *img);
 
 /* Releases the handle and does no I/O: after a power cut, or for readers.  NULL is allowed. */
 void image_abandon(struct image *img);
+
+/* Reads the state again if an error left it open which of two the device has; other calls do that
+ * themselves, but these simple questions below, and snapshot_list(), answer from memory. */
+int image_refresh(struct image *img);
 
 const char *image_error(const struct image *img);
 uint64_t image_size(const struct image *img); /* of the virtual disk */
@@ -96,6 +101,7 @@ struct cluster_runs {
 struct refblock {
     uint8_t *bytes; /* NULL: not loaded */
     bool staged;    /* changed in memory, not yet written */
+    bool attempted; /* this call wrote it, or tried to: the device may have the change */
 };
 
 /* The refcount table as on disk, and the blocks loaded so far.  Only between the start and the end
@@ -107,6 +113,7 @@ struct refcounts {
     uint64_t loaded;
     uint64_t free_hint;        /* no free cluster below this one */
     struct cluster_runs freed; /* staged to 0 since the last refcount_write() */
+    bool undoing;              /* changes go to attempted blocks only */
 };
 
 struct snapshot_table {
@@ -162,6 +169,12 @@ struct image {
 /* Sets the text and returns err, for `return image_fail(...)`. */
 int image_fail(struct image *img, int err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+static inline int image_no_memory(struct image *img)
+{
+    image_fail(img, -ENOMEM, "out of memory");
+    return -ENOMEM;
+}
 
 /* What every call does first; `write` asks whether this image may be written at all, and for the
  * first write brings the header's feature bits in order. */

@@ -125,6 +125,12 @@ int io_mem_branch(struct io *src, struct io **out);
 /* Reads a whole layer of any kind into a new image in memory; holes stay holes. */
 int io_mem_load(struct io *src, struct io **out);
 
+/* ---- a view that can be written to (io_overlay.c) ---- */
+
+/* A view of `base`, which is only read, must not change, and stays the caller's.  What is written
+ * to the view is kept in memory until it is closed. */
+int io_overlay_open(struct io *base, struct io **out);
+
 /* ---- old bytes saved first (io_undo.c) ---- */
 
 /* A filter over `next` that saves, durably, the old content of every range in the file `log` before

@@ -215,7 +215,7 @@ static const struct io_ops undo_ops = {
 static int write_head(struct io *next, struct io *log)
 {
     uint8_t sector[SECTOR], head[HEAD_BYTES];
-    uint64_t size, log_size;
+    uint64_t size = 0, log_size = 0;
     int ret = io_size(log, &log_size);
     if (ret == 0 && log_size > 0)
         ret = -EEXIST; /* the way back of somebody else */
@@ -293,10 +293,12 @@ static int reserve(void **array, size_t count, size_t more, size_t item_bytes)
     return 0;
 }
 
+/* There is room: reserve() went before. */
 static void know(struct rollback *rb, uint64_t sector, uint64_t hash)
 {
     struct known_sector *known = rb->known;
-    known[rb->known_count++] = (struct known_sector){sector, hash};
+    if (known)
+        known[rb->known_count++] = (struct known_sector){sector, hash};
 }
 
 static void know_size(struct rollback *rb, uint64_t size)

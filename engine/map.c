@@ -113,7 +113,7 @@ static int read_compressed(struct image *img, const struct qcow2_l2_entry *entry
 {
     size_t cluster_size = img->geo.cluster_size;
     uint8_t *packed = malloc(entry->length), *plain = malloc(cluster_size);
-    int ret = packed && plain ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = packed && plain ? 0 : image_no_memory(img);
     if (ret == 0 && !img->codec) {
         ret = codec_open((enum qcow2_compression)img->header.compression, &img->codec);
         if (ret < 0)
@@ -204,7 +204,7 @@ int map_read(
     struct image *img, const struct view *view, uint64_t guest_off, void *buf, size_t length)
 {
     uint8_t *dst = buf, *l2 = malloc(img->geo.cluster_size);
-    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l2 ? 0 : image_no_memory(img);
     while (ret == 0 && length > 0) {
         uint64_t idx = guest_off / img->geo.l2_span;
         size_t piece = piece_in(guest_off, length, img->geo.l2_span);
@@ -237,7 +237,7 @@ int map_next_data(
 {
     const struct qcow2_geometry *geo = &img->geo;
     uint8_t *l2 = malloc(geo->cluster_size);
-    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l2 ? 0 : image_no_memory(img);
     uint64_t at = guest_off;
     bool in_data = false;
     *start = *end = view->size_bytes;
@@ -245,9 +245,9 @@ int map_next_data(
         uint64_t l1_idx = at / geo->l2_span;
         bool mapped = l1_idx < view->l1_size && view->l1[l1_idx] & QCOW2_OFFSET_MASK;
         ret = mapped ? map_read_l2(img, view->l1[l1_idx], l2) : 0;
-        uint64_t next =
-            mapped ? (at / geo->cluster_size + 1) * geo->cluster_size : (l1_idx + 1) * geo->l2_span;
-        for (; ret == 0 && at / geo->l2_span == l1_idx && at < view->size_bytes; at = next) {
+        uint64_t step = mapped ? geo->cluster_size : geo->l2_span;
+        for (; ret == 0 && at / geo->l2_span == l1_idx && at < view->size_bytes;
+             at = (at / step + 1) * step) {
             uint32_t idx = (uint32_t)(at % geo->l2_span >> geo->cluster_bits);
             bool data = mapped ? may_hold_data(img, l2, idx) : img->header.backing_off != 0;
             if (data && !in_data)
@@ -258,8 +258,6 @@ int map_next_data(
                 return 0;
             }
             in_data = data;
-            next = mapped ? (at / geo->cluster_size + 1) * geo->cluster_size
-                          : (l1_idx + 1) * geo->l2_span;
         }
         if (in_data && at - *start >= geo->l2_span)
             break; /* enough at once: the tables are read again for the next range */

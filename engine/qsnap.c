@@ -14,6 +14,7 @@
 
 #include "diff.h"
 #include "image.h"
+#include "options.h"
 #include "snapshot.h"
 
 enum { COPY_BYTES = 1 << 20 };
@@ -35,33 +36,10 @@ static int complain(const char *path, const char *text)
     return -1;
 }
 
-/* A number with an optional suffix k, M, G, T. */
 static int parse_size(const char *text, uint64_t *value)
 {
-    static const char suffixes[] = "kMGT";
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(text, &end, 0);
-    if (errno || end == text || strchr(text, '-'))
-        return complain(text, "not a number");
-    unsigned shift = 0;
-    const char *suffix = *end ? strchr(suffixes, *end == 'K' ? 'k' : *end) : NULL;
-    if (suffix)
-        shift = 10 * ((unsigned)(suffix - suffixes) + 1), end++;
-    if (*end || v > UINT64_MAX >> shift)
-        return complain(text, "not a size (use k, M, G or T)");
-    *value = (uint64_t)v << shift;
-    return 0;
-}
-
-static int engine_failed(const struct call *call)
-{
-    return complain(call->path, image_error(call->img));
-}
-
-static int find(struct call *call, const char *key, uint32_t *idx)
-{
-    return snapshot_find(call->img, key, idx) < 0 ? engine_failed(call) : 0;
+    return size_parse(text, value) < 0 ? complain(text, "not a size (a number with k, M, G or T)")
+                                       : 0;
 }
 
 /* Disks have whole sectors: rounded up, as qemu-img does. */
@@ -73,6 +51,16 @@ static int parse_disk_size(const char *text, uint64_t *value)
         return complain(text, "too large");
     *value = div_up(*value, 512) * 512;
     return 0;
+}
+
+static int engine_failed(const struct call *call)
+{
+    return complain(call->path, image_error(call->img));
+}
+
+static int find(struct call *call, const char *key, uint32_t *idx)
+{
+    return snapshot_find(call->img, key, idx) < 0 ? engine_failed(call) : 0;
 }
 
 /* ---- snapshots ----------------------------------------------------------------------------- */
@@ -289,57 +277,6 @@ static int do_resize(struct call *call)
 
 /* ---- new images ---------------------------------------------------------------------------- */
 
-static int set_flag(const char *value, bool *flag)
-{
-    *flag = strcmp(value, "on") == 0;
-    return *flag || strcmp(value, "off") == 0 ? 0 : complain(value, "neither on nor off");
-}
-
-static int set_option(struct image_options *o, const char *key, const char *value)
-{
-    uint64_t number = 0;
-    if (strcmp(key, "extended_l2") == 0)
-        return set_flag(value, &o->extended_l2);
-    if (strcmp(key, "lazy_refcounts") == 0)
-        return set_flag(value, &o->lazy_refcounts);
-    if (strcmp(key, "compat") == 0) {
-        o->version = strcmp(value, "0.10") == 0 || strcmp(value, "v2") == 0 ? 2 : 3;
-        return o->version == 2 || strcmp(value, "1.1") == 0 || strcmp(value, "v3") == 0
-                   ? 0
-                   : complain(value, "not a compat level (0.10 or 1.1)");
-    }
-    if (strcmp(key, "compression_type") == 0) {
-        o->compression = strcmp(value, "zstd") == 0 ? QCOW2_ZSTD : QCOW2_ZLIB;
-        return o->compression == QCOW2_ZSTD || strcmp(value, "zlib") == 0
-                   ? 0
-                   : complain(value, "not a compression type (zlib or zstd)");
-    }
-    if (strcmp(key, "cluster_size") != 0 && strcmp(key, "refcount_bits") != 0)
-        return complain(key, "not an option of qsnap new");
-    if (parse_size(value, &number) < 0)
-        return -1;
-    uint32_t small = number > UINT32_MAX ? UINT32_MAX : (uint32_t)number;
-    if (key[0] == 'c')
-        o->cluster_size = small;
-    else
-        o->refcount_bits = small;
-    return 0;
-}
-
-static int parse_options(char *text, struct image_options *o)
-{
-    char *rest = NULL;
-    for (char *item = strtok_r(text, ",", &rest); item; item = strtok_r(NULL, ",", &rest)) {
-        char *value = strchr(item, '=');
-        if (!value)
-            return complain(item, "an option is key=value");
-        *value++ = '\0';
-        if (set_option(o, item, value) < 0)
-            return -1;
-    }
-    return 0;
-}
-
 static int do_new(struct call *call)
 {
     uint64_t size;
@@ -347,12 +284,9 @@ static int do_new(struct call *call)
     if (parse_disk_size(call->args[0], &size) < 0)
         return -1;
     struct image_options options = image_options_default(size);
-    char *text = call->options ? strdup(call->options) : NULL;
-    int ret = text ? parse_options(text, &options) : 0;
-    free(text);
-    if (ret < 0)
-        return ret;
-    ret = io_file_open(call->path, IO_FILE_WRITE | IO_FILE_CREATE, &call->io, NULL);
+    if (call->options && image_options_parse(call->options, &options, &why) < 0)
+        return complain(call->options, why.text);
+    int ret = io_file_open(call->path, IO_FILE_WRITE | IO_FILE_CREATE, &call->io, NULL);
     if (ret < 0)
         return complain(call->path, strerror(-ret));
     if (image_create(call->io, &options, &why) == 0)

@@ -31,7 +31,7 @@ int refcount_load(struct image *img)
     struct refblock *blocks = calloc(bytes / 8, sizeof(*blocks));
     if (!blocks) {
         free(table);
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     }
     img->refs = (struct refcounts){.table = table, .table_len = bytes / 8, .blocks = blocks};
     return 0;
@@ -70,7 +70,7 @@ static int load_block(struct image *img, uint64_t idx, struct refblock **out)
         return ret;
     uint8_t *bytes = malloc(img->geo.cluster_size);
     if (!bytes)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     ret = io_read_padded(img->io, host_off, bytes, img->geo.cluster_size);
     if (ret < 0) {
         free(bytes);
@@ -124,6 +124,19 @@ static void note_freed(struct refcounts *refs, uint64_t cluster)
         refs->free_hint = cluster;
 }
 
+/* The usual width, as far as nothing needs a second look: no overflow, nothing in use at 0, nothing
+ * that becomes free.  Returns how many were done. */
+static uint64_t add_plain16(uint8_t *counts, uint64_t count, int delta)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        unsigned value = load_be16(counts + i * 2);
+        if (value == 0 || value == UINT16_MAX || (int)value + delta == 0)
+            return i;
+        store_be16(counts + i * 2, (uint16_t)((int)value + delta));
+    }
+    return count;
+}
+
 static int add_in_block(
     struct image *img, struct refblock *block, uint64_t cluster, uint64_t count, int delta)
 {
@@ -131,7 +144,8 @@ static int add_in_block(
     unsigned order = geo->refcount_order;
     uint64_t idx = cluster & (geo->refblock_entries - 1);
     block->staged = true;
-    for (uint64_t i = 0; i < count; i++) {
+    uint64_t done = order == 4 ? add_plain16(block->bytes + idx * 2, count, delta) : 0;
+    for (uint64_t i = done; i < count; i++) {
         uint64_t value = qcow2_refcount_get(block->bytes, order, idx + i);
         if (value == 0 || (delta > 0 && value == geo->refcount_max))
             return bad_count(img, cluster + i, value == 0 ? -EUCLEAN : -EOVERFLOW);
@@ -150,7 +164,13 @@ int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta)
         uint64_t room = geo->refblock_entries - (first & (geo->refblock_entries - 1));
         uint64_t piece = count < room ? count : room;
         struct refblock *block;
-        int ret = load_block(img, first >> geo->refblock_bits, &block);
+        uint64_t block_idx = first >> geo->refblock_bits;
+        if (img->refs.undoing &&
+            (block_idx >= img->refs.table_len || !img->refs.blocks[block_idx].attempted)) {
+            first += piece, count -= piece;
+            continue;
+        }
+        int ret = load_block(img, block_idx, &block);
         if (ret == 0)
             ret = block ? add_in_block(img, block, first, piece, delta)
                         : bad_count(img, first, -EUCLEAN);
@@ -167,8 +187,8 @@ static int stage_new(struct image *img, uint64_t first, uint64_t count)
     for (uint64_t i = first; i < first + count; i++) {
         struct refblock *block;
         int ret = load_block(img, i >> geo->refblock_bits, &block);
-        if (ret < 0)
-            return ret;
+        if (ret < 0 || !block) /* it was there when the cluster was found free */
+            return ret < 0 ? ret : bad_count(img, i, -EUCLEAN);
         qcow2_refcount_set(block->bytes, geo->refcount_order, i & (geo->refblock_entries - 1), 1);
         block->staged = true;
     }
@@ -223,6 +243,7 @@ int refcount_write(struct image *img)
         struct refblock *block = &refs->blocks[i];
         if (!block->staged)
             continue;
+        block->attempted = true;
         ret = image_write_meta(img, REGION_REFBLOCK, refs->table[i] & QCOW2_REFTABLE_MASK,
             block->bytes, img->geo.cluster_size);
         block->staged = ret < 0; /* half written: still to be forgotten */
@@ -238,30 +259,45 @@ int refcount_write(struct image *img)
     return 0;
 }
 
+static void unload(struct refcounts *refs, uint64_t idx)
+{
+    refs->loaded -= refs->blocks[idx].bytes != NULL;
+    free(refs->blocks[idx].bytes);
+    refs->blocks[idx] = (struct refblock){0};
+}
+
 void refcount_forget(struct image *img)
 {
     struct refcounts *refs = &img->refs;
     for (uint64_t i = 0; i < refs->table_len; i++) {
-        if (!refs->blocks[i].staged)
-            continue;
-        free(refs->blocks[i].bytes);
-        refs->blocks[i] = (struct refblock){0};
-        refs->loaded--;
+        if (refs->blocks[i].staged)
+            unload(refs, i);
     }
     refs->freed.count = 0;
     refs->free_hint = 0;
 }
 
+bool refcount_undo(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    for (uint64_t i = 0; i < refs->table_len; i++) {
+        if (refs->blocks[i].attempted)
+            refs->undoing = true;
+        else if (refs->blocks[i].staged)
+            unload(refs, i);
+    }
+    refs->freed.count = 0;
+    return refs->undoing;
+}
+
 void refcount_trim(struct image *img)
 {
     struct refcounts *refs = &img->refs;
-    if (refs->loaded << img->geo.cluster_bits <= KEEP_BLOCK_BYTES)
-        return;
+    bool all = refs->loaded << img->geo.cluster_bits > KEEP_BLOCK_BYTES;
+    refs->undoing = false;
     for (uint64_t i = 0; i < refs->table_len; i++) {
-        if (refs->blocks[i].staged)
-            continue;
-        refs->loaded -= refs->blocks[i].bytes != NULL;
-        free(refs->blocks[i].bytes);
-        refs->blocks[i].bytes = NULL;
+        refs->blocks[i].attempted = false;
+        if (all && !refs->blocks[i].staged)
+            unload(refs, i);
     }
 }

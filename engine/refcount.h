@@ -30,7 +30,12 @@ int refcount_write(struct image *img);
 /* Forgets what is staged; the blocks are read again when they are needed. */
 void refcount_forget(struct image *img);
 
-/* Keeps memory small between calls. */
+/* For taking back, before it was committed, what a call raised: keeps the blocks it wrote or tried
+ * to write as they were meant to be, forgets other staged ones, and lets refcount_add() pass over
+ * these.  False if nothing was attempted.  Until the call's image_end(). */
+bool refcount_undo(struct image *img);
+
+/* Ends a call: forgets what was attempted, and keeps memory small. */
 void refcount_trim(struct image *img);
 
 /* Whether the cluster's loaded count is 0; false for blocks not loaded. */

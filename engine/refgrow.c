@@ -28,7 +28,7 @@ static int plan(struct image *img, uint64_t count, struct growth *g)
     const struct qcow2_geometry *geo = &img->geo;
     const struct refcounts *refs = &img->refs;
     uint64_t per_block = geo->refblock_entries, absent = 0;
-    g->blocks = div_up(count, per_block - 1);
+    g->blocks = count > 0 ? div_up(count, per_block - 1) : 1;
     while (absent < g->blocks && g->idx + absent < refs->table_len &&
            refs->table[g->idx + absent] == 0)
         absent++;
@@ -69,7 +69,7 @@ static int make_table(struct image *img, struct growth *g)
     g->table = calloc(len, sizeof(*g->table));
     g->loaded_blocks = calloc(len, sizeof(*g->loaded_blocks));
     if (!g->table || !g->loaded_blocks)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     memcpy(g->table, refs->table, refs->table_len * sizeof(*g->table));
     memcpy(g->loaded_blocks, refs->blocks, refs->table_len * sizeof(*refs->blocks));
     for (uint64_t i = 0; i < g->blocks; i++)
@@ -86,7 +86,7 @@ static int link_blocks(struct image *img, const struct growth *g)
     struct refcounts *refs = &img->refs;
     uint8_t *entries = malloc((size_t)g->blocks * 8);
     if (!entries)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     for (uint64_t i = 0; i < g->blocks; i++)
         store_be64(entries + i * 8, g->host_off + (i << img->geo.cluster_bits));
     int ret = image_write_meta(img, REGION_REFTABLE, img->header.reftable_off + g->idx * 8, entries,
@@ -152,9 +152,9 @@ int refcount_cover(struct image *img, uint64_t idx, uint64_t count)
         return image_fail(img, -EUCLEAN,
             "%s stands where no refcount block counts it, near 0x%" PRIx64 "; run qcheck --repair",
             layout_name(hit), g.host_off);
-    g.bytes = calloc(1, length);
+    g.bytes = calloc(1, length + 1);
     if (!g.bytes)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     count_own_clusters(geo, &g);
     if (g.table_clusters > 0)
         ret = make_table(img, &g);

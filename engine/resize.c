@@ -11,6 +11,7 @@
 #include "layout.h"
 #include "map.h"
 #include "refcount.h"
+#include "tree.h"
 #include "write.h"
 
 /* ---- discard ------------------------------------------------------------------------------- */
@@ -130,28 +131,62 @@ static int check_resize(struct image *img, uint64_t size_bytes)
     return bitmap_check_resize(img, size_bytes);
 }
 
-/* What lies behind the disk's end (VM state, the rest of the last cluster) must not come to light
- * when it grows: unmapped, and zeros in the last cluster's rest. */
-static int clear_behind_end(struct image *img)
+/* Zeros in the rest of the disk's last cluster, if it is mapped. */
+static int clear_last_cluster(struct image *img)
 {
     const struct qcow2_geometry *geo = &img->geo;
-    uint64_t end = img->header.size_bytes, unit = geo->cluster_size;
-    uint64_t aligned = div_up(end, unit) * unit, reach = img->header.l1_size * geo->l2_span;
+    uint64_t end = img->header.size_bytes, left = div_up(end, geo->cluster_size);
     struct qcow2_l2_entry entry = {0};
-    int ret = 0;
-    if (aligned > end && img->l1[end / geo->l2_span] & QCOW2_OFFSET_MASK) {
-        uint8_t *l2 = malloc(geo->cluster_size);
-        ret = l2 ? map_read_l2(img, img->l1[end / geo->l2_span], l2)
-                 : image_fail(img, -ENOMEM, "out of memory");
-        if (ret == 0)
-            ret = map_entry(img, l2, (uint32_t)(end % geo->l2_span >> geo->cluster_bits), &entry);
-        free(l2);
-    }
+    left = left * geo->cluster_size - end;
+    if (left == 0 || !(img->l1[end / geo->l2_span] & QCOW2_OFFSET_MASK))
+        return 0;
+    uint8_t *l2 = malloc(geo->cluster_size);
+    int ret = l2 ? map_read_l2(img, img->l1[end / geo->l2_span], l2) : image_no_memory(img);
+    if (ret == 0)
+        ret = map_entry(img, l2, (uint32_t)(end % geo->l2_span >> geo->cluster_bits), &entry);
+    free(l2);
     if (ret == 0 && (entry.kind == QCOW2_L2_NORMAL || entry.kind == QCOW2_L2_COMPRESSED))
-        ret = write_range(img, end, NULL, aligned - end);
-    if (ret == 0 && reach > aligned)
-        ret = discard_range(img, aligned, reach - aligned);
+        ret = write_range(img, end, NULL, left);
     return ret;
+}
+
+/* Zeros the L1 entries behind the disk's end; what hung on them becomes *gone. */
+static int cut_l1(struct image *img, struct tree *gone, uint64_t **gone_l1)
+{
+    uint32_t size = img->header.l1_size;
+    uint64_t first = l1_entries_for(&img->geo, img->header.size_bytes);
+    uint64_t *l1 = calloc(size + UINT64_C(1), sizeof(*l1));
+    uint8_t *zeros = calloc(size + UINT64_C(1), 8);
+    int ret = l1 && zeros ? tree_init(img, l1, size, gone) : image_no_memory(img);
+    bool any = false;
+    for (uint64_t i = first; ret == 0 && i < size; i++) {
+        l1[i] = img->l1[i];
+        any |= l1[i] != 0;
+    }
+    if (ret == 0 && any) {
+        ret = image_write_meta(
+            img, REGION_L1, img->header.l1_off + first * 8, zeros, (size_t)(size - first) * 8);
+        img->stale |= ret < 0; /* which ones are there? */
+        if (ret == 0)
+            memset(img->l1 + first, 0, (size_t)(size - first) * sizeof(*img->l1));
+    }
+    free(zeros);
+    *gone_l1 = l1;
+    return ret;
+}
+
+/* What lies behind the disk's end (VM state, the rest of the last cluster) must not come to light
+ * when it grows: unmapped, and zeros in the last cluster's rest.  `gone` is to be released after
+ * the next barrier. */
+static int clear_behind_end(struct image *img, struct tree *gone, uint64_t **gone_l1)
+{
+    uint64_t unit = img->geo.cluster_size, span = img->geo.l2_span;
+    uint64_t aligned = div_up(img->header.size_bytes, unit) * unit;
+    uint64_t span_end = div_up(aligned, span) * span;
+    int ret = clear_last_cluster(img);
+    if (ret == 0 && aligned < span_end)
+        ret = discard_range(img, aligned, span_end - aligned);
+    return ret == 0 ? cut_l1(img, gone, gone_l1) : ret;
 }
 
 /* Header 24..47: size, encryption, L1 size and place, in one write. */
@@ -177,7 +212,7 @@ static int write_longer_l1(struct image *img, uint32_t l1_size, uint64_t **l1, u
     size_t bytes = (size_t)(clusters << img->geo.cluster_bits);
     uint8_t *table = calloc(1, bytes);
     *l1 = calloc(l1_size, sizeof(**l1));
-    int ret = table && *l1 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = table && *l1 ? 0 : image_no_memory(img);
     for (uint32_t i = 0; ret == 0 && i < img->header.l1_size; i++) {
         (*l1)[i] = img->l1[i];
         store_be64(table + i * UINT64_C(8), img->l1[i]);
@@ -190,18 +225,30 @@ static int write_longer_l1(struct image *img, uint32_t l1_size, uint64_t **l1, u
     return ret;
 }
 
-/* 1. the disk's last cluster gets zeros behind the end, what is mapped behind it is unmapped
+/* The header has the new size and place; so has memory now, and the old L1 is given up. */
+static void take_l1(struct image *img, uint64_t *l1, uint32_t l1_size, uint64_t l1_off)
+{
+    struct qcow2_header *h = &img->header;
+    image_drop(
+        img, cluster_of(&img->geo, h->l1_off), clusters_for(&img->geo, h->l1_size * UINT64_C(8)));
+    img->dropped_durable = img->dropped.count;
+    free(img->l1);
+    img->l1 = l1;
+    h->l1_size = l1_size;
+    h->l1_off = l1_off;
+}
+
+/* 1. what is behind the end is cleared (zeros, unmapped)
  * 2. if the L1 is too short: a longer copy in new clusters, refcounts
  *    -- barrier: all that is durable before the new size can show it
- * 3. header 24..47 -- barrier, commit -- the old L1 is given up */
-static int grow(struct image *img, uint64_t size_bytes)
+ * 3. header 24..47 -- barrier, commit */
+static int grow(struct image *img, uint64_t size_bytes, struct tree *gone, uint64_t **gone_l1)
 {
-    uint64_t need = l1_entries_for(&img->geo, size_bytes), old_off = img->header.l1_off;
-    uint64_t l1_off = old_off, old_clusters = 0, *l1 = NULL;
+    uint64_t need = l1_entries_for(&img->geo, size_bytes), *l1 = NULL;
+    uint64_t l1_off = img->header.l1_off;
     uint32_t l1_size = img->header.l1_size;
-    int ret = clear_behind_end(img);
+    int ret = clear_behind_end(img, gone, gone_l1);
     if (ret == 0 && need > l1_size) {
-        old_clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
         l1_size = (uint32_t)need;
         ret = write_longer_l1(img, l1_size, &l1, &l1_off);
     }
@@ -216,27 +263,23 @@ static int grow(struct image *img, uint64_t size_bytes)
         return ret;
     }
     img->header.size_bytes = size_bytes;
-    if (!l1)
-        return 0;
-    free(img->l1);
-    img->l1 = l1;
-    img->header.l1_size = l1_size;
-    img->header.l1_off = l1_off;
-    image_drop(img, cluster_of(&img->geo, old_off), old_clusters);
-    img->dropped_durable = img->dropped.count;
+    if (l1)
+        take_l1(img, l1, l1_size, l1_off);
     return 0;
 }
 
 /* 1. header 24..47 -- barrier, commit
  * 2. what is behind the new end is cleared, as in grow(): not every program does that when it
- *    makes the disk larger again */
-static int shrink(struct image *img, uint64_t size_bytes)
+ *    makes the disk larger again
+ *    -- barrier: what was unmapped is so for good before it is freed */
+static int shrink(struct image *img, uint64_t size_bytes, struct tree *gone, uint64_t **gone_l1)
 {
     int ret = switch_size(img, size_bytes, img->header.l1_size, img->header.l1_off);
     if (ret < 0)
         return ret;
     img->header.size_bytes = size_bytes;
-    return clear_behind_end(img);
+    ret = clear_behind_end(img, gone, gone_l1);
+    return ret == 0 && img->unflushed ? image_barrier(img) : ret;
 }
 
 int image_resize(struct image *img, uint64_t size_bytes)
@@ -246,8 +289,19 @@ int image_resize(struct image *img, uint64_t size_bytes)
         ret = check_resize(img, size_bytes);
     if (ret < 0 || size_bytes == img->header.size_bytes)
         return ret;
+    struct tree gone = {0};
+    uint64_t *gone_l1 = NULL;
+    bool growing = size_bytes > img->header.size_bytes;
     ret = image_lazy_begin(img);
     if (ret == 0)
-        ret = size_bytes > img->header.size_bytes ? grow(img, size_bytes) : shrink(img, size_bytes);
+        ret = growing ? grow(img, size_bytes, &gone, &gone_l1)
+                      : shrink(img, size_bytes, &gone, &gone_l1);
+    /* Last: counts -1 on what hung behind the end. */
+    if (ret == 0)
+        ret = tree_add(img, &gone, -1);
+    if (ret == 0)
+        ret = refcount_write(img);
+    tree_release(&gone);
+    free(gone_l1);
     return image_end(img, ret);
 }

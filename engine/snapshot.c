@@ -91,6 +91,34 @@ static struct qcow2_snapshot make_record(const struct image *img, const struct s
     };
 }
 
+/* Takes back the counts that a call raised before it failed, and the clusters it took; the device
+ * may have only a part of that, or half a block.  If this fails too, they leak. */
+static int lower_again(struct image *img, struct tree *tree, uint64_t l1_off, uint32_t l1_size,
+    const struct new_table *table)
+{
+    uint64_t l1_clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
+    int ret = tree_add(img, tree, -1);
+    if (ret == 0)
+        ret = refcount_add(img, cluster_of(&img->geo, l1_off), l1_clusters, -1);
+    if (ret == 0 && table)
+        ret = refcount_add(img, cluster_of(&img->geo, table->host_off), table->clusters, -1);
+    return ret == 0 ? refcount_write(img) : ret;
+}
+
+/* The image becomes what it was: counts, then COPIED flags. */
+static void create_undo(struct image *img, struct tree *active, const struct qcow2_snapshot *record,
+    const struct new_table *table)
+{
+    struct image_error why = img->error;
+    if (!img->stale && refcount_undo(img)) {
+        int ret = lower_again(img, active, record->l1_off, record->l1_size, table);
+        if (ret == 0)
+            ret = tree_set_copied(img, active);
+        img->stale |= ret < 0;
+    }
+    img->error = why;
+}
+
 /* Steps 1 to 3 of snapshot_create(). */
 static int create_prepare(struct image *img, struct qcow2_snapshot *record, struct new_table *table)
 {
@@ -108,6 +136,8 @@ static int create_prepare(struct image *img, struct qcow2_snapshot *record, stru
         ret = tree_clear_copied(img, &active);
     if (ret == 0)
         ret = tree_clear_copied_l1(img);
+    if (ret < 0)
+        create_undo(img, &active, record, table);
     tree_release(&active);
     return ret;
 }
@@ -126,7 +156,7 @@ int snapshot_create(struct image *img, const struct snapshot_info *info)
 {
     char number[24];
     uint8_t extra[EXTRA_BYTES];
-    struct new_table table;
+    struct new_table table = {0};
     const char *id = info->id ? info->id : number;
     int ret = image_begin(img, true);
     if (ret == 0 && !info->id)
@@ -204,12 +234,12 @@ struct apply {
 
 static int apply_prepare(struct image *img, const struct qcow2_snapshot *snap, struct apply *ap)
 {
-    uint64_t *l1;
+    uint64_t *l1 = NULL;
     ap->size_bytes = disk_size(img, snap);
     int ret = bitmap_check_resize(img, ap->size_bytes);
     if (ret == 0)
         ret = read_l1(img, snap, &l1);
-    if (ret < 0)
+    if (ret < 0 || !l1)
         return ret;
     ap->l1 = l1;
     ap->l1_size = snap->l1_size;
@@ -288,6 +318,11 @@ int snapshot_apply(struct image *img, uint32_t idx)
     if (ret < 0)
         return ret;
     ret = apply_prepare(img, &img->snaps.list[idx], &ap);
+    if (ret < 0 && !img->stale && refcount_undo(img)) {
+        struct image_error why = img->error;
+        (void)lower_again(img, &ap.snap, ap.l1_off, ap.l1_size, NULL);
+        img->error = why;
+    }
     if (ret == 0)
         ret = image_barrier(img);
     if (ret == 0)
@@ -331,7 +366,7 @@ static int delete_release(struct image *img, struct tree *gone, uint64_t l1_off)
 int snapshot_delete(struct image *img, uint32_t idx)
 {
     struct tree gone = {0};
-    struct new_table table;
+    struct new_table table = {0};
     uint64_t *l1 = NULL;
     int ret = image_begin(img, true);
     if (ret == 0)

@@ -48,7 +48,7 @@ static int read_table(struct image *img, struct snapshot_table *snaps)
         free(snaps->bytes);
         snaps->bytes = malloc((size_t)have);
         if (!snaps->bytes)
-            return image_fail(img, -ENOMEM, "out of memory");
+            return image_no_memory(img);
         int ret = io_read_padded(img->io, img->header.snapshots_off, snaps->bytes, (size_t)have);
         if (ret < 0)
             return image_fail(img, ret, "cannot read the snapshot table: %s", strerror(-ret));
@@ -72,7 +72,7 @@ int snapshot_load(struct image *img)
     if (ret < 0)
         return ret;
     snaps.list = calloc(snaps.count, sizeof(*snaps.list));
-    ret = snaps.list ? read_table(img, &snaps) : image_fail(img, -ENOMEM, "out of memory");
+    ret = snaps.list ? read_table(img, &snaps) : image_no_memory(img);
     if (ret < 0) {
         free(snaps.list);
         free(snaps.bytes);
@@ -139,7 +139,7 @@ static int build_table(struct image *img, uint32_t without, const struct qcow2_s
         return image_fail(img, -EFBIG, "the snapshot table would pass 64 MiB");
     uint8_t *bytes = calloc(1, (size_t)(clusters_for(&img->geo, total) << img->geo.cluster_bits));
     if (!bytes)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     uint64_t from = 0, to = 0;
     for (uint32_t i = 0; i < snaps->count; i++) {
         uint64_t record = snaps->list[i].record_len;

@@ -14,7 +14,7 @@
 int tree_init(struct image *img, const uint64_t *l1, uint32_t l1_size, struct tree *tree)
 {
     *tree = (struct tree){.l1 = l1, .l1_size = l1_size, .copied = calloc(1, l1_size / 8 + 1)};
-    return tree->copied ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    return tree->copied ? 0 : image_no_memory(img);
 }
 
 void tree_release(struct tree *tree)
@@ -91,7 +91,7 @@ int tree_add(struct image *img, struct tree *tree, int delta)
 {
     struct run run = {0};
     uint8_t *l2 = malloc(img->geo.cluster_size);
-    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l2 ? 0 : image_no_memory(img);
     for (uint32_t i = 0; ret == 0 && i < tree->l1_size; i++) {
         uint64_t host_off = tree->l1[i] & QCOW2_OFFSET_MASK;
         bool copied = false;
@@ -115,7 +115,7 @@ int tree_clear_copied(struct image *img, const struct tree *tree)
 {
     const struct qcow2_geometry *geo = &img->geo;
     uint8_t *l2 = malloc(geo->cluster_size);
-    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l2 ? 0 : image_no_memory(img);
     for (uint32_t i = 0; ret == 0 && i < tree->l1_size; i++) {
         if (!(tree->copied[i / 8] >> (i % 8) & 1))
             continue;
@@ -178,7 +178,7 @@ static int write_active_l1(struct image *img)
     size_t bytes = img->header.l1_size * (size_t)8;
     uint8_t *table = malloc(bytes);
     if (!table)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     for (uint32_t i = 0; i < img->header.l1_size; i++)
         store_be64(table + i * (size_t)8, img->l1[i]);
     int ret = image_write_meta(img, REGION_L1, img->header.l1_off, table, bytes);
@@ -190,7 +190,7 @@ int tree_set_copied(struct image *img, const struct tree *gone)
 {
     bool l1_changed = false;
     uint8_t *l2 = malloc(img->geo.cluster_size);
-    int ret = l2 ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = l2 ? 0 : image_no_memory(img);
     for (uint32_t i = 0; ret == 0 && i < img->header.l1_size && i < gone->l1_size; i++) {
         if (img->l1[i] & QCOW2_OFFSET_MASK && gone->l1[i] & QCOW2_OFFSET_MASK)
             ret = set_below(img, i, l2, &l1_changed);
@@ -209,9 +209,7 @@ int tree_clear_copied_l1(struct image *img)
         changed |= img->l1[i] >> 63;
         img->l1[i] &= ~QCOW2_ENTRY_COPIED;
     }
-    int ret = changed ? write_active_l1(img) : 0;
-    img->stale |= ret < 0;
-    return ret;
+    return changed ? write_active_l1(img) : 0;
 }
 
 int tree_write_l1(struct image *img, const uint64_t *l1, uint32_t l1_size, uint64_t *host_off)
@@ -223,7 +221,7 @@ int tree_write_l1(struct image *img, const uint64_t *l1, uint32_t l1_size, uint6
         return 0;
     uint8_t *table = calloc(1, bytes);
     if (!table)
-        return image_fail(img, -ENOMEM, "out of memory");
+        return image_no_memory(img);
     for (uint32_t i = 0; i < l1_size; i++)
         store_be64(table + i * (size_t)8, l1[i] & ~QCOW2_ENTRY_COPIED);
     int ret = refcount_alloc(img, clusters, host_off);

@@ -24,7 +24,7 @@ int tree_add(struct image *img, struct tree *tree, int delta);
 /* Clears COPIED in the L2 tables where tree_add() saw it: writes each at most once. */
 int tree_clear_copied(struct image *img, const struct tree *tree);
 
-/* The same in the active L1, on the device and in memory. */
+/* The same in the active L1, on the device and in memory; after an error these may differ. */
 int tree_clear_copied_l1(struct image *img);
 
 /* Sets COPIED in the active disk where one reference is left, in the parts that `gone` had too. For

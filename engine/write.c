@@ -88,7 +88,7 @@ static int write_new(struct batch *batch, const struct part *part, bool ours)
             from = 0, to = geo->cluster_size;
     }
     uint8_t *cluster = malloc(geo->cluster_size);
-    int ret = cluster ? 0 : image_fail(img, -ENOMEM, "out of memory");
+    int ret = cluster ? 0 : image_no_memory(img);
     if (ret == 0)
         ret = merge(img, part, from, to, cluster);
     if (ret == 0 && !ours)

@@ -45,8 +45,11 @@ static int error_write(struct io *io, uint64_t host_off, const void *buf, size_t
     struct fault_plan *plan = self(io)->plan;
     if (!hit(plan, FAULT_WRITE))
         return io_write(self(io)->next, host_off, buf, length);
-    if (plan->mode == FAULT_SHORT && length > 1) {
-        int ret = io_write(self(io)->next, host_off, buf, length / 2);
+    /* Devices write whole sectors: up to the last one that begins in the first half, or all. */
+    if (plan->mode == FAULT_SHORT) {
+        uint64_t cut = (host_off + length / 2) / STATE_SECTOR * STATE_SECTOR;
+        size_t part = cut > host_off ? (size_t)(cut - host_off) : length;
+        int ret = io_write(self(io)->next, host_off, buf, part);
         if (ret < 0)
             return ret;
     }

@@ -196,6 +196,9 @@ struct window history_window(
     unsigned now = end < recording->count ? recording->list[end].op : steps;
     struct window window = {.floor = begun, .ceil = now < steps ? now + 1 : steps};
     for (unsigned i = begun; i < now && i < h->workload.count; i++) {
+        /* A handle that could not be closed takes what it promised with it. */
+        if (h->results[i] < 0 && h->workload.ops[i].kind == OP_REOPEN)
+            break;
         if (op_commits(h->workload.ops[i].kind) && h->results[i] == 0)
             window.floor = i + 1;
     }
@@ -205,9 +208,12 @@ struct window history_window(
 /* From one model to the next everything changes at once, not sector by sector. */
 static bool switches(const struct history *h, unsigned step)
 {
-    if (h->models[step].active.size_bytes != h->models[step + 1].active.size_bytes)
+    uint64_t sector;
+    const struct disk_model *a = &h->models[step].active, *b = &h->models[step + 1].active;
+    if (a->size_bytes != b->size_bytes)
         return true;
-    return step < h->workload.count && h->workload.ops[step].kind == OP_APPLY;
+    return step < h->workload.count && h->workload.ops[step].kind == OP_APPLY &&
+           !disk_same(a, b, &sector);
 }
 
 static uint64_t hash_at(const struct disk_model *disk, size_t *at, uint64_t sector)

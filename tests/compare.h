@@ -43,25 +43,17 @@ enum compare_outcome {
 struct comparison {
     struct verdict qemu, own;
     enum compare_outcome outcome;
-    const char *reason;
+    const char *reason; /* its name in differences.def */
 };
 
-/* Checks `name` in `dir`, an image like `image`.  `qcheck` is the program's path, NULL if there is
- * none.  Programs that run longer than a minute are ended (exit 124).  Free with compare_free(). */
+/* Checks `name` in `dir`, an image like `image`; makes "neutral.qcow2" beside it where a reason
+ * asks for an object to be taken out.  `qcheck` is the program's path, NULL if there is none.
+ * Programs that run longer than a minute are ended (exit 124).  Free with compare_free(). */
 void compare_run(const char *dir, const struct imgmake *image, const char *name, const char *qcheck,
     struct comparison *out);
 void compare_free(struct comparison *c);
 
 /* Both verdicts as text, for people; free() it. */
 char *compare_text(const struct comparison *c);
-
-/* The reasons of differences.def, for a summary: NULL past the last one. */
-const char *compare_reason(unsigned idx);
-
-/* ---- for differences.c ------------------------------------------------------------------------
- */
-
-/* The first reason that explains the difference, or NULL. */
-const char *difference_explained(const struct comparison *c);
 
 #endif

@@ -10,7 +10,12 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 
 run() {
-    printf '\n$ %s\n' "${*/#$qcheck/qcheck}"
+    local word line='$'
+    for word in "${@/#$qcheck/qcheck}"; do
+        [[ $word == *' '* ]] && word="'$word'"
+        line+=" $word"
+    done
+    printf '\n%s\n' "$line"
     "$@"
 }
 be64() { od -An -tu8 --endian=big -j "$1" -N 8 disk.qcow2 | tr -d ' '; }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * What the checker said against what was expected; see expect.h. */
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,14 +70,18 @@ static bool pair_line(struct pairing *p, size_t line)
 /* A finding as a line of an expect file. */
 static void print_finding(FILE *out, const json_t *finding)
 {
-    static const char *const keys[] = {"severity", "host-offset", "length", "guest-offset",
-        "snapshot", "table", "index", "got", "want", "repair"};
+    enum { FIRST_NUMBER = 3 };
+    static const char *const keys[] = {"severity", "snapshot", "repair", "host-offset", "length",
+        "guest-offset", "table", "index", "got", "want"};
     const char *check = json_string_value(json_object_get(finding, "check"));
     fprintf(out, "  got:      finding %s", check ? check : "?");
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *value = json_object_get(finding, keys[i]);
-        if (json_is_string(value))
-            fprintf(out, " %s=%s", keys[i], json_string_value(value));
+        const char *text = json_string_value(value);
+        if (text && i >= FIRST_NUMBER && isdigit((unsigned char)*text)) /* too large for JSON */
+            fprintf(out, " %s=%#llx", keys[i], strtoull(text, NULL, 0));
+        else if (text)
+            fprintf(out, " %s=%s", keys[i], text);
         else if (json_is_integer(value))
             fprintf(out, " %s=%#" PRIx64, keys[i], (uint64_t)json_integer_value(value));
     }

@@ -5,6 +5,7 @@
  * image costs milliseconds. */
 #include "imgmake.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,10 +112,10 @@ static void draw_recipe(struct maker *m)
 /* The backing file may be shorter than the disk. */
 static void make_backing(struct maker *m)
 {
-    unsigned long long size = (1 + below(m, m->size_bytes / 512)) * 512;
-    if (size > (4ull << 20))
-        size = 4ull << 20;
-    step(m, "qemu-img create -q -f %s back %llu\n", m->backing_format, size);
+    uint64_t size = (1 + below(m, m->size_bytes / 512)) * 512;
+    if (size > (UINT64_C(4) << 20))
+        size = UINT64_C(4) << 20;
+    step(m, "qemu-img create -q -f %s back %" PRIu64 "\n", m->backing_format, size);
     step(m, "qemu-io -f %s -c 'write -P 0x11 0 512' back\n", m->backing_format);
 }
 
@@ -136,8 +137,8 @@ static void make_empty(struct maker *m)
         make_luks_template(m, cluster);
         step(m, "cp luks-%u %s\n", cluster, m->image->name);
         char args[IMGMAKE_ARGS_BYTES];
-        step(m, "qemu-img resize -q %s %llu\n", imgmake_args(m->image, m->image->name, args),
-            (unsigned long long)m->size_bytes);
+        step(m, "qemu-img resize -q %s %" PRIu64 "\n", imgmake_args(m->image, m->image->name, args),
+            m->size_bytes);
         return;
     }
     step(m, "qemu-img create -q -f qcow2 -o compat=%s,cluster_size=%u,refcount_bits=%u",
@@ -150,7 +151,7 @@ static void make_empty(struct maker *m)
         step(m, ",data_file=data.raw,data_file_raw=%s", m->data_file_raw ? "on" : "off");
     if (m->backing_format)
         step(m, ",backing_file=back,backing_fmt=%s", m->backing_format);
-    step(m, " %s %llu\n", m->image->name, (unsigned long long)m->size_bytes);
+    step(m, " %s %" PRIu64 "\n", m->image->name, m->size_bytes);
 }
 
 /* ---- guest writes ------------------------------------------------------------------------------
@@ -184,18 +185,23 @@ static bool compression_allowed(const struct maker *m)
     return m->refcount_bits > 4 || m->snapshot_count == 0;
 }
 
+/* A run of compressed clusters.  QEMU does not compress over a cluster that has its own place, so
+ * the run is discarded first.
+ *
+ * It is the last thing a process does: QEMU 7.2 packs compressed data behind what it compressed
+ * before, even when that was freed and its cluster holds other data by now, which is destroyed. */
 static void write_compressed(struct maker *m)
 {
     uint64_t cluster = UINT64_C(1) << m->cluster_bits;
-    unsigned count = 1 + (unsigned)below(m, cluster > 65536 ? 2 : 6);
-    uint64_t place = draw_place(m, cluster);
-    while (count-- > 0 && place < m->size_bytes) {
-        uint64_t length = m->size_bytes - place < cluster ? m->size_bytes - place : cluster;
-        /* QEMU does not compress over a cluster that has its own place already. */
-        step(m, " -c 'discard %llu %llu'", (unsigned long long)place, (unsigned long long)length);
-        step(m, " -c 'write -c %s %llu %llu'", chance(m, 60) ? "-s noise" : "-P 0x5a",
-            (unsigned long long)place, (unsigned long long)length);
-        place += cluster;
+    uint64_t start = draw_place(m, cluster);
+    uint64_t length = (1 + below(m, cluster > 65536 ? 3 : 16)) * cluster;
+    if (length > m->size_bytes - start)
+        length = m->size_bytes - start;
+    step(m, " -c 'discard %" PRIu64 " %" PRIu64 "'", start, length);
+    for (uint64_t done = 0; done < length; done += cluster) {
+        uint64_t piece = length - done < cluster ? length - done : cluster;
+        step(m, " -c 'write -c %s %" PRIu64 " %" PRIu64 "'", chance(m, 60) ? "-s noise" : "-P 0x5a",
+            (start + done), piece);
     }
     m->image->compressed = true;
     m->shared_compressed |= m->refcount_bits <= 4;
@@ -215,19 +221,17 @@ static void write_something(struct maker *m)
         length = 4 * 65536;
     if (length > m->size_bytes - place)
         length = m->size_bytes - place;
-    step(m, " -c '%s %llu %llu'", verb, (unsigned long long)place, (unsigned long long)length);
+    step(m, " -c '%s %" PRIu64 " %" PRIu64 "'", verb, place, length);
 }
 
 static void write_batch(struct maker *m)
 {
     char args[IMGMAKE_ARGS_BYTES];
     step(m, "qemu-io -d unmap");
-    for (unsigned count = 2 + (unsigned)below(m, 7); count > 0; count--) {
-        if (compression_allowed(m) && chance(m, 25))
-            write_compressed(m);
-        else
-            write_something(m);
-    }
+    for (unsigned count = 2 + (unsigned)below(m, 6); count > 0; count--)
+        write_something(m);
+    if (compression_allowed(m) && chance(m, 60))
+        write_compressed(m);
     step(m, " %s\n", imgmake_args(m->image, m->image->name, args));
 }
 
@@ -251,8 +255,7 @@ static void snapshot_step(struct maker *m)
         /* In version 3 this may change the disk's size, which the steps to come rely on. */
         step(m, "qemu-img snapshot -a snap%u %s\n", which, args);
         if (!m->v2)
-            step(m, "qemu-img resize -q --shrink %s %llu\n", args,
-                (unsigned long long)m->size_bytes);
+            step(m, "qemu-img resize -q --shrink %s %" PRIu64 "\n", args, m->size_bytes);
     }
 }
 
@@ -278,7 +281,7 @@ static void resize_step(struct maker *m)
     char args[IMGMAKE_ARGS_BYTES];
     imgmake_args(m->image, m->image->name, args);
     m->size_bytes = draw_size(m);
-    step(m, "qemu-img resize -q --shrink %s %llu\n", args, (unsigned long long)m->size_bytes);
+    step(m, "qemu-img resize -q --shrink %s %" PRIu64 "\n", args, m->size_bytes);
 }
 
 static void between_step(struct maker *m)

@@ -20,9 +20,8 @@ struct imgmake {
 };
 
 /* Makes image `seed` in `dir`, over what an earlier call left there; creating one of the few LUKS
- * headers it needs is slow and is done once per directory.  Returns 0; or the exit code of the
- * command that failed: QEMU's own bugs are met about once in 400 images.  Free *image with
- * imgmake_free() in any case.
+ * headers it needs is slow and is done once per directory.  Returns 0, or the exit code of the
+ * command that failed.  Free *image with imgmake_free() in any case.
  *
  * Names inside the image (backing and data file) are relative: programs that open it run in `dir`.
  */

@@ -145,7 +145,7 @@ static void step_write(struct run *run, struct step *s)
     if (s->actor == ENGINE) {
         struct io *io;
         struct image *img = open_engine(run, true, &io);
-        uint8_t *buf = malloc(s->length);
+        uint8_t *buf = malloc(s->length + 1);
         memset(buf, (int)s->pattern, s->length);
         engine_must(run, img, image_write(img, s->at, buf, s->length / 2));
         engine_must(
@@ -251,7 +251,7 @@ static void step_resize(struct run *run, struct step *s)
         must(run, proc_run("qemu-img resize -q -f qcow2 %s %s %" PRIu64,
                       s->size < run->active.size ? "--shrink" : "", run->path, s->size));
     }
-    run->active.bytes = realloc(run->active.bytes, s->size);
+    run->active.bytes = realloc(run->active.bytes, s->size + 1);
     if (s->size > run->active.size)
         memset(run->active.bytes + run->active.size, 0, s->size - run->active.size);
     run->active.size = s->size;

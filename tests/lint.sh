@@ -31,6 +31,7 @@ rooms=$(ls -d engine checker faultinj tests 2>/dev/null)
 mapfile -t sources < <(find $rooms -name '*.c' | sort)
 mapfile -t headers < <(find $rooms -name '*.h' | sort)
 mapfile -t pages < <(find $rooms -name '*.1' | sort)
+mapfile -t tables < <(find $rooms -name '*.def' | sort)
 mapfile -t scripts < <(find $rooms .ci -name '*.sh' -o -name '*.bash' -o -path .ci/run | sort)
 code=("${sources[@]}" "${headers[@]}")
 product=() mains=(checker/qcheck.c engine/qsnap.c faultinj/qcrash.c)
@@ -76,7 +77,7 @@ no_licence() {
 rule "files have up to 500 lines" long_files "${code[@]}"
 rule "functions have up to 70 lines" long_functions "${code[@]}"
 rule "lines have up to 100 columns" matches '^.{101}' "${code[@]}"
-rule "SPDX line" no_licence "${code[@]}" "${pages[@]}" "${scripts[@]}" Makefile
+rule "SPDX line" no_licence "${code[@]}" "${tables[@]}" "${pages[@]}" "${scripts[@]}" Makefile
 
 # ---- words ----------------------------------------------------------------------------------
 

@@ -45,9 +45,9 @@ static void print_totals(const struct oracle_totals *t, double seconds)
     print_exits("qcheck", t->own_exits);
     printf("equal: %" PRIu64 "  named difference: %" PRIu64 "  unexplained: %" PRIu64 "\n",
         t->equal, t->named, t->differ);
-    for (unsigned i = 0; i < ORACLE_MAX_REASONS && compare_reason(i); i++) {
+    for (unsigned i = 0; i < DIFFERENCE_COUNT; i++) {
         if (t->reasons[i])
-            printf("    %-32s %" PRIu64 "\n", compare_reason(i), t->reasons[i]);
+            printf("    %-32s %" PRIu64 "\n", difference_name(i), t->reasons[i]);
     }
 }
 

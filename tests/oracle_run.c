@@ -124,8 +124,8 @@ static void account(struct oracle *o, uint64_t item, const char *name, const cha
     totals->equal += c->outcome == COMPARE_EQUAL;
     totals->named += c->outcome == COMPARE_NAMED;
     totals->differ += c->outcome == COMPARE_DIFFERS;
-    for (unsigned i = 0; c->reason && i < ORACLE_MAX_REASONS && compare_reason(i); i++)
-        totals->reasons[i] += compare_reason(i) == c->reason;
+    for (unsigned i = 0; i < DIFFERENCE_COUNT; i++)
+        totals->reasons[i] += difference_name(i) == c->reason;
     if (c->outcome == COMPARE_DIFFERS || o->options->verbose)
         tell(o, item, story, c);
     if (o->options->keep && (c->outcome == COMPARE_DIFFERS || o->options->count == 1))
@@ -139,15 +139,20 @@ static void account(struct oracle *o, uint64_t item, const char *name, const cha
 
 static void make_sound(struct oracle *o, uint64_t item)
 {
+    enum { ATTEMPTS = 4 };
     struct rng rng = rng_for(o->options->seed, item / ORACLE_SHARE);
-    imgmake_free(&o->image);
-    o->made = imgmake(o->dir, rng_next(&rng), &o->image) == 0;
-    if (!o->made) {
-        o->totals->not_made++;
-        return;
+    o->made = false;
+    for (int i = 0; i < ATTEMPTS && !o->made; i++) {
+        imgmake_free(&o->image);
+        o->made = imgmake(o->dir, rng_next(&rng), &o->image) == 0;
+        o->totals->not_made += !o->made;
     }
+    if (!o->made)
+        return;
     struct comparison c;
     compare_run(o->dir, &o->image, o->image.name, o->options->qcheck, &c);
+    if (c.outcome == COMPARE_NAMED && c.qemu.exit_code == 0)
+        c.outcome = COMPARE_DIFFERS; /* nothing may be found wrong with a sound image */
     o->totals->sound++;
     o->totals->unsound += c.qemu.exit_code != 0;
     account(o, item, o->image.name, NULL, &c);

@@ -12,7 +12,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum { ORACLE_SHARE = 4, ORACLE_MAX_REASONS = 32 };
+#include "differences.h"
+
+enum { ORACLE_SHARE = 4 };
 
 struct oracle_options {
     uint64_t seed, first, count; /* items first .. first + count - 1 */
@@ -26,7 +28,7 @@ struct oracle_totals {
     uint64_t damaged, sound, not_made, equal, named, differ;
     uint64_t unsound; /* made by QEMU's own programs, and qemu-img check complains */
     uint64_t qemu_exits[256], own_exits[256];
-    uint64_t reasons[ORACLE_MAX_REASONS]; /* by compare_reason() */
+    uint64_t reasons[DIFFERENCE_COUNT];
 };
 
 /* 0, or -errno when an image could not be copied or damaged. */

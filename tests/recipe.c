@@ -114,6 +114,9 @@ static int say_data(struct cursor *c)
     int ret = guest_statement(c, &guest_off, &length, &pattern, NULL, NULL);
     if (ret < 0)
         return ret;
+    enum { MAX_RAW_BYTES = 64 << 20 };
+    if (c->r->raw_image && length > MAX_RAW_BYTES)
+        return recipe_fail(c->r, "too much at once");
     if (!c->r->raw_image)
         return build_data(c->r, &c->r->active, guest_off, length, &pattern);
     uint8_t *buf = recipe_alloc(c->r, length, 1);
@@ -179,8 +182,10 @@ static int say_resize(struct cursor *c)
         return recipe_fail(r, "the disk is too large for its clusters");
     if (entries > r->active.size)
         build_l1_resize(r, &r->active, (uint32_t)entries);
+    uint64_t kept = clusters_for(&r->geo, size) << r->geo.cluster_bits;
+    ret = kept < r->header.size_bytes ? build_discard(r, kept, r->header.size_bytes - kept) : 0;
     r->header.size_bytes = size;
-    return 0;
+    return ret;
 }
 
 static int say_snapshot(struct cursor *c)

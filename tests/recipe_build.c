@@ -343,6 +343,11 @@ static int clear_range(struct recipe *r, uint64_t guest_off, uint64_t length, bo
         return recipe_fail(
             r, "zero and discard want whole %s", r->geo.extended_l2 ? "subclusters" : "clusters");
     while (guest_off < end) {
+        uint64_t span_end = guest_off / r->geo.l2_span * r->geo.l2_span + r->geo.l2_span;
+        if (!zero && !r->active.l2[guest_off / r->geo.l2_span]) { /* a hole already */
+            guest_off = span_end;
+            continue;
+        }
         uint64_t in_off = guest_off & (size - 1);
         uint64_t n = end - guest_off < size - in_off ? end - guest_off : size - in_off;
         uint64_t bits = r->geo.extended_l2 ? subcluster_bits(r, in_off, n) : QCOW2_SUBCLUSTER_ALLOC;

@@ -6,6 +6,8 @@
 
 #include "recipe_impl.h"
 
+enum { MAX_LUKS_BYTES = 16 << 20 };
+
 static int log2_of(struct recipe *r, const char *what, uint64_t value, unsigned *bits)
 {
     if (value == 0 || (value & (value - 1)))
@@ -130,6 +132,8 @@ static int place_first(struct recipe *r, const struct image_args *a)
     build_l1_resize(r, &r->active, (uint32_t)entries);
     if (!a->luks)
         return 0;
+    if (a->luks > MAX_LUKS_BYTES)
+        return recipe_fail(r, "the encryption header is too large");
     r->crypto_len = a->luks;
     r->crypto_off = build_alloc(r, clusters_for(&r->geo, a->luks));
     struct recipe_pattern pattern = {.seeded = true, .value = 0x4c554b53};

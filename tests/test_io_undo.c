@@ -144,6 +144,7 @@ START_TEST(other_images_and_later_changes_are_refused)
     io_close(other);
     other = mem(100); /* no log at all */
     ck_assert_int_eq(io_undo_rollback(other, image), -EILSEQ);
+    io_close(other);
     ck_assert_int_eq(io_undo_open(image, log, &other), -EEXIST);
 
     s.log = branch(log);

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rounds of repair; see repair.h. */
+#include "repair.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ROUNDS = 200, MAX_FINDINGS_A_ROUND = 100000 };
+
+/* ---- what stages ask ---- */
+
+uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding)
+{
+    enum object_kind kind = check_rows[finding->check].kind;
+    unsigned size =
+        kind == OBJECT_L2_ENTRY || kind == OBJECT_COMPRESSED ? repair->walk->geo.l2_entry_size : 8;
+    return finding->table_off + finding->index * size;
+}
+
+bool repair_deficit(const struct repair *repair, uint64_t host_off)
+{
+    const struct walk *walk = repair->walk;
+    if (host_off == 0 || !cluster_aligned(&walk->geo, host_off) || host_off >= walk->file_size)
+        return false;
+    uint64_t cluster = cluster_of(&walk->geo, host_off);
+    return census_known(walk->census, cluster) && census_get(walk->census, cluster).balance > 0;
+}
+
+int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs)
+{
+    bool conflict;
+    return census_claim(repair->walk->census, cluster_of(&repair->walk->geo, host_off), refs,
+        CLAIM_PACKED, &conflict);
+}
+
+static int compare_findings(const void *a, const void *b)
+{
+    const struct finding *x = a, *y = b;
+    if (x->check != y->check)
+        return x->check > y->check ? 1 : -1;
+    if (x->host_off != y->host_off)
+        return x->host_off > y->host_off ? 1 : -1;
+    return (x->guest_off > y->guest_off) - (x->guest_off < y->guest_off);
+}
+
+bool repair_is_l2_table(const struct repair *repair, uint64_t host_off)
+{
+    const struct table *table = table_find(&repair->walk->tables, host_off);
+    if (table)
+        return !table->skip;
+    const struct finding key = {.check = CHECK_orphan_l2_table, .host_off = host_off};
+    const struct finding_set *set = &repair->findings;
+    size_t low = 0, high = set->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (compare_findings(&set->items[middle], &key) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < set->count && set->items[low].check == key.check &&
+           set->items[low].host_off == host_off;
+}
+
+/* ---- findings of a round ---- */
+
+/* A finding that means that references are gone, so that a leak may be somebody's data. */
+static bool loses_references(enum check_id check)
+{
+    switch (check_rows[check].kind) {
+    case OBJECT_COMPRESSED:
+    case OBJECT_DATA_FILE:
+    case OBJECT_BACKING:
+        return false;
+    default:
+        return check_rows[check].severity == SEVERITY_DAMAGE && check != CHECK_l2_entry_shared &&
+               check != CHECK_l1_entry_shared;
+    }
+}
+
+static void collect(void *arg, const struct finding *finding)
+{
+    struct repair *repair = arg;
+    struct finding_set *set = &repair->findings;
+    repair->lost_references |= loses_references(finding->check);
+    if (check_rows[finding->check].kind == OBJECT_CLUSTER || set->failed ||
+        set->count == MAX_FINDINGS_A_ROUND)
+        return; /* counts are taken from the census; what is too much, from the next round */
+    if (set->count == set->room) {
+        size_t room = set->room ? set->room * 2 : 64;
+        struct finding *items = realloc(set->items, room * sizeof(*items));
+        if (!items) {
+            set->failed = true;
+            return;
+        }
+        set->items = items;
+        set->room = room;
+    }
+    set->items[set->count++] = *finding;
+}
+
+static int round_check(struct repair *repair)
+{
+    repair->findings.count = 0;
+    repair->lost_references = false;
+    report_init(&repair->report, 0);
+    repair->check.found = collect;
+    repair->check.found_arg = repair;
+    int ret = walk_open(
+        repair->io, repair->filename, &repair->check, &repair->report, WALK_ALL, &repair->walk);
+    if (repair->findings.count > 0)
+        qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
+            compare_findings);
+    return ret;
+}
+
+static void round_end(struct repair *repair)
+{
+    walk_close(repair->walk);
+    repair->walk = NULL;
+    report_release(&repair->report);
+}
+
+/* ---- marks ---- */
+
+/* The corrupt bit, not the dirty bit: programs that see a dirty image repair it in their own way,
+ * one marked corrupt they leave alone.  Version 2 has no room for marks. */
+static int set_incompatible(struct io *io, uint64_t set, uint64_t clear)
+{
+    uint8_t head[QCOW2_V3_HEADER_BYTES];
+    int ret = io_read_padded(io, 0, head, sizeof(head));
+    if (ret < 0 || load_be32(head) != QCOW2_MAGIC || load_be32(head + QCOW2_HDR_VERSION) < 3)
+        return ret;
+    uint64_t old = load_be64(head + QCOW2_HDR_INCOMPATIBLE), bits = (old | set) & ~clear;
+    if (bits == old)
+        return 0;
+    store_be64(head + QCOW2_HDR_INCOMPATIBLE, bits);
+    ret = io_write(io, QCOW2_HDR_INCOMPATIBLE, head + QCOW2_HDR_INCOMPATIBLE, 8);
+    return ret < 0 ? ret : io_flush(io);
+}
+
+/* ---- rounds ---- */
+
+static void print_remarks(const struct repair *repair)
+{
+    for (size_t i = 0; repair->options->remarks && i < repair->plan.remark_count; i++)
+        fprintf(repair->options->remarks, "    %s\n", repair->plan.remarks[i].text);
+}
+
+/* Applies the first stage that has anything to do.  *more: it had. */
+static int run_round(struct repair *repair, bool marked, bool *mark_now, bool *more)
+{
+    static repair_stage *const stages[] = {
+        repair_header_fields,
+        repair_fields,
+        repair_l1,
+        repair_l2,
+        repair_rebuild,
+        repair_raise,
+        repair_shared,
+        repair_snapshots,
+        repair_lossy,
+        repair_lower,
+        repair_copied,
+    };
+    int ret = 0;
+    *more = false;
+    for (size_t i = 0; ret == 0 && !*more && i < sizeof(stages) / sizeof(stages[0]); i++) {
+        if (repair->options->leaks_only && stages[i] != repair_lower)
+            continue;
+        plan_init(&repair->plan, repair->walk);
+        ret = stages[i](repair);
+        if (ret == 0)
+            print_remarks(repair);
+        if (ret == 0 && repair->plan.count > 0) {
+            *more = true;
+            if (repair->plan.needs_mark && !marked) {
+                ret = set_incompatible(repair->io, QCOW2_INCOMPAT_CORRUPT, 0);
+                *mark_now = true;
+            }
+            if (ret == 0)
+                ret = plan_apply(&repair->plan, repair->io, repair->options->edits);
+        }
+        plan_release(&repair->plan);
+    }
+    return ret;
+}
+
+struct outcome {
+    int error;
+    uint64_t corruptions, leaks; /* before the first edit */
+    bool counted;
+    bool was_corrupt; /* the bit, before we came */
+    bool marked;
+    bool clean; /* nothing wrong but the marks */
+};
+
+static int run_rounds(struct repair *repair, struct outcome *outcome)
+{
+    bool more = true;
+    int ret = 0;
+    for (unsigned round = 0; ret == 0 && more && round < MAX_ROUNDS; round++) {
+        ret = round_check(repair);
+        if (ret == 0 && !outcome->counted) {
+            outcome->counted = true;
+            outcome->corruptions = repair->report.corruptions;
+            outcome->leaks = repair->report.leaks;
+            outcome->was_corrupt = repair->walk->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
+        }
+        if (ret == 0)
+            ret = run_round(repair, outcome->marked, &outcome->marked, &more);
+        outcome->clean = ret == 0 && !more && repair->report.corruptions == 0 &&
+                         !repair->report.incomplete && !repair->report.unsupported;
+        if (repair->walk)
+            round_end(repair);
+    }
+    return ret;
+}
+
+/* Marks go last: when all is well, or when what is left was there before us. */
+static int clear_marks(struct repair *repair, const struct outcome *outcome)
+{
+    if (repair->options->leaks_only)
+        return 0;
+    if (outcome->clean)
+        return set_incompatible(repair->io, 0, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+    if (outcome->marked && !outcome->was_corrupt)
+        return set_incompatible(repair->io, 0, QCOW2_INCOMPAT_CORRUPT);
+    return 0;
+}
+
+void repair_image(struct io *io, const char *filename, const struct check_options *check,
+    const struct repair_options *options, struct report *report)
+{
+    struct repair repair = {.io = io, .filename = filename, .check = *check, .options = options};
+    struct outcome outcome = {0};
+    int ret = run_rounds(&repair, &outcome);
+    if (ret == 0)
+        ret = clear_marks(&repair, &outcome);
+    free(repair.findings.items);
+    check_image(io, filename, check, report); /* what counts is what is on the device now */
+    if (outcome.corruptions > report->corruptions)
+        report->corruptions_fixed = outcome.corruptions - report->corruptions;
+    if (outcome.leaks > report->leaks)
+        report->leaks_fixed = outcome.leaks - report->leaks;
+    if (ret == -EINTR)
+        report_problem(report, "the repair was stopped at a safe point; run it again to go on");
+    else if (ret < 0)
+        report_problem(report, "the repair could not be completed: %s", strerror(-ret));
+}

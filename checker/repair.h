@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Repair: findings become a plan, the plan is applied phase by phase, and a fresh check of the
+ * device says what is next, until nothing is left that may be repaired.
+ *
+ *   repair.c           rounds, marks, the verdict
+ *   repair_header.c    what the header must have been, tried out on a copy
+ *   repair_field.c     single fields and flags
+ *   repair_refcount.c  counts: raised, lowered, or the whole structure made anew
+ *   repair_l1.c        lost L2 tables put back, lost L1 tables found
+ *   repair_l2.c        lost data clusters put back
+ *   repair_shared.c    cross-linked clusters: every owner gets its own
+ *   repair_snapshot.c  snapshot table and bitmaps
+ *   repair_lossy.c     what is given up with --lossy */
+#ifndef CHECKER_REPAIR_H
+#define CHECKER_REPAIR_H
+
+#include <stdio.h>
+
+#include "plan.h"
+#include "qcheck.h"
+
+struct repair_options {
+    bool lossy;      /* also what must give something up */
+    bool leaks_only; /* nothing but lowering of refcounts */
+    FILE *edits;     /* gets a line for every edit; NULL: not */
+    FILE *remarks;   /* gets every choice made and every loss; NULL: not */
+};
+
+/* Repairs the image on `io`, then checks it again: `report` (from report_init()) is about the state
+ * after the repair, and says how many corruptions and leaks are gone.  Whatever fails makes the
+ * verdict incomplete; the image is then no worse than before. */
+void repair_image(struct io *io, const char *filename, const struct check_options *check,
+    const struct repair_options *options, struct report *report);
+
+/* ---- for the files of the repair ---- */
+
+struct finding_set {
+    struct finding *items;
+    size_t count, room;
+    bool failed; /* out of memory: the rest is left for another round */
+};
+
+struct repair {
+    struct io *io;
+    const char *filename;
+    struct check_options check;
+    const struct repair_options *options;
+    /* One round: */
+    struct report report;
+    struct finding_set findings; /* all but those about refcounts, by check and host offset */
+    struct walk *walk;
+    struct plan plan;
+    bool lost_references; /* something unresolved may explain a leak */
+};
+
+/* A stage adds edits to the round's plan; the first stage with any wins the round. */
+typedef int repair_stage(struct repair *repair);
+repair_stage repair_header_fields, repair_fields, repair_l1, repair_l2, repair_rebuild,
+    repair_raise, repair_shared, repair_snapshots, repair_lossy, repair_lower, repair_copied;
+
+/* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
+int repair_make_room(struct repair *repair);
+
+/* Where the entry lies that a finding is about. */
+uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding);
+
+/* The stored count is higher than the references found: somebody's reference is missing. */
+bool repair_deficit(const struct repair *repair, uint64_t host_off);
+
+/* From now on the missing reference is accounted for. */
+int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs);
+
+/* True if an L2 table of the image, or an orphan that looks like one, starts there. */
+bool repair_is_l2_table(const struct repair *repair, uint64_t host_off);
+
+#endif

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Repairs of a single field or flag whose right value follows from the format alone. */
+#include "repair.h"
+
+/* Bits to clear in the entry that a finding names.  Entries are looked up again, so that several
+ * findings about one entry add up. */
+struct field_rule {
+    enum check_id check;
+    uint64_t clear;
+};
+
+static const struct field_rule rules[] = {
+    {CHECK_l1_reserved_bits, QCOW2_L1_RESERVED},
+    {CHECK_l2_reserved_bits, QCOW2_L2_RESERVED},
+    {CHECK_l2_zero_flag, QCOW2_ENTRY_ZERO},
+    {CHECK_l2_subcluster_zero_flag, QCOW2_ENTRY_ZERO},
+    {CHECK_l2_compressed_copied, QCOW2_ENTRY_COPIED},
+    {CHECK_l2_copied_unallocated, QCOW2_ENTRY_COPIED},
+    {CHECK_reftable_reserved_bits, QCOW2_REFTABLE_RSVD},
+    {CHECK_bitmap_entry_reserved, QCOW2_BITMAP_RESERVED},
+};
+
+static int clear_bits(struct repair *repair, const struct finding *finding, uint64_t clear)
+{
+    uint64_t off = repair_entry_off(repair, finding), value;
+    int ret = plan_peek(&repair->plan, off, &value);
+    if (ret == 0 && (value & clear))
+        ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, value & ~clear);
+    return ret;
+}
+
+/* Header fields of which only a bit is wrong. */
+static int header_bit(struct repair *repair, const struct finding *finding)
+{
+    const struct qcow2_header *header = &repair->walk->header;
+    uint64_t clear = finding->check == CHECK_header_bitmaps_bit    ? QCOW2_AUTOCLEAR_BITMAPS
+                     : finding->check == CHECK_header_raw_data_bit ? QCOW2_AUTOCLEAR_RAW_DATA
+                                                                   : 0;
+    if (!clear)
+        return 0;
+    uint64_t value = header->autoclear;
+    plan_peek(&repair->plan, QCOW2_HDR_AUTOCLEAR, &value);
+    return plan_be64(
+        &repair->plan, PHASE_SWITCH, finding->check, QCOW2_HDR_AUTOCLEAR, value & ~clear);
+}
+
+int repair_fields(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *finding = &repair->findings.items[i];
+        ret = header_bit(repair, finding);
+        for (size_t k = 0; ret == 0 && k < sizeof(rules) / sizeof(rules[0]); k++) {
+            if (rules[k].check == finding->check)
+                ret = clear_bits(repair, finding, rules[k].clear);
+        }
+        if (ret == 0 && finding->check == CHECK_l2_compressed_bitmap)
+            ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check,
+                repair_entry_off(repair, finding) + 8, 0);
+    }
+    return ret;
+}
+
+/* COPIED as the stored counts demand, when these are right. */
+int repair_copied(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *finding = &repair->findings.items[i];
+        switch (finding->check) {
+        case CHECK_l1_copied_set:
+        case CHECK_l2_copied_set:
+            ret = clear_bits(repair, finding, QCOW2_ENTRY_COPIED);
+            break;
+        case CHECK_l1_copied_clear:
+        case CHECK_l2_copied_clear:
+            ret = plan_be64(&repair->plan, PHASE_RELEASE, finding->check,
+                repair_entry_off(repair, finding), finding->want);
+            break;
+        default:
+            break;
+        }
+    }
+    return ret;
+}

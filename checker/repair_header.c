@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Header fields.  The right value of some follows from the rest of the image; for others the few
+ * possible ones are tried on a copy-on-write view of it, and the one that makes sense of the image
+ * is taken if it is the only one. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+
+struct patch {
+    uint64_t off;
+    uint8_t bytes[8];
+    size_t length;
+};
+
+static struct patch patch_be32(uint64_t off, uint32_t value)
+{
+    struct patch patch = {.off = off, .length = 4};
+    store_be32(patch.bytes, value);
+    return patch;
+}
+
+static struct patch patch_be64(uint64_t off, uint64_t value)
+{
+    struct patch patch = {.off = off, .length = 8};
+    store_be64(patch.bytes, value);
+    return patch;
+}
+
+/* How much is wrong with the image under the patch: UINT64_MAX if it cannot be judged at all. */
+static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
+{
+    struct io *overlay;
+    struct report report;
+    struct check_options options = {.stop = repair->check.stop};
+    int ret = io_overlay_open(repair->io, &overlay);
+    if (ret < 0)
+        return ret;
+    ret = io_write(overlay, patch->off, patch->bytes, patch->length);
+    if (ret == 0) {
+        report_init(&report, 0);
+        check_image(overlay, NULL, &options, &report);
+        *wrong = report.corruptions + report.leaks;
+        if (report.unsupported || report.incomplete || report.check_errors)
+            *wrong = UINT64_MAX;
+        report_release(&report);
+    }
+    io_close(overlay);
+    return ret;
+}
+
+/* Takes the patch under which the image makes sense, if there is exactly one best. */
+static int take_best(
+    struct repair *repair, enum check_id why, const struct patch *patches, size_t count)
+{
+    uint64_t best_wrong = UINT64_MAX;
+    size_t best = 0;
+    bool tie = true;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t wrong;
+        int ret = try_patch(repair, &patches[i], &wrong);
+        if (ret < 0)
+            return ret;
+        if (wrong == best_wrong)
+            tie = true;
+        if (wrong < best_wrong) {
+            best_wrong = wrong;
+            best = i;
+            tie = false;
+        }
+    }
+    if (tie)
+        return 0;
+    return plan_bytes(&repair->plan, PHASE_SWITCH, why, patches[best].off, patches[best].bytes,
+        patches[best].length);
+}
+
+enum { MAX_TRIES = 64 };
+
+/* Every value of a small field. */
+static int try_values(
+    struct repair *repair, enum check_id why, uint64_t off, uint32_t first, uint32_t last)
+{
+    struct patch patches[MAX_TRIES];
+    size_t count = 0;
+    for (uint32_t value = first; value <= last && count < MAX_TRIES; value++)
+        patches[count++] = patch_be32(off, value);
+    return take_best(repair, why, patches, count);
+}
+
+/* Every value one bit away from the present one. */
+static int try_bits(struct repair *repair, enum check_id why, uint64_t off, uint64_t value)
+{
+    struct patch patches[MAX_TRIES];
+    for (unsigned bit = 0; bit < MAX_TRIES; bit++)
+        patches[bit] = patch_be64(off, value ^ UINT64_C(1) << bit);
+    return take_best(repair, why, patches, MAX_TRIES);
+}
+
+/* The two fields of the compression type together: what the compressed clusters are cannot be seen
+ * here, so the bit follows the type, whose unknown values are tried. */
+static int mend_compression(struct repair *repair, enum check_id why)
+{
+    const struct qcow2_header *header = &repair->walk->header;
+    uint64_t bits = header->incompatible & ~QCOW2_INCOMPAT_COMPRESSION;
+    if (header->compression == QCOW2_ZSTD)
+        bits |= QCOW2_INCOMPAT_COMPRESSION;
+    else if (header->compression != QCOW2_ZLIB && repair->options->lossy) {
+        uint8_t type = header->incompatible & QCOW2_INCOMPAT_COMPRESSION ? QCOW2_ZSTD : QCOW2_ZLIB;
+        return plan_bytes(
+            &repair->plan, PHASE_SWITCH, why, QCOW2_HDR_COMPRESSION, &type, sizeof(type));
+    } else if (header->compression != QCOW2_ZLIB) {
+        return 0;
+    }
+    return plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_INCOMPATIBLE, bits);
+}
+
+/* The L1 table's size: what the disk needs, if the table's clusters have the room. */
+static int mend_l1_size(struct repair *repair, enum check_id why)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t needed = l1_entries_for(&walk->geo, walk->header.size_bytes);
+    struct patch patches[2] = {patch_be32(QCOW2_HDR_L1_SIZE, (uint32_t)needed),
+        patch_be64(QCOW2_HDR_SIZE, walk->header.l1_size * walk->geo.l2_span)};
+    if (needed == 0 || needed > QCOW2_MAX_L1_BYTES / 8)
+        return repair->options->lossy ? take_best(repair, why, patches + 1, 1) : 0;
+    return take_best(repair, why, patches, repair->options->lossy ? 2 : 1);
+}
+
+static int mend_crypt_method(struct repair *repair, enum check_id why)
+{
+    bool luks = repair->walk->has_crypto;
+    uint32_t method = luks ? QCOW2_CRYPT_LUKS : QCOW2_CRYPT_NONE;
+    if (!luks && !repair->options->lossy)
+        return 0;
+    return plan_be32(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_CRYPT_METHOD, method);
+}
+
+/* The name cannot be read where the header says.  Giving it up is a loss: what was never written
+ * to the image came from there. */
+static int drop_backing_name(struct repair *repair, enum check_id why)
+{
+    uint8_t zeros[12] = {0};
+    if (!repair->options->lossy)
+        return 0;
+    int ret = plan_remark(&repair->plan, "lost: the name of the backing file");
+    for (unsigned at = 0; ret == 0 && at < sizeof(zeros); at += 4)
+        ret = plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_BACKING_OFF + at, zeros, 4);
+    return ret;
+}
+
+/* Cuts the list of extensions off where it cannot be read any more. */
+static int end_extensions(struct repair *repair, const struct finding *f)
+{
+    if (!repair->options->lossy)
+        return 0;
+    int ret = plan_remark(&repair->plan, "lost: the header extensions from 0x%llx on",
+        (unsigned long long)f->host_off);
+    return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, f->check, f->host_off, 0);
+}
+
+static int mend_field(struct repair *repair, const struct finding *f)
+{
+    const struct qcow2_header *header = &repair->walk->header;
+    bool lossy = repair->options->lossy;
+    switch (f->check) {
+    case CHECK_header_magic: {
+        struct patch magic = patch_be32(0, QCOW2_MAGIC);
+        return lossy ? take_best(repair, f->check, &magic, 1) : 0;
+    }
+    case CHECK_header_version:
+        return lossy ? try_values(repair, f->check, QCOW2_HDR_VERSION, 2, 3) : 0;
+    case CHECK_header_incompatible_unknown:
+        return lossy ? try_bits(repair, f->check, QCOW2_HDR_INCOMPATIBLE, header->incompatible) : 0;
+    case CHECK_header_cluster_bits:
+        return try_values(repair, f->check, QCOW2_HDR_CLUSTER_BITS, QCOW2_MIN_CLUSTER_BITS,
+            QCOW2_MAX_CLUSTER_BITS);
+    case CHECK_header_refcount_order:
+        return try_values(repair, f->check, QCOW2_HDR_REFCOUNT_ORDER, 0, QCOW2_MAX_REFCOUNT_ORDER);
+    case CHECK_header_length: {
+        struct patch lengths[] = {
+            patch_be32(QCOW2_HDR_LENGTH, 104), patch_be32(QCOW2_HDR_LENGTH, 112)};
+        return take_best(repair, f->check, lengths, 2);
+    }
+    case CHECK_header_compression_type:
+    case CHECK_header_compression_bit:
+        return mend_compression(repair, f->check);
+    case CHECK_header_size:
+    case CHECK_header_l1_too_small:
+    case CHECK_header_l1_too_large:
+        return mend_l1_size(repair, f->check);
+    case CHECK_header_crypt_method:
+    case CHECK_header_crypto_missing:
+    case CHECK_ext_crypto_unexpected:
+        return mend_crypt_method(repair, f->check);
+    case CHECK_header_backing_name:
+        return drop_backing_name(repair, f->check);
+    case CHECK_ext_truncated:
+        return end_extensions(repair, f);
+    case CHECK_header_snapshot_count:
+    case CHECK_header_snapshots_unaligned:
+    case CHECK_header_snapshots_outside:
+        return lossy ? try_bits(repair, f->check, QCOW2_HDR_SNAPSHOTS_OFF, header->snapshots_off)
+                     : 0;
+    default:
+        return 0;
+    }
+}
+
+/* One field a round: each changes what the others mean. */
+int repair_header_fields(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
+        enum object_kind kind = check_rows[repair->findings.items[i].check].kind;
+        if (kind == OBJECT_HEADER || kind == OBJECT_EXTENSION)
+            ret = mend_field(repair, &repair->findings.items[i]);
+    }
+    return ret;
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * --lossy: what can be neither repaired nor found again is given up, so that the rest can be used.
+ * Every loss is told, with its guest range. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "repair.h"
+
+static int tell_loss(struct repair *repair, const struct finding *f)
+{
+    char name[CHECK_NAME_BYTES];
+    check_name(f->check, name);
+    return plan_remark(&repair->plan, "lost: guest 0x%llx-0x%llx of %s (%s)",
+        (unsigned long long)f->guest_off, (unsigned long long)(f->guest_off + f->guest_len - 1),
+        f->tree > TREE_ACTIVE ? "a snapshot" : "the disk", name);
+}
+
+/* An entry without a cluster: zeros where a backing file would show through otherwise. */
+static int drop_l2_entry(struct repair *repair, const struct finding *f)
+{
+    const struct walk *walk = repair->walk;
+    uint8_t bytes[16] = {0};
+    if (walk->view.has_backing && walk->geo.version >= 3) {
+        if (walk->geo.extended_l2)
+            store_be64(bytes + 8, QCOW2_SUBCLUSTER_ZERO);
+        else
+            store_be64(bytes, QCOW2_ENTRY_ZERO);
+    }
+    int ret = tell_loss(repair, f);
+    if (ret == 0)
+        ret = plan_bytes(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), bytes,
+            walk->geo.l2_entry_size);
+    return ret;
+}
+
+static int drop_l1_entry(struct repair *repair, const struct finding *f)
+{
+    int ret = tell_loss(repair, f);
+    return ret < 0
+               ? ret
+               : plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), 0);
+}
+
+/* Every L1 entry that points to a table that is none. */
+static int drop_table(struct repair *repair, const struct finding *f)
+{
+    const struct walk *walk = repair->walk;
+    const struct table *table = table_find(&walk->tables, f->host_off);
+    int ret = tell_loss(repair, f);
+    for (size_t i = 0; ret == 0 && table && i < walk->tree_count; i++) {
+        const struct tree *tree = &walk->trees[i];
+        uint64_t off = tree->l1_off + table->l1_idx * UINT64_C(8), raw;
+        if (!tree->usable || table->l1_idx >= tree->l1_size ||
+            plan_peek(&repair->plan, off, &raw) < 0)
+            continue;
+        if ((raw & QCOW2_OFFSET_MASK) == table->host_off)
+            ret = plan_be64(&repair->plan, PHASE_SWITCH, f->check, off, 0);
+    }
+    return ret;
+}
+
+/* Which of the two marks is right nobody knows; data is kept. */
+static int settle_subclusters(struct repair *repair, const struct finding *f)
+{
+    uint64_t off = repair_entry_off(repair, f) + 8, bitmap;
+    int ret = plan_peek(&repair->plan, off, &bitmap);
+    if (ret < 0)
+        return ret;
+    uint64_t both = bitmap >> 32 & bitmap;
+    bitmap &= f->check == CHECK_l2_subcluster_conflict ? ~(both << 32) : ~QCOW2_SUBCLUSTER_ALLOC;
+    ret = tell_loss(repair, f);
+    return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, f->check, off, bitmap);
+}
+
+typedef int loss(struct repair *repair, const struct finding *finding);
+
+static const struct {
+    enum check_id check;
+    loss *give_up;
+} losses[] = {
+    {CHECK_l1_entry_unaligned, drop_l1_entry},
+    {CHECK_l1_entry_outside, drop_l1_entry},
+    {CHECK_l1_entry_into_metadata, drop_l1_entry},
+    {CHECK_l2_table_implausible, drop_table},
+    {CHECK_l2_entry_unaligned, drop_l2_entry},
+    {CHECK_l2_entry_outside, drop_l2_entry},
+    {CHECK_l2_entry_into_metadata, drop_l2_entry},
+    {CHECK_l2_compressed_outside, drop_l2_entry},
+    {CHECK_l2_compressed_size, drop_l2_entry},
+    {CHECK_l2_compressed_data_file, drop_l2_entry},
+    {CHECK_compressed_undecodable, drop_l2_entry},
+    {CHECK_compressed_short, drop_l2_entry},
+    {CHECK_l2_subcluster_conflict, settle_subclusters},
+    {CHECK_l2_subcluster_unallocated, settle_subclusters},
+};
+
+int repair_lossy(struct repair *repair)
+{
+    int ret = 0;
+    if (!repair->options->lossy)
+        return 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        for (size_t k = 0; ret == 0 && k < sizeof(losses) / sizeof(losses[0]); k++) {
+            if (losses[k].check == f->check)
+                ret = losses[k].give_up(repair, f);
+        }
+    }
+    repair->plan.needs_mark |= repair->plan.count > 0;
+    return ret;
+}

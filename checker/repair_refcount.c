@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Refcounts: raised where too low, lowered where nothing lost can explain that they are too high,
+ * or, when the structure itself is damaged, made anew in fresh space and switched to by one write
+ * of the header. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+
+/* Plans a rewrite of every block in which a count is wrong in that direction. */
+static int plan_blocks(struct repair *repair, bool lower)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = 0;
+    int ret = 0;
+    while (ret == 0 && census_next_mismatch(walk->census, cluster, &cluster)) {
+        uint64_t table_idx = cluster >> walk->geo.refblock_bits;
+        bool wrong = (census_get(walk->census, cluster).balance > 0) == lower;
+        if (!wrong || cluster >= walk->cluster_end || !census_known(walk->census, cluster)) {
+            cluster++;
+            continue;
+        }
+        if (!lower || walk_block_off(walk, table_idx) != 0)
+            ret = plan_refblock(&repair->plan, lower ? PHASE_RELEASE : PHASE_NEW,
+                lower ? CHECK_cluster_leaked : CHECK_refcount_too_low, table_idx, lower);
+        cluster = (table_idx + 1) << walk->geo.refblock_bits;
+    }
+    return ret;
+}
+
+/* With counts above one, a stale COPIED flag lets a write change what others see. */
+static int clear_copied(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_l1_copied_set && f->check != CHECK_l2_copied_set)
+            continue;
+        uint64_t cluster = cluster_of(&repair->walk->geo, f->host_off);
+        if (walk_facts(repair->walk, cluster).refs > 1)
+            ret =
+                plan_be64(&repair->plan, PHASE_NEW, f->check, repair_entry_off(repair, f), f->want);
+    }
+    return ret;
+}
+
+int repair_raise(struct repair *repair)
+{
+    int ret = plan_blocks(repair, false);
+    if (ret == 0 && repair->plan.count > 0)
+        ret = clear_copied(repair);
+    return ret;
+}
+
+int repair_lower(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    if (!walk->judgeable || walk->refs_incomplete || repair->report.incomplete)
+        return 0; /* what was not read may use it */
+    if (repair->lost_references && !repair->options->lossy)
+        return 0; /* it may be what somebody is looking for */
+    if (repair->options->leaks_only && repair->report.corruptions > 0)
+        return 0;
+    return plan_blocks(repair, true);
+}
+
+/* ---- a new structure ---- */
+
+static bool structure_broken(const struct repair *repair)
+{
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        switch (repair->findings.items[i].check) {
+        case CHECK_header_reftable_missing:
+        case CHECK_header_reftable_too_large:
+        case CHECK_header_reftable_unaligned:
+        case CHECK_header_reftable_outside:
+        case CHECK_reftable_entry_unaligned:
+        case CHECK_reftable_entry_outside:
+        case CHECK_refblock_shared:
+            return true;
+        default:
+            break;
+        }
+    }
+    return false;
+}
+
+/* A cluster in use whose count has no block to stand in. */
+static bool block_missing(const struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = 0;
+    while (census_next_mismatch(walk->census, cluster, &cluster)) {
+        uint64_t table_idx = cluster >> walk->geo.refblock_bits;
+        if (cluster < walk->cluster_end && census_get(walk->census, cluster).balance < 0 &&
+            walk_block_off(walk, table_idx) == 0)
+            return true;
+        cluster = (table_idx + 1) << walk->geo.refblock_bits;
+    }
+    return false;
+}
+
+struct layout {
+    uint64_t first; /* cluster: the table, then the blocks */
+    uint64_t table_clusters, block_count;
+    uint64_t end; /* clusters that have counts */
+};
+
+static bool range_unused(const struct walk *walk, uint64_t first, uint64_t count)
+{
+    for (uint64_t c = first; c < first + count; c++) {
+        struct census_cell cell = census_get(walk->census, c);
+        if (cell.claimed || cell.balance != 0 || !census_known(walk->census, c))
+            return false;
+    }
+    return true;
+}
+
+/* Blocks for every cluster up to the end: simple, and at most a cluster for each block's span. */
+static void size_up(const struct walk *walk, struct layout *layout)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    layout->block_count = div_up(layout->end, geo->refblock_entries);
+    layout->table_clusters = clusters_for(geo, layout->block_count * 8);
+}
+
+/* In the file if there is room for it, else behind its end; there it must count itself. */
+static void find_room(const struct repair *repair, uint64_t spare, struct layout *layout)
+{
+    const struct walk *walk = repair->walk;
+    layout->end = walk->cluster_end + spare;
+    size_up(walk, layout);
+    uint64_t need = layout->table_clusters + layout->block_count;
+    for (uint64_t c = 1; !repair->lost_references && c + need <= walk->cluster_end; c++) {
+        if (range_unused(walk, c, need)) {
+            layout->first = c;
+            return;
+        }
+        while (c + need <= walk->cluster_end && range_unused(walk, c, 1))
+            c++;
+    }
+    layout->first = walk->cluster_end;
+    for (uint64_t before = 0; before != layout->end;) {
+        before = layout->end;
+        layout->end = layout->first + layout->table_clusters + layout->block_count + spare;
+        size_up(walk, layout);
+    }
+}
+
+static int plan_structure(struct repair *repair, const struct layout *layout)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    struct plan *plan = &repair->plan;
+    uint64_t table_len = layout->table_clusters << geo->cluster_bits;
+    uint64_t first_block = layout->first + layout->table_clusters;
+    uint8_t *table = calloc(1, (size_t)table_len), header[12];
+    if (!table)
+        return -ENOMEM;
+    for (uint64_t i = 0; i < layout->block_count; i++)
+        store_be64(table + i * 8, (first_block + i) << geo->cluster_bits);
+    int ret = plan_data(plan, PHASE_NEW, CHECK_header_reftable_missing,
+        layout->first << geo->cluster_bits, table, table_len);
+    for (uint64_t i = 0; ret == 0 && i < layout->block_count; i++) {
+        ret = plan_refblock(plan, PHASE_NEW, CHECK_header_reftable_missing, i, false);
+        if (ret == 0)
+            plan->edits[plan->count - 1].host_off = (first_block + i) << geo->cluster_bits;
+    }
+    store_be64(header, layout->first << geo->cluster_bits);
+    store_be32(header + 8, (uint32_t)layout->table_clusters);
+    if (ret == 0)
+        ret = plan_bytes(plan, PHASE_SWITCH, CHECK_header_reftable_missing, QCOW2_HDR_REFTABLE_OFF,
+            header, sizeof(header));
+    return ret;
+}
+
+static int plan_rebuild(struct repair *repair, uint64_t spare)
+{
+    struct walk *walk = repair->walk;
+    struct layout layout;
+    find_room(repair, spare, &layout);
+    if ((layout.table_clusters << walk->geo.cluster_bits) > QCOW2_MAX_REFTABLE_BYTES)
+        return plan_remark(
+            &repair->plan, "the refcount table would become larger than 8 MiB: not made anew");
+    repair->plan.rebuild = true;
+    repair->plan.needs_mark = true;
+    repair->plan.lossy_damage = repair->lost_references;
+    repair->plan.run_first = layout.first;
+    repair->plan.run_count = layout.table_clusters + layout.block_count;
+    return plan_structure(repair, &layout);
+}
+
+static bool may_rebuild(const struct repair *repair)
+{
+    return repair->walk->judgeable && !repair->walk->unreadable;
+}
+
+int repair_rebuild(struct repair *repair)
+{
+    bool needed = may_rebuild(repair) && (structure_broken(repair) || block_missing(repair));
+    return needed ? plan_rebuild(repair, 0) : 0;
+}
+
+int repair_make_room(struct repair *repair)
+{
+    /* A block's span more: copies to come find their counts there. */
+    return may_rebuild(repair) ? plan_rebuild(repair, repair->walk->geo.refblock_entries) : 0;
+}

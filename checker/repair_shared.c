@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cross-linked clusters: every owner gets a copy of its own, so that no later write by the guest to
+ * one place can change another.  Nothing is lost by that, whoever was right. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "codec.h"
+#include "repair.h"
+
+/* The uncompressed content of an entry, malloc'd; NULL with *ret set. */
+static uint8_t *decode(const struct walk *walk, const struct qcow2_l2_entry *e, int *ret)
+{
+    uint8_t *packed = malloc(e->length), *plain = malloc(walk->geo.cluster_size);
+    struct codec *codec = NULL;
+    *ret = packed && plain ? 0 : -ENOMEM;
+    if (*ret == 0 && walk->header.compression > QCOW2_ZSTD)
+        *ret = -ENOTSUP;
+    if (*ret == 0)
+        *ret = codec_open((enum qcow2_compression)walk->header.compression, &codec);
+    if (*ret == 0)
+        *ret = io_read_padded(walk->io, e->host_off, packed, e->length);
+    if (*ret == 0)
+        *ret = codec_decode(codec, packed, e->length, plain, walk->geo.cluster_size);
+    if (*ret == -EOVERFLOW)
+        *ret = 0;
+    codec_close(codec);
+    free(packed);
+    if (*ret < 0) {
+        free(plain);
+        return NULL;
+    }
+    return plain;
+}
+
+/* Gives the entry a new cluster with the same content. */
+static int copy_for(struct repair *repair, const struct finding *f, const struct table *table)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t entry_off = repair_entry_off(repair, f), cluster;
+    uint8_t bytes[16] = {0}, *plain = NULL;
+    struct qcow2_l2_entry e;
+    int ret = io_read_padded(repair->walk->io, entry_off, bytes, geo->l2_entry_size);
+    if (ret < 0)
+        return ret;
+    qcow2_l2_decode(geo, bytes, &e);
+    if (e.kind == QCOW2_L2_COMPRESSED) {
+        plain = decode(repair->walk, &e, &ret);
+        if (!plain) /* nobody can copy it: left to --lossy */
+            return ret == -ENOMEM ? ret : 0;
+    } else if (!cluster_aligned(geo, e.host_off)) {
+        return 0;
+    }
+    ret = plan_alloc(&repair->plan, f->check, 1, table->refs, &cluster);
+    if (ret < 0) {
+        free(plain);
+        return ret;
+    }
+    uint64_t host_off = cluster << geo->cluster_bits;
+    if (plain)
+        ret = plan_data(&repair->plan, PHASE_NEW, f->check, host_off, plain, geo->cluster_size);
+    else
+        ret = plan_copy(&repair->plan, PHASE_NEW, f->check, e.host_off, host_off);
+    uint64_t raw = host_off;
+    if (!plain && !geo->extended_l2)
+        raw |= e.raw & QCOW2_ENTRY_ZERO;
+    if (table->refs == 1 && table->active_refs == 1)
+        raw |= QCOW2_ENTRY_COPIED;
+    store_be64(bytes, raw);
+    if (plain && geo->extended_l2) /* all 32 subclusters are there */
+        store_be64(bytes + 8, QCOW2_SUBCLUSTER_ALLOC);
+    if (ret == 0)
+        ret =
+            plan_bytes(&repair->plan, PHASE_SWITCH, f->check, entry_off, bytes, geo->l2_entry_size);
+    return ret;
+}
+
+/* The first owner of a cluster, by guest place, keeps it; so do others at the same place.  Owners
+ * of one cluster are neighbours in the sorted findings. */
+static bool keeps_it(const struct repair *repair, size_t me)
+{
+    const struct finding *items = repair->findings.items;
+    size_t first = me;
+    while (first > 0 && items[first - 1].check == items[me].check &&
+           items[first - 1].host_off == items[me].host_off)
+        first--;
+    return items[first].guest_off == items[me].guest_off;
+}
+
+static int separate_data(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_l2_entry_into_metadata &&
+            (f->check != CHECK_l2_entry_shared || keeps_it(repair, i)))
+            continue;
+        const struct table *table = table_find(&repair->walk->tables, f->table_off);
+        if (table)
+            ret = copy_for(repair, f, table);
+        if (ret == 0 && f->check == CHECK_l2_entry_shared)
+            ret = plan_remark(&repair->plan,
+                "guest 0x%llx gets its own copy of the cluster at 0x%llx; which owner's content it "
+                "is cannot be told",
+                (unsigned long long)f->guest_off, (unsigned long long)f->host_off);
+    }
+    return ret;
+}
+
+/* A second L2 table with the same entries, so that its data is cross-linked next and separated in
+ * the next round. */
+static int copy_table(struct repair *repair, const struct finding *f, const struct table *table)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t cluster, refs = repair->walk->trees[f->tree].same_l1;
+    uint8_t *bytes = malloc(geo->cluster_size);
+    if (!bytes)
+        return -ENOMEM;
+    int ret = io_read_padded(repair->walk->io, table->host_off, bytes, geo->cluster_size);
+    if (ret == 0)
+        ret = plan_alloc(&repair->plan, f->check, 1, refs, &cluster);
+    if (ret < 0) {
+        free(bytes);
+        return ret;
+    }
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
+        store_be64(p, load_be64(p) & ~QCOW2_ENTRY_COPIED);
+    }
+    uint64_t host_off = cluster << geo->cluster_bits;
+    ret = plan_data(&repair->plan, PHASE_NEW, f->check, host_off, bytes, geo->cluster_size);
+    bool copied = f->tree == TREE_ACTIVE && refs == 1;
+    if (ret == 0)
+        ret = plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f),
+            host_off | (copied ? QCOW2_ENTRY_COPIED : 0));
+    return ret;
+}
+
+static int separate_tables(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        const struct table *table = f->check == CHECK_l1_entry_shared
+                                        ? table_find(&repair->walk->tables, f->host_off)
+                                        : NULL;
+        if (table && f->index != table->l1_idx)
+            ret = copy_table(repair, f, table);
+    }
+    return ret;
+}
+
+int repair_shared(struct repair *repair)
+{
+    int ret = separate_tables(repair);
+    if (ret == 0 && repair->plan.count == 0)
+        ret = separate_data(repair);
+    if (ret != -ENOSPC)
+        return ret;
+    /* No cluster with a count to set: make room in the refcounts first. */
+    plan_release(&repair->plan);
+    plan_init(&repair->plan, repair->walk);
+    return repair_make_room(repair);
+}

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The snapshot table and the bitmap directory: written anew into fresh clusters, without what is
+ * broken, and switched to by one write of the header. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+
+enum { EXTRA_ROOM = QCOW2_SNAPSHOT_EXTRA_V3, ID_ROOM = 24 };
+
+/* One record of the new table. */
+struct record {
+    struct qcow2_snapshot snapshot; /* points into the old table, or at: */
+    uint8_t extra[EXTRA_ROOM];
+    char id[ID_ROOM];
+    bool drop, new_id;
+};
+
+struct table_copy {
+    uint8_t *bytes; /* the old table */
+    struct record *records;
+    size_t count;
+    bool changed;
+};
+
+static void copy_free(struct table_copy *copy)
+{
+    free(copy->bytes);
+    free(copy->records);
+}
+
+static int copy_read(const struct walk *walk, struct table_copy *copy)
+{
+    size_t length = (size_t)walk->snapshot_table_len + 8, pos = 0;
+    copy->count = walk->tree_count - 1;
+    copy->bytes = malloc(length);
+    copy->records = calloc(copy->count + 1, sizeof(*copy->records));
+    if (!copy->bytes || !copy->records)
+        return -ENOMEM;
+    int ret = io_read_padded(walk->io, walk->header.snapshots_off, copy->bytes, length);
+    for (size_t i = 0; ret == 0 && i < copy->count; i++) {
+        ret = qcow2_snapshot_decode(copy->bytes + pos, length - pos, &copy->records[i].snapshot);
+        pos += (size_t)copy->records[i].snapshot.record_len;
+    }
+    return ret;
+}
+
+/* What the format demands in version 3 and was left out: the sizes as they were understood. */
+static void complete_extra(const struct walk *walk, struct record *record)
+{
+    struct qcow2_snapshot *s = &record->snapshot;
+    if (s->extra_len > 0)
+        memcpy(record->extra, s->extra, s->extra_len);
+    if (s->extra_len < 8)
+        store_be64(record->extra, s->vm_state_size);
+    store_be64(record->extra + 8, walk->header.size_bytes);
+    s->extra = record->extra;
+    s->extra_len = EXTRA_ROOM;
+}
+
+/* One more than any number used as an ID so far. */
+static uint64_t next_id(const struct table_copy *copy)
+{
+    uint64_t next = 1;
+    for (size_t i = 0; i < copy->count; i++) {
+        const struct qcow2_snapshot *s = &copy->records[i].snapshot;
+        uint64_t value = 0;
+        size_t k = 0;
+        while (k < s->id_len && k < 18 && s->id[k] >= '0' && s->id[k] <= '9')
+            value = value * 10 + (uint64_t)(s->id[k++] - '0');
+        if (k == s->id_len && value >= next)
+            next = value + 1;
+    }
+    return next;
+}
+
+static int give_id(struct repair *repair, struct table_copy *copy, struct record *record)
+{
+    if (record->new_id)
+        return 0;
+    int n = snprintf(record->id, sizeof(record->id), "%llu", (unsigned long long)next_id(copy));
+    record->snapshot.id = (const uint8_t *)record->id;
+    record->snapshot.id_len = (uint16_t)n;
+    record->new_id = true;
+    return plan_remark(&repair->plan, "the snapshot at 0x%llx gets the new ID \"%s\"",
+        (unsigned long long)record->snapshot.l1_off, record->id);
+}
+
+/* Only the first of several with one ID keeps it. */
+static bool keeps_id(const struct table_copy *copy, size_t me)
+{
+    const struct qcow2_snapshot *s = &copy->records[me].snapshot;
+    for (size_t i = 0; i < me; i++) {
+        const struct qcow2_snapshot *other = &copy->records[i].snapshot;
+        if (other->id_len == s->id_len && !memcmp(other->id, s->id, s->id_len))
+            return false;
+    }
+    return true;
+}
+
+static int mend_record(struct repair *repair, struct table_copy *copy, const struct finding *f)
+{
+    struct record *record = &copy->records[f->tree - 1];
+    bool lossy = repair->options->lossy;
+    switch (f->check) {
+    case CHECK_snapshot_extra_short:
+        complete_extra(repair->walk, record);
+        break;
+    case CHECK_snapshot_id_empty:
+        copy->changed = true;
+        return give_id(repair, copy, record);
+    case CHECK_snapshot_id_repeated:
+        if (keeps_id(copy, (size_t)f->tree - 1))
+            return 0;
+        copy->changed = true;
+        return give_id(repair, copy, record);
+    case CHECK_snapshot_extra_long:
+        if (!lossy)
+            return 0;
+        record->snapshot.extra_len = QCOW2_MAX_SNAPSHOT_EXTRA;
+        break;
+    case CHECK_snapshot_l1_unaligned:
+    case CHECK_snapshot_l1_outside:
+    case CHECK_snapshot_l1_too_large:
+        if (!lossy || record->drop)
+            return 0;
+        record->drop = true;
+        copy->changed = true;
+        return plan_remark(
+            &repair->plan, "lost: snapshot number %d, whose L1 table cannot be found", f->tree);
+    default:
+        return 0;
+    }
+    copy->changed = true;
+    return 0;
+}
+
+static int write_table(struct repair *repair, const struct table_copy *copy, enum check_id why)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t length = 0, count = 0, cluster = 0, pos = 0;
+    for (size_t i = 0; i < copy->count; i++) {
+        if (!copy->records[i].drop) {
+            length += qcow2_snapshot_length(&copy->records[i].snapshot);
+            count++;
+        }
+    }
+    uint8_t header[12] = {0}, *bytes;
+    int ret = 0;
+    if (count > 0) {
+        uint64_t clusters = clusters_for(geo, length);
+        bytes = calloc(clusters, geo->cluster_size);
+        ret = bytes ? plan_alloc(&repair->plan, why, clusters, 1, &cluster) : -ENOMEM;
+        if (ret < 0) {
+            free(bytes);
+            return ret;
+        }
+        for (size_t i = 0; i < copy->count; i++) {
+            if (copy->records[i].drop)
+                continue;
+            qcow2_snapshot_encode(&copy->records[i].snapshot, bytes + pos);
+            pos += qcow2_snapshot_length(&copy->records[i].snapshot);
+        }
+        ret = plan_data(&repair->plan, PHASE_NEW, why, cluster << geo->cluster_bits, bytes,
+            clusters << geo->cluster_bits);
+    }
+    store_be32(header, (uint32_t)count);
+    store_be64(header + 4, cluster << geo->cluster_bits);
+    if (ret == 0)
+        ret = plan_bytes(
+            &repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOT_COUNT, header, sizeof(header));
+    return ret;
+}
+
+static int mend_snapshots(struct repair *repair)
+{
+    struct table_copy copy = {0};
+    enum check_id why = CHECK_snapshot_extra_short;
+    int ret = repair->walk->tree_count > 1 ? copy_read(repair->walk, &copy) : 0;
+    for (size_t i = 0; ret == 0 && copy.count > 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (check_rows[f->check].kind != OBJECT_SNAPSHOT || (size_t)f->tree > copy.count)
+            continue;
+        bool before = copy.changed;
+        ret = mend_record(repair, &copy, f);
+        if (copy.changed != before)
+            why = f->check;
+    }
+    /* A count that claims more records than there are: those that can be read are all there is. */
+    for (size_t i = 0; ret == 0 && repair->options->lossy && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_snapshot_table_truncated) {
+            ret = plan_remark(&repair->plan, "lost: %llu snapshots behind the end of the table",
+                (unsigned long long)(f->want - f->got));
+            copy.changed = true;
+            why = f->check;
+        }
+    }
+    if (ret == 0 && copy.changed)
+        ret = write_table(repair, &copy, why);
+    copy_free(&copy);
+    return ret;
+}
+
+/* The header's pointer is broken, and exactly one orphan looks like the table. */
+static int find_table(struct repair *repair)
+{
+    uint64_t found = 0;
+    enum check_id why = CHECK_COUNT;
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_orphan_snapshot_table) {
+            if (found)
+                return 0;
+            found = f->host_off;
+        } else if (f->check == CHECK_header_snapshots_unaligned ||
+                   f->check == CHECK_header_snapshots_outside) {
+            why = f->check;
+        }
+    }
+    if (found && why != CHECK_COUNT)
+        return plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOTS_OFF, found);
+    return 0;
+}
+
+/* ---- bitmaps ---- */
+
+/* The bitmap is one that no program could use: it is lost already. */
+static bool bitmap_broken(
+    const struct repair *repair, uint64_t idx, const struct qcow2_bitmap *bitmap)
+{
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        const struct check_row *row = &check_rows[f->check];
+        if (row->tally == TALLY_NONE)
+            continue;
+        if ((row->kind == OBJECT_BITMAP && f->index == idx) ||
+            (row->kind == OBJECT_BITMAP_ENTRY && f->table_off == bitmap->table_off))
+            return true;
+    }
+    return false;
+}
+
+/* Where the extension's data lies in the header; 0 if it is not there in the right length. */
+static uint64_t bitmaps_ext_off(const struct walk *walk)
+{
+    struct qcow2_ext ext;
+    size_t pos = walk->header.header_length;
+    while (qcow2_ext_next(walk->head, walk->head_len, &pos, &ext) == 1) {
+        if (ext.type == QCOW2_EXT_BITMAPS && ext.length == QCOW2_BITMAPS_EXT_BYTES)
+            return ext.head_off + 8;
+    }
+    return 0;
+}
+
+static int write_directory(
+    struct repair *repair, enum check_id why, const uint8_t *bytes, size_t length, uint32_t count)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t clusters = clusters_for(geo, length), cluster;
+    uint8_t *data = calloc(clusters, geo->cluster_size), ext[QCOW2_BITMAPS_EXT_BYTES];
+    int ret = data ? plan_alloc(&repair->plan, why, clusters, 1, &cluster) : -ENOMEM;
+    if (ret < 0) {
+        free(data);
+        return ret;
+    }
+    memcpy(data, bytes, length);
+    struct qcow2_bitmaps_ext fields = {.bitmap_count = count,
+        .directory_size = length,
+        .directory_off = cluster << geo->cluster_bits};
+    qcow2_bitmaps_ext_encode(&fields, ext);
+    ret = plan_data(&repair->plan, PHASE_NEW, why, cluster << geo->cluster_bits, data,
+        clusters << geo->cluster_bits);
+    for (unsigned at = 0; ret == 0 && at < sizeof(ext); at += 8)
+        ret = plan_bytes(
+            &repair->plan, PHASE_SWITCH, why, bitmaps_ext_off(repair->walk) + at, ext + at, 8);
+    return ret;
+}
+
+/* Without its bit the extension counts for nothing: every program then throws the bitmaps away. */
+static int give_up_bitmaps(struct repair *repair, enum check_id why)
+{
+    uint64_t bits = repair->walk->header.autoclear & ~QCOW2_AUTOCLEAR_BITMAPS;
+    int ret = plan_remark(&repair->plan, "the bitmaps are lost and marked so");
+    return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_AUTOCLEAR, bits);
+}
+
+/* Keeps every bitmap that is sound. */
+static int mend_directory(struct repair *repair, enum check_id why)
+{
+    const struct walk *walk = repair->walk;
+    size_t size = (size_t)walk->bitmaps.directory_size, pos = 0, kept_len = 0;
+    uint8_t *bytes = calloc(2, size), *kept = bytes + size;
+    if (!bytes)
+        return -ENOMEM;
+    uint32_t kept_count = 0;
+    int ret = io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, size);
+    for (uint32_t i = 0; ret == 0 && i < walk->bitmaps.bitmap_count; i++) {
+        struct qcow2_bitmap bitmap;
+        if (qcow2_bitmap_decode(bytes + pos, size - pos, &bitmap) < 0)
+            break;
+        if (!bitmap_broken(repair, i, &bitmap)) {
+            memcpy(kept + kept_len, bytes + pos, (size_t)bitmap.record_len);
+            kept_len += (size_t)bitmap.record_len;
+            kept_count++;
+        } else {
+            char name[64];
+            report_escape(bitmap.name, bitmap.name_len, name, sizeof(name));
+            ret = plan_remark(&repair->plan, "the broken bitmap \"%s\" is removed", name);
+        }
+        pos += (size_t)bitmap.record_len;
+    }
+    if (ret == 0 && (kept_count == 0 || bitmaps_ext_off(walk) == 0))
+        ret = give_up_bitmaps(repair, why);
+    else if (ret == 0)
+        ret = write_directory(repair, why, kept, kept_len, kept_count);
+    free(bytes);
+    return ret;
+}
+
+static int mend_bitmaps(struct repair *repair)
+{
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        const struct check_row *row = &check_rows[f->check];
+        if (row->tally == TALLY_NONE)
+            continue;
+        if (f->check == CHECK_ext_bitmaps_count || f->check == CHECK_ext_bitmaps_directory)
+            return repair->walk->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS
+                       ? give_up_bitmaps(repair, f->check)
+                       : 0;
+        if (row->kind == OBJECT_BITMAP_DIRECTORY || row->kind == OBJECT_BITMAP ||
+            row->kind == OBJECT_BITMAP_ENTRY)
+            return mend_directory(repair, f->check);
+    }
+    return 0;
+}
+
+int repair_snapshots(struct repair *repair)
+{
+    if (!repair->walk->judgeable)
+        return 0;
+    int ret = find_table(repair);
+    if (ret == 0 && repair->plan.count == 0)
+        ret = mend_snapshots(repair);
+    if (ret == 0 && repair->plan.count == 0)
+        ret = mend_bitmaps(repair);
+    if (ret != -ENOSPC)
+        return ret;
+    plan_release(&repair->plan);
+    plan_init(&repair->plan, repair->walk);
+    return repair_make_room(repair);
+}
