@@ -192,7 +192,11 @@ struct window history_window(
     const struct history *h, const struct recording *recording, size_t first, size_t end)
 {
     unsigned steps = (unsigned)h->step_count;
-    unsigned begun = first > 0 ? recording->list[first - 1].op : 0;
+    unsigned begun = 0; /* operation of the last flush that told the truth */
+    for (size_t i = first; begun == 0 && i-- > 0;) {
+        if (recording->list[i].kind == REQUEST_FLUSH && recording->list[i].result == 0)
+            begun = recording->list[i].op;
+    }
     unsigned now = end < recording->count ? recording->list[end].op : steps;
     struct window window = {.floor = begun, .ceil = now < steps ? now + 1 : steps};
     for (unsigned i = begun; i < now && i < h->workload.count; i++) {

@@ -18,6 +18,9 @@ struct request {
     char *backtrace; /* innermost function first; NULL where not asked for or not to be had */
 };
 
+/* Result of a flush that failed, and after which the device has forgotten what it lost. */
+enum { FLUSH_LOST = 1 };
+
 struct recording {
     struct request *list;
     size_t count, room;

@@ -66,6 +66,8 @@ int sweep_lose(struct recording *r, const struct fault_plan *plan, unsigned vari
             break;
         first = flush + 1;
     }
+    if (flush < r->count)
+        r->list[flush].result = FLUSH_LOST;
     if (flush == r->count || (variant > 0 && first + variant > flush))
         return -ENOENT;
     if (variant > 0) {
