@@ -35,7 +35,8 @@ CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
-TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/interplay.c)
+TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
+                 tests/interplay.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -49,6 +50,8 @@ LIBS_CODEC  := -lzstd -lz
 LIBS_JSON   := -ljansson
 LIBS_TEST   := $(shell pkg-config --libs check 2>/dev/null || echo -lcheck)
 LIBS_THREAD := -lpthread
+# qcrash makes allocations fail.
+WRAP_ALLOC  := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 UNWIND      := $(shell pkg-config --exists libunwind 2>/dev/null && echo yes)
 ifeq ($(UNWIND),yes)
 LIBS_UNWIND := $(shell pkg-config --libs libunwind)
@@ -79,7 +82,8 @@ $(BUILD)/qcheck: $(BUILD)/checker/qcheck.o $(CHECKER_LIB) $(IO_LIB)
 $(BUILD)/qsnap: $(BUILD)/engine/qsnap.o $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/qcrash: $(BUILD)/faultinj/qcrash.o $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) $(LIBS_THREAD)
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
+		$(LIBS_THREAD) -lm
 
 # One test program; its list of suites is the list of files tests/test_<suite>.c.
 $(BUILD)/tests/suites.h: FORCE
@@ -91,9 +95,11 @@ CFLAGS_TEST := -iquote tests -iquote $(BUILD)/tests -DQCHECK_PROGRAM='"$(BUILD)/
 $(BUILD)/tests/%.o: CFLAGS_ALL += $(CFLAGS_TEST)
 $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
-		$(LIBS_THREAD)
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
+		$(LIBS_THREAD) -lm
 $(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
+$(BUILD)/tests/trial: $(BUILD)/tests/trial.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
@@ -107,6 +113,15 @@ interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N
 
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
+
+# The full exploration: every workload on every kind of image, sequences, faults.
+crash: $(BUILD)/qcrash          ## explore crashes of every workload on every image, in full
+	$(BUILD)/qcrash run --image all --cap 65536
+	$(BUILD)/qcrash run --sequences 3
+	$(BUILD)/qcrash run --random 200,12
+
+mutants: $(BUILD)/qcrash        ## wrong engines that qcrash must find
+	$(BUILD)/qcrash mutants
 
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
 	@tests/demo.sh $(BUILD)/qcheck
@@ -145,12 +160,16 @@ SEED ?= 1
 oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=2000 SEED=1
 	$(BUILD)/tests/oracle $(N) $(SEED)
 
+repair-trial: $(PROGRAMS) $(BUILD)/tests/trial   ## repair against qemu-img check -r all: N=2000 SEED=1
+	$(BUILD)/tests/trial $(N) $(SEED)
+
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
 
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check demo lint san deps install uninstall oracle interplay clean help FORCE
+.PHONY: all check crash mutants demo lint san deps install uninstall oracle repair-trial interplay \
+        clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -230,24 +230,39 @@ enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const str
             *area = &list->items[low - 1];
         return list->items[low - 1].kind;
     }
-    return table_find(&walk->tables, host_off) ? AREA_L2_TABLE : AREA_NONE;
+    /* Nothing is metadata that does not look like it. */
+    const struct table *table = table_find(&walk->tables, host_off);
+    return table && !table->implausible ? AREA_L2_TABLE : AREA_NONE;
+}
+
+/* The cluster is at odds only with an L1 entry that points to no table: not the cluster's fault. */
+bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster)
+{
+    const struct table *table = table_find(&walk->tables, cluster << walk->geo.cluster_bits);
+    return table && table->implausible;
+}
+
+bool walk_area_conflict(const struct walk *walk, const struct area *area)
+{
+    uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
+    for (uint64_t c = cluster_of(&walk->geo, area->host_off); c <= last; c++) {
+        if (census_get(walk->census, c).conflict && !walk_wrongly_accused(walk, c))
+            return true;
+    }
+    return false;
 }
 
 int walk_judge_areas(struct walk *walk)
 {
     for (size_t i = 0; census_has_conflicts(walk->census) && i < walk->areas.count; i++) {
         const struct area *area = &walk->areas.items[i];
-        uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
-        bool conflict = false;
-        for (uint64_t c = cluster_of(&walk->geo, area->host_off); !conflict && c <= last; c++)
-            conflict = census_get(walk->census, c).conflict;
         struct subject subject = {
             .kind = OBJECT_AREA,
             .tree = area->tree,
             .has_host = true,
             .host_off = area->host_off,
             .length = area->length,
-            .area = {.kind = area->kind, .conflict = conflict},
+            .area = {.kind = area->kind, .conflict = walk_area_conflict(walk, area)},
         };
         walk_show(walk, &subject);
     }
@@ -260,7 +275,7 @@ struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
 {
     struct census_cell cell = census_get(walk->census, cluster);
     struct cluster_facts facts = {
-        .conflict = cell.conflict,
+        .conflict = cell.conflict && !walk_wrongly_accused(walk, cluster),
         .area = cell.claimed ? walk_area_at(walk, cluster, NULL) : AREA_NONE,
     };
     facts.stored_known =
@@ -289,7 +304,7 @@ int walk_collect_owners(struct walk *walk)
     while (slots < wanted * 2)
         slots *= 2;
     uint64_t cluster;
-    if (!census_next_mismatch(walk->census, 0, &cluster))
+    if (wanted == 0 || !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
     walk->owners = malloc(slots * sizeof(*walk->owners));
     if (!walk->owners)

@@ -164,6 +164,9 @@ void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t len
  * by a cluster or more is not counted at all.  *conflict: somebody else had claimed one of them. */
 int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict);
 
+/* Somebody else uses a part of the area, too. */
+bool walk_area_conflict(const struct walk *walk, const struct area *area);
+
 void walk_sort_areas(struct walk *walk); /* before walk_area_at() can be used */
 
 /* Claims the clusters touched by a range for one owner; *conflict is set if one is taken, and left
@@ -174,6 +177,8 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
 /* The piece of metadata a cluster belongs to; L2 tables included.  NULL for L2 tables, whose kind
  * is returned all the same. */
 enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const struct area **area);
+
+bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster);
 
 /* -EINTR when the user wants to stop; also moves the progress line. */
 int walk_pause(struct walk *walk, uint64_t bytes_done);

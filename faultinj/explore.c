@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See explore.h: epochs one after the other, and the judging of a state. */
+#include "explore.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "explore_impl.h"
+#include "qcheck.h"
+
+enum { REPORTS_PER_EPOCH = 3, SAMPLE_ONE_IN = 64 };
+
+double monotonic_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+struct explore_options explore_options_default(void)
+{
+    return (struct explore_options){
+        .cap = 1 << 20,
+        .samples = 4096,
+        .seed = 1,
+        .check_full = 256,
+        .continue_full = 256,
+    };
+}
+
+void explore_counts_add(struct explore_counts *sum, const struct explore_counts *more)
+{
+    sum->legal += more->legal;
+    sum->certified += more->certified;
+    sum->executed += more->executed;
+    sum->distinct += more->distinct;
+    sum->checked += more->checked;
+    sum->continued += more->continued;
+    sum->refused += more->refused;
+    sum->harmed += more->harmed;
+    sum->silent += more->silent;
+    sum->epochs += more->epochs;
+    sum->epochs_exhaustive += more->epochs_exhaustive;
+    sum->units += more->units;
+    sum->units_touched += more->units_touched;
+    if (sum->largest_epoch_units < more->largest_epoch_units)
+        sum->largest_epoch_units = more->largest_epoch_units;
+    sum->seconds += more->seconds;
+    sum->out_of_time |= more->out_of_time;
+}
+
+bool explore_exhaustive(const struct explore_counts *counts)
+{
+    return counts->epochs == counts->epochs_exhaustive && !counts->out_of_time;
+}
+
+/* ---- a set of hashes ----------------------------------------------------------------------- */
+
+void hash_set_release(struct hash_set *set)
+{
+    free(set->slots);
+    *set = (struct hash_set){0};
+}
+
+static bool put(struct hash_set *set, uint64_t hash)
+{
+    for (size_t i = hash & (set->size - 1);; i = (i + 1) & (set->size - 1)) {
+        if (set->slots[i] == hash)
+            return false;
+        if (set->slots[i] == 0) {
+            set->slots[i] = hash;
+            return true;
+        }
+    }
+}
+
+int hash_set_add(struct hash_set *set, uint64_t hash, bool *added)
+{
+    if (set->count * 2 >= set->size) {
+        struct hash_set bigger = {.size = set->size ? set->size * 2 : 4096};
+        bigger.slots = calloc(bigger.size, sizeof(*bigger.slots));
+        if (!bigger.slots)
+            return -ENOMEM;
+        for (size_t i = 0; i < set->size; i++) {
+            if (set->slots[i])
+                put(&bigger, set->slots[i]);
+        }
+        bigger.count = set->count;
+        free(set->slots);
+        *set = bigger;
+    }
+    *added = put(set, hash ? hash : 1);
+    set->count += *added;
+    return 0;
+}
+
+/* ---- setting a state ----------------------------------------------------------------------- */
+
+static void set_factor(struct explorer *ex, size_t factor, unsigned choice)
+{
+    const struct epoch *epoch = &ex->epoch;
+    if (factor == epoch->unit_count) {
+        ex->state->size_bytes = epoch->sizes[choice];
+        return;
+    }
+    const struct unit *unit = &epoch->units[factor];
+    const struct version *version = &unit->versions[choice];
+    unsigned sectors = epoch->unit_bytes / STATE_SECTOR;
+    for (unsigned s = 0; s < sectors; s++) {
+        uint64_t sector = unit->idx * sectors + s;
+        state_put(ex->state, sector, version->bytes + (size_t)s * STATE_SECTOR, version->hashes[s]);
+        if (ex->state->unreadable)
+            ex->state->unreadable[sector] = version->unreadable;
+    }
+}
+
+void explorer_set(struct explorer *ex, const unsigned *choice)
+{
+    for (size_t f = 0; f < epoch_factors(&ex->epoch); f++) {
+        if (ex->current[f] == choice[f])
+            continue;
+        set_factor(ex, f, choice[f]);
+        ex->current[f] = choice[f];
+    }
+}
+
+/* By content: what lies past the size does not count. */
+static uint64_t vector_hash(const struct explorer *ex, const unsigned *choice)
+{
+    const struct epoch *epoch = &ex->epoch;
+    uint64_t size = epoch->sizes[choice[epoch->unit_count]];
+    uint64_t hash = ex->base_hash ^ state_mix(size);
+    for (size_t f = 0; f < epoch->unit_count; f++) {
+        const struct unit *unit = &epoch->units[f];
+        if (choice[f] && unit->idx * epoch->unit_bytes < size)
+            hash ^= unit->versions[0].hash ^ unit->versions[choice[f]].hash;
+    }
+    return hash;
+}
+
+/* ---- judging ------------------------------------------------------------------------------- */
+
+/* After a crash: space that is lost, flags that are only slow, and what the oracle judges itself
+ * (COPIED against true references, lost tables by the disks' content). */
+static bool allowed_after_crash(enum check_id check, bool dirty)
+{
+    switch (check) {
+    case CHECK_l1_entry_past_end: /* until a shrink is complete; a grow clears it first (I6) */
+    case CHECK_l2_entry_past_end:
+    case CHECK_cluster_leaked:
+    case CHECK_refcount_too_high:
+    case CHECK_l1_copied_clear:
+    case CHECK_l2_copied_clear:
+    case CHECK_l1_copied_set:
+    case CHECK_l2_copied_set:
+    case CHECK_orphan_l1_table:
+    case CHECK_orphan_l2_table:
+    case CHECK_orphan_snapshot_table:
+    case CHECK_l1_hole:
+        return true;
+    case CHECK_refcount_too_low:
+    case CHECK_header_dirty:
+        return dirty;
+    default:
+        return check_rows[check].severity == SEVERITY_NOTE ||
+               check_rows[check].severity == SEVERITY_WASTE;
+    }
+}
+
+static void run_checker(const struct state *state, struct report *report)
+{
+    static const struct check_options options = {.threads = 1};
+    report_init(report, 8);
+    check_image((struct io *)(uintptr_t)&state->io, NULL, &options, report);
+}
+
+static enum invariant invariant_of(enum check_id check)
+{
+    switch (check_rows[check].kind) {
+    case OBJECT_CLUSTER:
+        return INVARIANT_COUNTED;
+    case OBJECT_AREA:
+        return INVARIANT_OWNED;
+    default:
+        return INVARIANT_OPENS;
+    }
+}
+
+static bool checker_agrees(struct explorer *ex, struct breach *breach)
+{
+    struct report report;
+    run_checker(ex->state, &report);
+    bool good = !report.incomplete && !report.unsupported;
+    if (!good)
+        breach_note(breach, INVARIANT_OPENS, "qcheck cannot judge it: %s", report.problem);
+    for (int check = 0; good && check < CHECK_COUNT; check++) {
+        if (report.hits[check] == 0 ||
+            allowed_after_crash((enum check_id)check, !ex->oracle.counts_known))
+            continue;
+        char name[CHECK_NAME_BYTES];
+        check_name((enum check_id)check, name);
+        good = breach_note(breach, invariant_of((enum check_id)check), "qcheck finds %s: %s", name,
+            check_rows[check].sentence);
+    }
+    report_release(&report);
+    return good;
+}
+
+int explorer_judge(struct explorer *ex, bool check, bool go_on, struct breach *breach)
+{
+    const struct explore_options *options = ex->options;
+    bool good = oracle_look(&ex->oracle, ex->state, breach);
+    if (ex->oracle.no_memory)
+        return -ENOMEM;
+    if (!good || options->metadata_only)
+        return 0;
+    if (!history_allows(ex->history, ex->window, &ex->oracle.model, breach))
+        return 0;
+    if (check) {
+        ex->counts->checked++;
+        if (!checker_agrees(ex, breach))
+            return 0;
+    }
+    if (!go_on)
+        return 0;
+    int ret = continuation_run(&ex->continuation, ex->state, &ex->oracle.model, breach);
+    ex->counts->continued += !ex->continuation.refused;
+    ex->counts->refused += ex->continuation.refused;
+    return ret;
+}
+
+static bool sampled(uint64_t seen, uint64_t full)
+{
+    return seen <= full || (seen % SAMPLE_ONE_IN == 0 && seen / SAMPLE_ONE_IN <= full);
+}
+
+/* Models that promise less: counted, not reported. */
+static int judge_lightly(struct explorer *ex)
+{
+    struct breach breach = {0};
+    struct report report;
+    bool good = oracle_look(&ex->oracle, ex->state, &breach) &&
+                history_allows(ex->history, ex->window, &ex->oracle.model, &breach);
+    run_checker(ex->state, &report);
+    enum verdict verdict = report_verdict(&report);
+    report_release(&report);
+    ex->counts->checked++;
+    ex->counts->harmed += !good;
+    ex->counts->silent += !good && (verdict == VERDICT_CLEAN || verdict == VERDICT_LEAKS);
+    return ex->oracle.no_memory ? -ENOMEM : 0;
+}
+
+static int report_vector(struct explorer *ex, const unsigned *choice, struct breach *breach)
+{
+    size_t factors = epoch_factors(&ex->epoch);
+    unsigned *small = malloc(factors * sizeof(*small));
+    if (!small)
+        return -ENOMEM;
+    memcpy(small, choice, factors * sizeof(*small));
+    int ret = explorer_shrink(ex, small, breach);
+    if (ret == 0) {
+        struct violation violation = {
+            .epoch = ex->epoch.number,
+            .first = ex->epoch.first,
+            .end = ex->epoch.end,
+            .window = ex->window,
+            .breach = *breach,
+            .choice = small,
+            .units = &ex->epoch,
+            .recording = ex->recording,
+        };
+        ret = ex->report ? ex->report(ex->report_arg, &violation) : 0;
+    }
+    free(small);
+    return ret;
+}
+
+int explorer_visit(void *arg, const unsigned *choice)
+{
+    struct explorer *ex = arg;
+    bool added;
+    ex->counts->executed++;
+    ex->executed_here++;
+    uint64_t context = (uint64_t)ex->window.floor << 32 | ex->window.ceil;
+    int ret = hash_set_add(&ex->seen, vector_hash(ex, choice) ^ state_mix(context + 1), &added);
+    if (ret < 0 || !added)
+        return ret;
+    ex->counts->distinct++;
+    ex->seen_here++;
+    explorer_set(ex, choice);
+    if (ex->model->promise != PROMISE_FULL)
+        return judge_lightly(ex);
+    struct breach breach = {0};
+    ret = explorer_judge(ex, sampled(ex->seen_here, ex->options->check_full),
+        sampled(ex->seen_here, ex->options->continue_full), &breach);
+    if (ret < 0 || breach.invariant == INVARIANT_NONE)
+        return ret;
+    if (ex->reported_here++ >= REPORTS_PER_EPOCH)
+        return -ECANCELED; /* this epoch is broken, no use in going on */
+    return report_vector(ex, choice, &breach);
+}
+
+/* ---- epochs -------------------------------------------------------------------------------- */
+
+/* Noise in a sector of guest data is nobody's to notice: such versions are taken out. */
+static void spare_guest_data(struct explorer *ex)
+{
+    struct breach ignored = {0};
+    if (ex->model->promise == PROMISE_FULL || !oracle_look(&ex->oracle, ex->durable, &ignored))
+        return;
+    for (size_t i = 0; i < ex->epoch.unit_count; i++) {
+        struct unit *unit = &ex->epoch.units[i];
+        uint64_t cluster = cluster_of(&ex->oracle.geo, unit->idx * ex->epoch.unit_bytes);
+        if (cluster < ex->oracle.cluster_count && ex->oracle.clusters[cluster].owner < 7)
+            continue; /* metadata; 7 and more: L2 tables and data, told apart below */
+        bool table = cluster < ex->oracle.cluster_count && ex->oracle.clusters[cluster].owner == 7;
+        while (!table && unit->count > 1 && unit->versions[unit->count - 1].worse) {
+            unit->count--;
+            free(unit->versions[unit->count].bytes);
+            free(unit->versions[unit->count].hashes);
+        }
+    }
+}
+
+static int prepare_epoch(struct explorer *ex, unsigned number, size_t first, size_t end)
+{
+    struct epoch *epoch = &ex->epoch;
+    int ret = epoch_build(ex->recording, first, end, ex->durable, ex->model->unit_bytes, epoch);
+    if (ret < 0)
+        return ret;
+    epoch->number = number;
+    if (ex->model->extend)
+        ret = ex->model->extend(epoch, ex->recording, ex->options->seed);
+    if (ret == 0)
+        spare_guest_data(ex);
+    ex->window = history_window(ex->history, ex->recording, first, end);
+    memcpy(ex->state->bytes, ex->durable->bytes, (size_t)ex->state->room_bytes);
+    memcpy(ex->state->hashes, ex->durable->hashes,
+        (size_t)(ex->state->room_bytes / STATE_SECTOR) * sizeof(uint64_t));
+    ex->state->size_bytes = ex->durable->size_bytes;
+    if (ex->state->unreadable)
+        memset(ex->state->unreadable, 0, (size_t)(ex->state->room_bytes / STATE_SECTOR));
+    free(ex->current);
+    ex->current = calloc(epoch_factors(epoch), sizeof(*ex->current));
+    ex->seen_here = ex->executed_here = ex->reported_here = 0;
+    ex->base_hash = 0;
+    for (uint64_t s = 0; s < ex->state->room_bytes / STATE_SECTOR; s++)
+        ex->base_hash ^= state_mix(ex->state->hashes[s] + s * 0x9e3779b9u);
+    return ret < 0 ? ret : ex->current ? 0 : -ENOMEM;
+}
+
+static int run_epoch(struct explorer *ex, unsigned number, size_t first, size_t end)
+{
+    int ret = prepare_epoch(ex, number, first, end);
+    if (ret == 0) {
+        ex->counts->epochs++;
+        ex->counts->units += ex->epoch.unit_count;
+        ex->counts->units_touched += ex->epoch.touched;
+        if (ex->counts->largest_epoch_units < ex->epoch.unit_count)
+            ex->counts->largest_epoch_units = ex->epoch.unit_count;
+        ret = explorer_walk(ex);
+        ret = ret == -ECANCELED ? 0 : ret;
+    }
+    epoch_release(&ex->epoch);
+    return ret;
+}
+
+/* The end of the epoch that starts at `first`: the next successful flush, or the end. */
+static size_t epoch_end(const struct recording *recording, size_t first)
+{
+    size_t end = first;
+    while (end < recording->count &&
+           (recording->list[end].kind != REQUEST_FLUSH || recording->list[end].result < 0))
+        end++;
+    return end;
+}
+
+static int explorer_open(struct explorer *ex)
+{
+    uint64_t room = ex->history->room_bytes;
+    for (size_t i = 0; i < ex->recording->count; i++) {
+        const struct request *r = &ex->recording->list[i];
+        if (r->kind == REQUEST_WRITE && r->host_off + r->length > room)
+            room = r->host_off + r->length;
+    }
+    oracle_init(&ex->oracle);
+    continuation_init(&ex->continuation);
+    int ret = state_open(room, &ex->durable);
+    if (ret == 0)
+        ret = state_open(room, &ex->state);
+    if (ret == 0 && ex->model->extend == fault_unreadable) {
+        ex->state->unreadable = calloc((size_t)(ex->state->room_bytes / STATE_SECTOR), 1);
+        ret = ex->state->unreadable ? 0 : -ENOMEM;
+    }
+    return ret == 0 ? state_load(ex->durable, ex->history->base) : ret;
+}
+
+static void explorer_close(struct explorer *ex)
+{
+    state_close(ex->durable);
+    state_close(ex->state);
+    free(ex->current);
+    oracle_release(&ex->oracle);
+    continuation_release(&ex->continuation);
+    hash_set_release(&ex->seen);
+}
+
+int explore_run(const struct history *history, const struct recording *recording,
+    const struct fault_model *model, const struct explore_options *options,
+    struct explore_counts *counts, explore_report *report, void *arg)
+{
+    struct explorer ex = {.history = history,
+        .recording = recording,
+        .model = model,
+        .options = options,
+        .counts = counts,
+        .report = report,
+        .report_arg = arg};
+    double start = monotonic_seconds();
+    int ret = explorer_open(&ex);
+    unsigned number = 0;
+    for (size_t first = 0, end; ret == 0 && first <= recording->count; first = end + 1, number++) {
+        end = epoch_end(recording, first);
+        if (!options->only_epoch || options->only_epoch == number + 1)
+            ret = run_epoch(&ex, number, first, end);
+        if (ret == 0)
+            ret = epoch_apply_all(recording, first, end, ex.durable);
+    }
+    explorer_close(&ex);
+    counts->seconds += monotonic_seconds() - start;
+    return ret;
+}
+
+int explore_replay(const struct history *history, const struct recording *recording,
+    const struct fault_model *model, const struct explore_options *options, unsigned epoch,
+    const char *choices, struct state **state, explore_report *report, void *arg)
+{
+    struct explore_counts counts = {0};
+    struct explorer ex = {.history = history,
+        .recording = recording,
+        .model = model,
+        .options = options,
+        .counts = &counts,
+        .report = report,
+        .report_arg = arg};
+    unsigned number = 0, *choice = NULL;
+    struct breach breach = {0};
+    int ret = explorer_open(&ex);
+    size_t first = 0, end = epoch_end(recording, 0);
+    for (; ret == 0 && number < epoch && end < recording->count; number++) {
+        ret = epoch_apply_all(recording, first, end, ex.durable);
+        first = end + 1;
+        end = epoch_end(recording, first);
+    }
+    if (ret == 0)
+        ret = number == epoch ? prepare_epoch(&ex, epoch, first, end) : -ENOENT;
+    if (ret == 0) {
+        choice = calloc(epoch_factors(&ex.epoch), sizeof(*choice));
+        ret = choice ? choices_parse(&ex.epoch, choices, choice) : -ENOMEM;
+    }
+    if (ret == 0) {
+        explorer_set(&ex, choice);
+        ret = explorer_judge(&ex, true, true, &breach);
+    }
+    if (ret == 0 && breach.invariant != INVARIANT_NONE)
+        ret = report_vector(&ex, choice, &breach);
+    if (ret == 0) {
+        explorer_set(&ex, choice);
+        *state = ex.state;
+        ex.state = NULL;
+    }
+    free(choice);
+    epoch_release(&ex.epoch);
+    explorer_close(&ex);
+    return ret;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Mutants: proof that the harness bites.  Each is an ordering bug made of a recorded run, by
+ * dropping, moving or changing requests as a wrong engine would have issued them. */
+#ifndef FAULTINJ_MUTANTS_H
+#define FAULTINJ_MUTANTS_H
+
+#include "history.h"
+#include "output.h"
+
+/* Changes the recording.  -ENOENT: there is nothing of the kind in it. */
+typedef int mutant_change(const struct history *history, struct recording *recording);
+
+struct mutant {
+    const char *name, *workload, *image;
+    mutant_change *change;
+    const char *sentence;
+};
+extern const struct mutant mutants[];
+extern const size_t mutant_count;
+const struct mutant *mutant_find(const char *name);
+
+/* Runs all of them under all models of a power cut and prints the table.  *missed: how many were
+ * not found.  -errno. */
+int mutants_run(const struct explore_options *options, FILE *out, unsigned *missed);
+
+/* For every flush of the workload's run: does a state break without it?  Prints a line each. */
+int flushes_report(const char *workload, const char *image, const struct explore_options *options,
+    FILE *out, unsigned *needless);
+
+#endif

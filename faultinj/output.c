@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See output.h. */
+#include "output.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXACT_BELOW 9223372036854775808.0L /* 2^63 */
+
+void output_count(long double count, char *out, size_t out_len)
+{
+    if (count < EXACT_BELOW)
+        snprintf(out, out_len, "%.0Lf", count);
+    else
+        snprintf(out, out_len, "2^%.1Lf", log2l(count));
+}
+
+void story_print(const struct story *story, FILE *out)
+{
+    fprintf(out, "  %s\n    I%d broken: %s\n    %s\n    cut: %s\n", story->id,
+        (int)story->invariant, invariant_sentence(story->invariant), story->message, story->cut);
+    for (size_t i = 0; i < story->persisted_count; i++)
+        fprintf(out, "    persisted: %s\n", story->persisted[i]);
+    for (size_t i = 0; i < story->lost_count; i++)
+        fprintf(out, "    lost:      %s\n", story->lost[i]);
+    if (story->order[0])
+        fprintf(out, "    order:     %s must be durable before %s\n", story->lost[0],
+            story->persisted[0]);
+    for (size_t i = 0; i < story->backtrace_count; i++)
+        fprintf(out, "    called by: %s\n", story->backtraces[i]);
+}
+
+int output_story(struct output *output, struct story *story)
+{
+    struct story *grown =
+        realloc(output->stories, (output->story_count + 1) * sizeof(*output->stories));
+    if (!grown) {
+        story_release(story);
+        return -ENOMEM;
+    }
+    output->stories = grown;
+    grown[output->story_count++] = *story;
+    return 0;
+}
+
+static void print_counts(const struct explore_counts *c, FILE *out)
+{
+    char legal[32], certified[32];
+    output_count(c->legal, legal, sizeof(legal));
+    output_count(c->certified, certified, sizeof(certified));
+    fprintf(out, "legal %s, certified %s, executed %" PRIu64 ", distinct %" PRIu64, legal,
+        certified, c->executed, c->distinct);
+}
+
+static void print_human(struct output *output, const char *workload, const char *image,
+    const char *model, const struct explore_counts *c)
+{
+    FILE *out = output->out;
+    size_t broken = output->story_count - output->printed;
+    fprintf(out, "%-9s %-12s %-12s ", workload, image, model);
+    print_counts(c, out);
+    fprintf(out, "%s", explore_exhaustive(c) ? ", exhaustive" : "");
+    if (c->harmed > 0)
+        fprintf(out, ", harmed %" PRIu64 " (unnoticed %" PRIu64 ")", c->harmed, c->silent);
+    fprintf(out, broken ? ": %zu BROKEN\n" : ": kept\n", broken);
+    for (size_t i = output->printed; i < output->story_count; i++)
+        story_print(&output->stories[i], out);
+}
+
+static void print_tap(struct output *output, const char *workload, const char *image,
+    const char *model, const struct explore_counts *c)
+{
+    FILE *out = output->out;
+    size_t broken = output->story_count - output->printed;
+    fprintf(out, "%sok %u - %s on %s under %s\n", broken ? "not " : "", ++output->lines, workload,
+        image, model);
+    fprintf(out, "# ");
+    print_counts(c, out);
+    fprintf(out, "%s\n", explore_exhaustive(c) ? ", exhaustive" : "");
+    for (size_t i = output->printed; i < output->story_count; i++)
+        fprintf(out, "# qcrash replay '%s'\n# I%d: %s\n", output->stories[i].id,
+            (int)output->stories[i].invariant, output->stories[i].message);
+}
+
+void output_line(struct output *output, const char *workload, const char *image, const char *model,
+    const struct explore_counts *counts)
+{
+    explore_counts_add(&output->total, counts);
+    if (output->style == OUTPUT_HUMAN)
+        print_human(output, workload, image, model, counts);
+    else if (output->style == OUTPUT_TAP)
+        print_tap(output, workload, image, model, counts);
+    output->printed = output->story_count;
+    fflush(output->out);
+}
+
+/* ---- the sum ------------------------------------------------------------------------------- */
+
+static json_t *lines(char *const *list, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, json_string(list[i]));
+    return array;
+}
+
+static json_t *count_json(long double count)
+{
+    char text[32];
+    if (count < EXACT_BELOW)
+        return json_integer((json_int_t)count);
+    output_count(count, text, sizeof(text));
+    return json_string(text);
+}
+
+static json_t *story_json(const struct story *s)
+{
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:s}", "id", s->id, "invariant",
+        invariant_sentence(s->invariant), "workload", s->workload, "cut", s->cut, "persisted",
+        lines(s->persisted, s->persisted_count), "lost", lines(s->lost, s->lost_count),
+        "backtraces", lines(s->backtraces, s->backtrace_count), "message", s->message);
+}
+
+static double per_second(const struct explore_counts *c)
+{
+    return c->seconds > 0 ? (double)c->executed / c->seconds : 0;
+}
+
+static int finish_json(struct output *output)
+{
+    const struct explore_counts *c = &output->total;
+    json_t *violations = json_array();
+    for (size_t i = 0; i < output->story_count; i++) {
+        json_t *story = story_json(&output->stories[i]);
+        if (story)
+            json_object_set_new(
+                story, "invariant-number", json_integer((json_int_t)output->stories[i].invariant));
+        json_array_append_new(violations, story);
+    }
+    json_t *top = json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:f, s:o, s:b, s:I}", "states-legal",
+        count_json(c->legal), "states-certified", count_json(c->certified), "states-executed",
+        (json_int_t)c->executed, "states-distinct", (json_int_t)c->distinct, "states-checked",
+        (json_int_t)c->checked, "states-continued", (json_int_t)c->continued, "states-per-second",
+        per_second(c), "violations", violations, "exhaustive", (int)explore_exhaustive(c), "seed",
+        (json_int_t)output->seed);
+    if (top && output->left_out[0])
+        json_object_set_new(top, "left-out", json_string(output->left_out));
+    int ret = top ? json_dumpf(top, output->out, JSON_INDENT(2)) : -1;
+    fputc('\n', output->out);
+    json_decref(top);
+    return ret < 0 ? -EIO : 0;
+}
+
+static void finish_human(struct output *output)
+{
+    const struct explore_counts *c = &output->total;
+    FILE *out = output->out;
+    fprintf(out, "\nstates: ");
+    print_counts(c, out);
+    fprintf(out,
+        "\n%" PRIu64 " epochs, %" PRIu64 " of them exhaustive, up to %" PRIu64
+        " changed units (%" PRIu64 " units changed of %" PRIu64 " touched)\n",
+        c->epochs, c->epochs_exhaustive, c->largest_epoch_units, c->units, c->units_touched);
+    fprintf(out,
+        "%" PRIu64 " states seen by qcheck, %" PRIu64 " used on (%" PRIu64
+        " refused); repair (I9): not run, there is none yet\n",
+        c->checked, c->continued, c->refused);
+    fprintf(out, "%.0f states/s, seed %" PRIu64 "\n", per_second(c), output->seed);
+    if (output->left_out[0])
+        fprintf(out, "stopped by the budget; left out: %s\n", output->left_out);
+    fprintf(out, output->story_count ? "%zu promises BROKEN\n" : "every promise kept\n",
+        output->story_count);
+}
+
+int output_finish(struct output *output)
+{
+    if (output->style == OUTPUT_JSON)
+        return finish_json(output);
+    if (output->style == OUTPUT_TAP) {
+        fprintf(output->out, "1..%u\n", output->lines);
+        if (output->left_out[0])
+            fprintf(output->out, "# stopped by the budget; left out: %s\n", output->left_out);
+    } else {
+        finish_human(output);
+    }
+    return ferror(output->out) ? -EIO : 0;
+}
+
+void output_release(struct output *output)
+{
+    for (size_t i = 0; i < output->story_count; i++)
+        story_release(&output->stories[i]);
+    free(output->stories);
+    output->stories = NULL;
+    output->story_count = 0;
+}

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See run.h. */
+#include "run.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mutants.h"
+#include "sweep.h"
+
+static int load_file(const char *path, struct io **out)
+{
+    struct io *file;
+    int ret = io_file_open(path, IO_FILE_SHARE, &file, NULL);
+    if (ret < 0)
+        return ret;
+    ret = io_mem_load(file, out);
+    io_close(file);
+    return ret;
+}
+
+int run_build_image(const char *name, struct io **out)
+{
+    const struct image_kind *kind = image_kind_find(name);
+    int ret = kind ? image_kind_build(kind, out) : load_file(name, out);
+    if (ret < 0)
+        fprintf(stderr, "qcrash: image '%s': %s\n", name, strerror(-ret));
+    return ret;
+}
+
+int run_history(const char *workload, const char *image, bool backtraces, struct fault_plan *plan,
+    struct history *out)
+{
+    struct workload w;
+    struct io *base;
+    char error[WORKLOAD_ERROR_BYTES];
+    int ret = workload_find(workload, &w, error);
+    if (ret < 0) {
+        fprintf(stderr, "qcrash: %s\n", error);
+        return ret;
+    }
+    ret = run_build_image(image, &base);
+    if (ret < 0) {
+        workload_release(&w);
+        return ret;
+    }
+    ret = history_run(&w, image, base, backtraces, plan, out);
+    if (ret < 0) {
+        io_close(base);
+        fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
+    }
+    return ret;
+}
+
+/* ---- one workload, one image, one model ---------------------------------------------------- */
+
+struct one_run {
+    struct history history;
+    bool traced; /* the recording has its backtraces */
+    const struct fault_model *model;
+    const char *suffix; /* of IDs: the mutant, or "" */
+    struct output *output;
+};
+
+/* The run again, with backtraces; it is the same, request by request. */
+static void trace(struct one_run *run)
+{
+    struct history again;
+    run->traced = true;
+    if (run_history(run->history.workload.name, run->history.image, true, NULL, &again) < 0)
+        return;
+    struct recording *to = &run->history.recording;
+    for (size_t i = 0; i < to->count && i < again.recording.count; i++) {
+        to->list[i].backtrace = again.recording.list[i].backtrace;
+        again.recording.list[i].backtrace = NULL;
+    }
+    history_release(&again);
+}
+
+static int tell(void *arg, const struct violation *violation)
+{
+    struct one_run *run = arg;
+    struct story story;
+    if (!run->traced)
+        trace(run);
+    int ret = story_make(&run->history, run->model, violation, run->suffix, &story);
+    return ret == 0 ? output_story(run->output, &story) : ret;
+}
+
+static int tell_live(struct one_run *run)
+{
+    const struct history *h = &run->history;
+    if (h->live.invariant == INVARIANT_NONE)
+        return 0;
+    struct story story = {.invariant = h->live.invariant};
+    snprintf(
+        story.id, sizeof(story.id), "%s@%s/live/%u/p", h->workload.name, h->image, h->live_step);
+    snprintf(story.workload, sizeof(story.workload), "%s@%s", h->workload.name, h->image);
+    snprintf(story.cut, sizeof(story.cut), "no cut at all: after step %u", h->live_step);
+    memcpy(story.message, h->live.text, sizeof(story.message));
+    return output_story(run->output, &story);
+}
+
+static int run_models(const struct run_options *o, struct one_run *run)
+{
+    char *const sector[] = {(char *)(uintptr_t) "sector"};
+    char *const *names = o->model_count ? o->models : sector;
+    size_t count = o->model_count ? o->model_count : 1;
+    bool all = strcmp(names[0], "all") == 0;
+    int ret = tell_live(run);
+    for (size_t i = 0; ret == 0 && i < (all ? fault_model_count : count); i++) {
+        struct explore_counts counts = {0};
+        run->model = all ? &fault_models[i] : fault_model_find(names[i]);
+        if (!run->model) {
+            fprintf(stderr, "qcrash: there is no model '%s'; see qcrash list\n", names[i]);
+            return -EINVAL;
+        }
+        ret = explore_run(
+            &run->history, &run->history.recording, run->model, &o->explore, &counts, tell, run);
+        if (ret == 0)
+            output_line(run->output, run->history.workload.name, run->history.image,
+                run->model->name, &counts);
+        if (counts.out_of_time && !run->output->left_out[0])
+            snprintf(run->output->left_out, sizeof(run->output->left_out),
+                "from %.60s on %s under %s on", run->history.workload.name, run->history.image,
+                run->model->name);
+    }
+    return ret;
+}
+
+static int run_one(
+    const struct run_options *o, const char *workload, const char *image, struct output *output)
+{
+    struct one_run run = {.output = output, .suffix = ""};
+    if (output->left_out[0])
+        return 0;
+    if (o->explore.deadline > 0 && monotonic_seconds() > o->explore.deadline) {
+        snprintf(
+            output->left_out, sizeof(output->left_out), "from %.60s on %s on", workload, image);
+        output->total.out_of_time = true;
+        return 0;
+    }
+    int ret = run_history(workload, image, false, NULL, &run.history);
+    if (ret < 0)
+        return ret;
+    ret = run_models(o, &run);
+    if (ret == 0 && o->faults)
+        ret = sweep_run(&run.history, workload, &o->explore, output);
+    history_release(&run.history);
+    return ret;
+}
+
+/* ---- all of them --------------------------------------------------------------------------- */
+
+static int run_on_images(const struct run_options *o, const char *workload, struct output *output)
+{
+    int ret = 0;
+    if (o->image_count == 0) {
+        struct workload w;
+        char error[WORKLOAD_ERROR_BYTES];
+        if (workload_find(workload, &w, error) < 0) {
+            fprintf(stderr, "qcrash: %s\n", error);
+            return -EINVAL;
+        }
+        ret = run_one(o, workload, w.image[0] ? w.image : "c512", output);
+        workload_release(&w);
+        return ret;
+    }
+    for (size_t i = 0; ret == 0 && i < o->image_count; i++) {
+        if (strcmp(o->images[i], "all") != 0) {
+            ret = run_one(o, workload, o->images[i], output);
+            continue;
+        }
+        for (size_t k = 0; ret == 0 && k < image_kind_count; k++)
+            ret = run_one(o, workload, image_kinds[k].name, output);
+    }
+    return ret;
+}
+
+/* All words over the letters, shortest first. */
+static int run_sequences(const struct run_options *o, struct output *output)
+{
+    enum { LENGTH_MAX = 6 };
+    size_t letters = strlen(workload_letters), count = 0;
+    unsigned length = o->sequences < LENGTH_MAX ? o->sequences : LENGTH_MAX;
+    int ret = 0;
+    for (unsigned n = 1; ret == 0 && n <= length; n++) {
+        size_t words = 1;
+        for (unsigned i = 0; i < n; i++)
+            words *= letters;
+        for (size_t word = 0; ret == 0 && word < words; word++, count++) {
+            char name[16] = "seq-";
+            size_t rest = word;
+            for (unsigned i = 0; i < n; i++, rest /= letters)
+                name[4 + n - 1 - i] = workload_letters[rest % letters];
+            ret = run_on_images(o, name, output);
+        }
+    }
+    if (ret == 0 && output->style == OUTPUT_HUMAN)
+        fprintf(output->out, "%zu sequences of up to %u operations\n", count, length);
+    return ret;
+}
+
+int run_all(const struct run_options *o, struct output *output)
+{
+    int ret = 0;
+    if (o->sequences > 0)
+        ret = run_sequences(o, output);
+    for (unsigned i = 0; ret == 0 && i < o->random_count; i++) {
+        char name[64];
+        snprintf(name, sizeof(name), "rnd-%" PRIu64 "-%u", o->explore.seed + i, o->random_length);
+        ret = run_on_images(o, name, output);
+    }
+    for (size_t i = 0; ret == 0 && i < o->workload_count; i++)
+        ret = run_on_images(o, o->workloads[i], output);
+    if (ret == 0 && o->workload_count == 0 && o->sequences == 0 && o->random_count == 0) {
+        for (size_t i = 0; ret == 0 && i < workload_row_count; i++)
+            ret = run_on_images(o, workload_rows[i].name, output);
+    }
+    return ret;
+}
+
+/* ---- again --------------------------------------------------------------------------------- */
+
+static int save_state(const struct state *state, const char *path)
+{
+    struct io *file;
+    int ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &file, NULL);
+    if (ret == 0) {
+        ret = io_write(file, 0, state->bytes, (size_t)state->size_bytes);
+        if (ret == 0)
+            ret = io_flush(file);
+        io_close(file);
+    }
+    if (ret < 0)
+        fprintf(stderr, "qcrash: %s: %s\n", path, strerror(-ret));
+    return ret;
+}
+
+/* The recording as a mutant, or without one flush, has it. */
+static int mutate(struct history *h, const char *name)
+{
+    const struct mutant *mutant = mutant_find(name);
+    unsigned flush;
+    if (mutant)
+        return mutant->change(h, &h->recording);
+    if (sscanf(name, "flush-%u", &flush) != 1)
+        return -ENOENT;
+    for (size_t i = 0; i < h->recording.count; i++) {
+        if (h->recording.list[i].kind == REQUEST_FLUSH && h->recording.list[i].result == 0 &&
+            flush-- == 0) {
+            recording_remove(&h->recording, i);
+            return 0;
+        }
+    }
+    return -ENOENT;
+}
+
+int run_replay(const char *text, const char *save, struct output *output)
+{
+    struct story_id id;
+    struct one_run run = {.output = output, .traced = true, .suffix = id.mutant};
+    struct state *state = NULL;
+    struct explore_options options = explore_options_default();
+    if (story_id_parse(text, &id) < 0 ||
+        (!(run.model = fault_model_find(id.model)) && strcmp(id.model, "live") != 0)) {
+        fprintf(stderr, "qcrash: '%s' is not an ID\n", text);
+        return -EINVAL;
+    }
+    struct fault_plan plan = {0};
+    unsigned variant = 0;
+    bool faulty = sweep_parse(id.mutant, &plan, &variant);
+    int ret = run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
+    if (ret < 0)
+        return ret;
+    if (strcmp(id.model, "live") == 0)
+        ret = tell_live(&run);
+    if (ret == 0 && faulty)
+        ret = sweep_lose(&run.history.recording, &plan, variant);
+    else if (ret == 0 && id.mutant[0])
+        ret = mutate(&run.history, id.mutant);
+    if (ret == 0 && run.model)
+        ret = explore_replay(&run.history, &run.history.recording, run.model, &options, id.epoch,
+            id.choices, &state, tell, &run);
+    if (ret == -ENOENT)
+        fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);
+    if (ret == 0 && save && state)
+        ret = save_state(state, save);
+    state_close(state);
+    history_release(&run.history);
+    return ret;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Runs: workloads on images under models, each explored and reported. */
+#ifndef FAULTINJ_RUN_H
+#define FAULTINJ_RUN_H
+
+#include "output.h"
+
+struct run_options {
+    char **workloads; /* none: all that are built in */
+    size_t workload_count;
+    char **images; /* kinds or paths; none: "c512"; "all": every kind */
+    size_t image_count;
+    char **models; /* none: "sector"; "all": every one */
+    size_t model_count;
+    unsigned sequences; /* all sequences of up to so many operations, instead of workloads */
+    unsigned random_count, random_length;
+    bool faults;        /* calls that fail, too */
+    const char *record; /* log file for the last run, or NULL */
+    struct explore_options explore;
+};
+
+/* -errno with a message on stderr.  What is broken is in output->stories. */
+int run_all(const struct run_options *options, struct output *output);
+int run_replay(const char *id, const char *save, struct output *output);
+
+/* The image of a kind, or a file, in memory. */
+int run_build_image(const char *name, struct io **out);
+
+/* A workload by name, run on an image by name, with faults or without (NULL). */
+int run_history(const char *workload, const char *image, bool backtraces, struct fault_plan *plan,
+    struct history *out);
+
+#endif
