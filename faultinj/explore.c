@@ -224,7 +224,7 @@ int explorer_judge(struct explorer *ex, bool check, bool go_on, struct breach *b
         if (!checker_agrees(ex, breach))
             return 0;
     }
-    if (!go_on)
+    if (!go_on || options->no_continuation)
         return 0;
     int ret = continuation_run(&ex->continuation, ex->state, &ex->oracle.model, breach);
     ex->counts->continued += !ex->continuation.refused;

@@ -13,6 +13,7 @@ struct explore_options {
     uint64_t seed;
     uint64_t check_full;    /* distinct states of an epoch that the checker sees; then one in 64 */
     uint64_t continue_full; /* the same for I8; then one in 64 */
+    bool no_continuation;   /* I8 is not run */
     bool metadata_only;     /* I1 to I4 and nothing else: for measuring */
     double deadline;        /* seconds on the monotonic clock; 0: none */
     unsigned only_epoch;    /* 1 + its number; 0: all */

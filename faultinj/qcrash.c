@@ -280,6 +280,8 @@ int main(int argc, char **argv)
     line.run.workload_count = (size_t)(argc - optind);
     if (strcmp(command, "run") == 0)
         return finish(&output, run_all(&line.run, &output));
+    if (strcmp(command, "explore") == 0 && argc == optind && line.base && line.log)
+        return finish(&output, run_explore(line.base, line.log, &line.run, &output));
     if (strcmp(command, "replay") == 0 && argc - optind == 1)
         return replay(&line, &output, argv[optind]);
     if (strcmp(command, "mutants") == 0 && argc == optind)

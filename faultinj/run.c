@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dmlog.h"
 #include "mutants.h"
 #include "sweep.h"
 
@@ -50,7 +51,8 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
     ret = history_run(&w, image, base, backtraces, plan, out);
     if (ret < 0) {
         io_close(base);
-        fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
+        if (!plan || plan->call != FAULT_ALLOC)
+            fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
     }
     return ret;
 }
@@ -131,6 +133,8 @@ static int run_models(const struct run_options *o, struct one_run *run)
     return ret;
 }
 
+static int record_log(const struct history *h, const char *path);
+
 static int run_one(
     const struct run_options *o, const char *workload, const char *image, struct output *output)
 {
@@ -147,6 +151,8 @@ static int run_one(
     if (ret < 0)
         return ret;
     ret = run_models(o, &run);
+    if (ret == 0 && o->record)
+        ret = record_log(&run.history, o->record);
     if (ret == 0 && o->faults)
         ret = sweep_run(&run.history, workload, &o->explore, output);
     history_release(&run.history);
@@ -220,6 +226,93 @@ int run_all(const struct run_options *o, struct output *output)
         for (size_t i = 0; ret == 0 && i < workload_row_count; i++)
             ret = run_on_images(o, workload_rows[i].name, output);
     }
+    return ret;
+}
+
+/* ---- other programs' logs ------------------------------------------------------------------ */
+
+static int foreign_history(const char *base_path, const char *log_path, struct history *out)
+{
+    struct recording recording;
+    struct io *log, *base;
+    int ret = io_file_open(log_path, IO_FILE_NO_LOCK, &log, NULL);
+    if (ret == 0) {
+        ret = dmlog_read(log, &recording);
+        io_close(log);
+    }
+    if (ret < 0) {
+        fprintf(stderr, "qcrash: log '%s': %s\n", log_path,
+            ret == -EILSEQ    ? "not a dm-log-writes log"
+            : ret == -ENODATA ? "ends inside an entry"
+                              : strerror(-ret));
+        return ret;
+    }
+    ret = load_file(base_path, &base);
+    if (ret < 0) {
+        recording_release(&recording);
+    } else {
+        ret = history_foreign(log_path, base, &recording, out);
+        if (ret < 0)
+            io_close(base);
+    }
+    if (ret < 0)
+        fprintf(stderr, "qcrash: base '%s': %s\n", base_path,
+            ret == -EUCLEAN ? "is damaged already; run qcheck" : strerror(-ret));
+    return ret;
+}
+
+int run_explore(
+    const char *base, const char *log, const struct run_options *o, struct output *output)
+{
+    struct one_run run = {.output = output, .suffix = "", .traced = true};
+    struct run_options options = *o;
+    struct image *img;
+    int ret = foreign_history(base, log, &run.history);
+    if (ret < 0)
+        return ret;
+    /* What our engine cannot open at all cannot be gone on with. */
+    if (image_open(run.history.base, IMAGE_WRITE, &img, NULL) == 0)
+        image_abandon(img);
+    else
+        options.explore.no_continuation = true;
+    ret = run_models(&options, &run);
+    history_release(&run.history);
+    return ret;
+}
+
+static int save_io(struct io *io, const char *path)
+{
+    struct io *file;
+    uint64_t size;
+    int ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &file, NULL);
+    if (ret < 0)
+        return ret;
+    ret = io_size(io, &size);
+    uint8_t *bytes = ret == 0 ? malloc((size_t)size + 1) : NULL;
+    if (ret == 0)
+        ret = bytes ? io_read(io, 0, bytes, (size_t)size) : -ENOMEM;
+    if (ret == 0)
+        ret = io_write(file, 0, bytes, (size_t)size);
+    free(bytes);
+    io_close(file);
+    return ret;
+}
+
+/* The run as a log, and the image it began with beside it. */
+static int record_log(const struct history *h, const char *path)
+{
+    char base[256];
+    struct io *log;
+    snprintf(base, sizeof(base), "%s.base", path);
+    int ret = save_io(h->base, base);
+    if (ret == 0)
+        ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &log, NULL);
+    if (ret == 0) {
+        ret = dmlog_write(&h->recording, h->base, log);
+        io_close(log);
+    }
+    if (ret < 0)
+        fprintf(stderr, "qcrash: %s: %s\n", path, strerror(-ret));
     return ret;
 }
 

@@ -22,6 +22,9 @@ struct run_options {
 
 /* -errno with a message on stderr.  What is broken is in output->stories. */
 int run_all(const struct run_options *options, struct output *output);
+/* A base image and a log of what another program did to it. */
+int run_explore(
+    const char *base, const char *log, const struct run_options *options, struct output *output);
 int run_replay(const char *id, const char *save, struct output *output);
 
 /* The image of a kind, or a file, in memory. */
