@@ -261,13 +261,12 @@ static int foreign_history(const char *base_path, const char *log_path, struct h
     return ret;
 }
 
-int run_explore(
-    const char *base, const char *log, const struct run_options *o, struct output *output)
+int run_explore(const struct run_options *o, struct output *output)
 {
     struct one_run run = {.output = output, .suffix = "", .traced = true};
     struct run_options options = *o;
     struct image *img;
-    int ret = foreign_history(base, log, &run.history);
+    int ret = foreign_history(o->base, o->log, &run.history);
     if (ret < 0)
         return ret;
     /* What our engine cannot open at all cannot be gone on with. */
@@ -352,12 +351,12 @@ static int mutate(struct history *h, const char *name)
     return -ENOENT;
 }
 
-int run_replay(const char *text, const char *save, struct output *output)
+int run_replay(
+    const char *text, const char *save, const struct run_options *o, struct output *output)
 {
     struct story_id id;
     struct one_run run = {.output = output, .traced = true, .suffix = id.mutant};
     struct state *state = NULL;
-    struct explore_options options = explore_options_default();
     if (story_id_parse(text, &id) < 0 ||
         (!(run.model = fault_model_find(id.model)) && strcmp(id.model, "live") != 0)) {
         fprintf(stderr, "qcrash: '%s' is not an ID\n", text);
@@ -366,7 +365,10 @@ int run_replay(const char *text, const char *save, struct output *output)
     struct fault_plan plan = {0};
     unsigned variant = 0;
     bool faulty = sweep_parse(id.mutant, &plan, &variant);
-    int ret = run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
+    bool foreign = strcmp(id.image, "log") == 0 && o->base && o->log;
+    int ret = foreign
+                  ? foreign_history(o->base, o->log, &run.history)
+                  : run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
     if (ret < 0)
         return ret;
     if (strcmp(id.model, "live") == 0)
@@ -376,7 +378,7 @@ int run_replay(const char *text, const char *save, struct output *output)
     else if (ret == 0 && id.mutant[0])
         ret = mutate(&run.history, id.mutant);
     if (ret == 0 && run.model)
-        ret = explore_replay(&run.history, &run.history.recording, run.model, &options, id.epoch,
+        ret = explore_replay(&run.history, &run.history.recording, run.model, &o->explore, id.epoch,
             id.choices, &state, tell, &run);
     if (ret == -ENOENT)
         fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);
