@@ -35,7 +35,8 @@ CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
-TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/interplay.c)
+TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
+                 tests/interplay.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -98,6 +99,8 @@ $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 		$(LIBS_THREAD) -lm
 $(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
+$(BUILD)/tests/trial: $(BUILD)/tests/trial.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
 
@@ -157,12 +160,16 @@ SEED ?= 1
 oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=2000 SEED=1
 	$(BUILD)/tests/oracle $(N) $(SEED)
 
+repair-trial: $(PROGRAMS) $(BUILD)/tests/trial   ## repair against qemu-img check -r all: N=2000 SEED=1
+	$(BUILD)/tests/trial $(N) $(SEED)
+
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
 
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants demo lint san deps install uninstall oracle interplay clean help FORCE
+.PHONY: all check crash mutants demo lint san deps install uninstall oracle repair-trial interplay \
+        clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -48,7 +48,7 @@ static inline unsigned value_bits(unsigned cell_bytes)
 /* The least value that stands for a negative balance. */
 static inline uint64_t negative_from(unsigned cell_bytes)
 {
-    return (UINT64_C(7) << value_bits(cell_bytes)) / 8;
+    return (UINT64_C(1) << value_bits(cell_bytes)) / 8 * 7;
 }
 
 static inline uint64_t cell_load(const struct page *page, uint32_t i)

@@ -72,7 +72,9 @@ int walk_data_file(struct walk *walk)
         return 0;
     uint64_t disk = walk->header.size_bytes, end = walk->data_file_end;
     bool raw = walk->header.autoclear & QCOW2_AUTOCLEAR_RAW_DATA;
-    struct subject subject = {.kind = OBJECT_DATA_FILE, .tree = TREE_ACTIVE};
+    struct subject subject = {.kind = OBJECT_DATA_FILE,
+        .tree = TREE_ACTIVE,
+        .data_file = {.name = walk->data_file_name.data, .name_len = walk->data_file_name.length}};
     int ret = look_at_data_file(walk, &subject);
     if (ret < 0)
         return ret;
@@ -182,8 +184,13 @@ static int open_next(
 
 static int follow(struct walk *walk, struct chain *chain)
 {
-    struct subject subject = {.kind = OBJECT_BACKING, .tree = TREE_NONE, .index = chain->depth};
+    uint8_t name[QCOW2_MAX_BACKING_NAME]; /* the chain moves on to the next one */
+    struct subject subject = {.kind = OBJECT_BACKING,
+        .tree = TREE_NONE,
+        .index = chain->depth,
+        .backing = {.name = name, .name_len = chain->name_len}};
     int ret = 0;
+    memcpy(name, chain->name, chain->name_len);
     if (!name_is_plain(chain->name, chain->name_len)) {
         subject.backing.unsafe_name = true;
     } else if (chain->depth > MAX_CHAIN) {

@@ -234,10 +234,14 @@ struct subject {
             bool conflict;
         } area;
         struct {
+            const uint8_t *name; /* as the image has it, any bytes; NULL: none */
+            size_t name_len;
             bool unsafe_name, missing;
             uint64_t size, wanted; /* bytes there, bytes needed */
         } data_file;
         struct {
+            const uint8_t *name;
+            size_t name_len;
             bool unsafe_name, missing, wrong_format, loop, too_deep;
             uint64_t size, wanted;
         } backing;

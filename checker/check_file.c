@@ -2,70 +2,96 @@
  *
  * Checks of the file as a whole and of what lies beside it: pieces of metadata that overlap, lost
  * tables, the data file, the backing chain, and what could not be read. */
+#include <stdio.h>
+
 #include "check.h"
 
 CHECK_FN(area_shared)
 {
-    (void)view, (void)finding;
+    (void)view;
+    if (subject->area.conflict)
+        snprintf(
+            finding->detail, sizeof(finding->detail), "%s", area_kind_name(subject->area.kind));
     return subject->area.conflict;
+}
+
+/* Says which file it is, as far as there is room. */
+static bool named(struct finding *finding, bool hit, const uint8_t *name, size_t length)
+{
+    if (hit && name)
+        snprintf(finding->detail, sizeof(finding->detail), "%.*s",
+            (int)(length < sizeof(finding->detail) ? length : sizeof(finding->detail)),
+            (const char *)name);
+    return hit;
+}
+
+static bool about_data_file(const struct subject *subject, struct finding *finding, bool hit)
+{
+    return named(finding, hit, subject->data_file.name, subject->data_file.name_len);
 }
 
 CHECK_FN(data_file_name)
 {
-    (void)view, (void)finding;
-    return subject->data_file.unsafe_name;
+    (void)view;
+    return about_data_file(subject, finding, subject->data_file.unsafe_name);
 }
 
 CHECK_FN(data_file_missing)
 {
-    (void)view, (void)finding;
-    return subject->data_file.missing;
+    (void)view;
+    return about_data_file(subject, finding, subject->data_file.missing);
 }
 
 CHECK_FN(data_file_short)
 {
     (void)view;
-    return wrong_want(finding,
-        !subject->data_file.missing && !subject->data_file.unsafe_name &&
-            subject->data_file.size < subject->data_file.wanted,
-        subject->data_file.size, subject->data_file.wanted);
+    bool hit = !subject->data_file.missing && !subject->data_file.unsafe_name &&
+               subject->data_file.size < subject->data_file.wanted;
+    return about_data_file(subject, finding,
+        wrong_want(finding, hit, subject->data_file.size, subject->data_file.wanted));
+}
+
+static bool about_backing(const struct subject *subject, struct finding *finding, bool hit)
+{
+    return named(finding, hit, subject->backing.name, subject->backing.name_len);
 }
 
 CHECK_FN(backing_name)
 {
-    (void)view, (void)finding;
-    return subject->backing.unsafe_name;
+    (void)view;
+    return about_backing(subject, finding, subject->backing.unsafe_name);
 }
 
 CHECK_FN(backing_missing)
 {
-    (void)view, (void)finding;
-    return subject->backing.missing;
+    (void)view;
+    return about_backing(subject, finding, subject->backing.missing);
 }
 
 CHECK_FN(backing_format)
 {
-    (void)view, (void)finding;
-    return subject->backing.wrong_format;
+    (void)view;
+    return about_backing(subject, finding, subject->backing.wrong_format);
 }
 
 CHECK_FN(backing_loop)
 {
-    (void)view, (void)finding;
-    return subject->backing.loop;
+    (void)view;
+    return about_backing(subject, finding, subject->backing.loop);
 }
 
 CHECK_FN(backing_depth)
 {
-    (void)view, (void)finding;
-    return subject->backing.too_deep;
+    (void)view;
+    return about_backing(subject, finding, subject->backing.too_deep);
 }
 
 CHECK_FN(backing_size)
 {
     (void)view;
-    return wrong_want(finding, subject->backing.size > subject->backing.wanted,
-        subject->backing.size, subject->backing.wanted);
+    bool hit = subject->backing.size > subject->backing.wanted;
+    return about_backing(
+        subject, finding, wrong_want(finding, hit, subject->backing.size, subject->backing.wanted));
 }
 
 CHECK_FN(orphan_l2_table)

@@ -145,6 +145,8 @@ CHECK_FN(header_size)
 CHECK_FN(header_l1_too_small)
 {
     (void)subject;
+    if (size_unmappable(view->geo, view->header->size_bytes)) /* then the size is what is wrong */
+        return false;
     uint64_t need = l1_entries_for(view->geo, view->header->size_bytes);
     uint32_t have = view->header->l1_size;
     if (have >= need)
@@ -155,11 +157,15 @@ CHECK_FN(header_l1_too_small)
     return true;
 }
 
+static uint64_t l1_bytes(const struct check_view *view)
+{
+    return (uint64_t)view->header->l1_size * 8;
+}
+
 CHECK_FN(header_l1_too_large)
 {
     (void)subject;
-    uint32_t entries = view->header->l1_size;
-    return wrong(finding, entries > QCOW2_MAX_L1_BYTES / 8, entries);
+    return wrong(finding, l1_bytes(view) > QCOW2_MAX_L1_BYTES, view->header->l1_size);
 }
 
 CHECK_FN(header_l1_unaligned)
@@ -175,7 +181,8 @@ CHECK_FN(header_l1_outside)
     const struct qcow2_header *header = view->header;
     return wrong(finding,
         header->l1_size > 0 && cluster_aligned(view->geo, header->l1_off) &&
-            check_outside(view, header->l1_off, (uint64_t)header->l1_size * 8),
+            l1_bytes(view) <= QCOW2_MAX_L1_BYTES &&
+            check_outside(view, header->l1_off, l1_bytes(view)),
         header->l1_off);
 }
 
@@ -212,6 +219,7 @@ CHECK_FN(header_reftable_outside)
     const struct qcow2_header *header = view->header;
     return wrong(finding,
         header->reftable_clusters > 0 && cluster_aligned(view->geo, header->reftable_off) &&
+            reftable_bytes(view) <= QCOW2_MAX_REFTABLE_BYTES &&
             check_outside(view, header->reftable_off, reftable_bytes(view)),
         header->reftable_off);
 }
@@ -231,9 +239,8 @@ CHECK_FN(header_snapshots_unaligned)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
-    return wrong(finding,
-        !cluster_aligned(view->geo, header->snapshots_off),
-        header->snapshots_off);
+    return wrong(
+        finding, !cluster_aligned(view->geo, header->snapshots_off), header->snapshots_off);
 }
 
 CHECK_FN(header_snapshots_outside)

@@ -175,6 +175,7 @@ CHECK_FN(l2_subcluster_zero_flag)
 CHECK_FN(l2_entry_past_end)
 {
     (void)view;
+    finding->weight = 1; /* of the disks that have the table, others may be larger */
     return wrong(finding, subject->l2.past_end && (has_cluster(subject) || compressed(subject)),
         entry(subject)->raw);
 }

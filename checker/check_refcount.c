@@ -24,8 +24,7 @@ static bool reserved(const struct subject *subject)
 
 CHECK_FN(reftable_entry_unaligned)
 {
-    return wrong(finding,
-        !reserved(subject) && !cluster_aligned(view->geo, refblock_off(subject)),
+    return wrong(finding, !reserved(subject) && !cluster_aligned(view->geo, refblock_off(subject)),
         subject->reftable.raw);
 }
 

@@ -25,7 +25,7 @@ static struct touched look_up(struct walk *walk, const struct qcow2_l2_entry *e)
     for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++) {
         struct census_cell cell = census_get(walk->census, c);
         touched.noteworthy |= cell.balance != 0 || cell.conflict || cell.odd;
-        touched.conflict |= cell.conflict;
+        touched.conflict |= cell.conflict && !walk_wrongly_accused(walk, c);
         if (cell.conflict && touched.area == AREA_NONE)
             touched.area = walk_area_at(walk, c, NULL);
     }
@@ -116,6 +116,9 @@ static void judge_skipped(struct walk *walk, const struct table *table)
         .has_host = true,
         .host_off = table->host_off,
         .length = walk->geo.cluster_size,
+        .has_table = true,
+        .table_off = walk->trees[table->tree].l1_off,
+        .index = table->l1_idx,
         .guest_off = (uint64_t)table->l1_idx * walk->geo.l2_span,
         .guest_len = walk->geo.l2_span,
         .weight = table->refs,

@@ -48,11 +48,18 @@ static struct orphan *find(const struct orphan_list *list, uint64_t cluster)
     return low < list->count && list->items[low].cluster == cluster ? &list->items[low] : NULL;
 }
 
-/* Counts entries that name clusters, those whose clusters are leaked, and stops at the first one
- * that cannot be an entry of an L2 table. */
-static bool entries_make_sense(const struct walk *walk, const uint8_t *bytes, size_t length,
-    uint64_t *named, uint64_t *orphaned)
+/* What the entries of a table, taken for an L2 table, tell. */
+struct evidence {
+    uint64_t named;    /* entries that name clusters */
+    uint64_t orphaned; /* of these, whose clusters are leaked */
+    uint64_t marked;   /* of these, with flags that entries of other tables have not */
+};
+
+/* Stops at the first entry that cannot be one of an L2 table. */
+static bool entries_make_sense(
+    const struct walk *walk, const uint8_t *bytes, size_t length, struct evidence *evidence)
 {
+    *evidence = (struct evidence){0};
     const struct qcow2_geometry *geo = &walk->geo;
     for (size_t at = 0; at < length; at += geo->l2_entry_size) {
         struct qcow2_l2_entry e;
@@ -62,26 +69,35 @@ static bool entries_make_sense(const struct walk *walk, const uint8_t *bytes, si
             return false;
         if (e.kind < QCOW2_L2_ZERO_ALLOC || geo->data_file)
             continue;
-        ++*named;
-        *orphaned += missed(walk, cluster_of(geo, e.host_off));
+        evidence->named++;
+        evidence->orphaned += missed(walk, cluster_of(geo, e.host_off));
+        evidence->marked += e.copied || e.kind == QCOW2_L2_COMPRESSED;
     }
     return true;
+}
+
+/* Bitmaps that were not followed (being marked inconsistent, say) leave tables behind that look
+ * like an L2 table without flags.  Only a snapshot has such a one, too. */
+static bool may_be_bitmap_table(const struct walk *walk, const struct evidence *evidence)
+{
+    return walk->has_bitmaps_ext && evidence->marked == 0 && walk->header.snapshot_count == 0;
 }
 
 /* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */
 static bool looks_like_l2(struct walk *walk, uint64_t cluster, uint64_t *data_bytes)
 {
-    uint64_t off = cluster << walk->geo.cluster_bits, named = 0, orphaned = 0;
+    uint64_t off = cluster << walk->geo.cluster_bits;
     uint8_t *bytes = walk->buf;
+    struct evidence evidence;
     if (io_read_padded(walk->io, off, bytes, QCOW2_SECTOR_BYTES) < 0 ||
-        !entries_make_sense(walk, bytes, QCOW2_SECTOR_BYTES, &named, &orphaned))
+        !entries_make_sense(walk, bytes, QCOW2_SECTOR_BYTES, &evidence))
         return false;
-    named = orphaned = 0;
     if (io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) < 0 ||
-        !entries_make_sense(walk, bytes, walk->geo.cluster_size, &named, &orphaned))
+        !entries_make_sense(walk, bytes, walk->geo.cluster_size, &evidence) ||
+        may_be_bitmap_table(walk, &evidence))
         return false;
-    *data_bytes = orphaned << walk->geo.cluster_bits;
-    return orphaned > 0 && orphaned >= named - orphaned;
+    *data_bytes = evidence.orphaned << walk->geo.cluster_bits;
+    return evidence.orphaned > 0 && evidence.orphaned >= evidence.named - evidence.orphaned;
 }
 
 static int add(struct orphan_list *list, const struct orphan *orphan)

@@ -19,10 +19,11 @@ static json_t *number(uint64_t value)
     return json_string(digits);
 }
 
-/* Bytes as a string: as they are if they are UTF-8, else escaped. */
+/* Bytes as a string: as they are if they are UTF-8, else escaped; and so is NUL, which many readers
+ * of JSON refuse. */
 static json_t *text(const char *bytes, size_t length)
 {
-    json_t *string = json_stringn(bytes, length);
+    json_t *string = memchr(bytes, 0, length) ? NULL : json_stringn(bytes, length);
     if (string)
         return string;
     char *escaped = malloc(length * 4 + 8);

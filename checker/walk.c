@@ -219,7 +219,16 @@ enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const str
             *area = &list->items[low - 1];
         return list->items[low - 1].kind;
     }
-    return table_find(&walk->tables, host_off) ? AREA_L2_TABLE : AREA_NONE;
+    /* Nothing is metadata that does not look like it. */
+    const struct table *table = table_find(&walk->tables, host_off);
+    return table && !table->implausible ? AREA_L2_TABLE : AREA_NONE;
+}
+
+/* The cluster is at odds only with an L1 entry that points to no table: not the cluster's fault. */
+bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster)
+{
+    const struct table *table = table_find(&walk->tables, cluster << walk->geo.cluster_bits);
+    return table && table->implausible;
 }
 
 int walk_judge_areas(struct walk *walk)
@@ -249,13 +258,12 @@ struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
 {
     struct census_cell cell = census_get(walk->census, cluster);
     struct cluster_facts facts = {
-        .conflict = cell.conflict,
+        .conflict = cell.conflict && !walk_wrongly_accused(walk, cluster),
         .area = cell.claimed ? walk_area_at(walk, cluster, NULL) : AREA_NONE,
     };
     facts.stored_known =
         census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
-    int64_t loaded =
-        facts.stored < CENSUS_STORED_MAX ? (int64_t)facts.stored : CENSUS_STORED_MAX;
+    int64_t loaded = facts.stored < CENSUS_STORED_MAX ? (int64_t)facts.stored : CENSUS_STORED_MAX;
     facts.refs = (uint64_t)(loaded - cell.balance);
     return facts;
 }
@@ -279,7 +287,7 @@ int walk_collect_owners(struct walk *walk)
     while (slots < wanted * 2)
         slots *= 2;
     uint64_t cluster;
-    if (!census_next_mismatch(walk->census, 0, &cluster))
+    if (wanted == 0 || !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
     walk->owners = malloc(slots * sizeof(*walk->owners));
     if (!walk->owners)

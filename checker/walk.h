@@ -121,6 +121,7 @@ struct walk {
 
     uint64_t data_file_end; /* data file: end of what is mapped in it */
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
+    uint64_t l1_broken;     /* L1 entries that name no table, or that of another place */
     uint64_t l1_holes;
     bool unreadable;                  /* something could not be read */
     bool refs_incomplete;             /* metadata that holds references could not be read */
@@ -172,6 +173,8 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
 /* The piece of metadata a cluster belongs to; L2 tables included.  NULL for L2 tables, whose kind
  * is returned all the same. */
 enum area_kind walk_area_at(const struct walk *walk, uint64_t cluster, const struct area **area);
+
+bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster);
 
 /* -EINTR when the user wants to stop; also moves the progress line. */
 int walk_pause(struct walk *walk, uint64_t bytes_done);

@@ -93,10 +93,15 @@ static int unusual_l1_entry(struct walk *walk, uint64_t raw, uint64_t refs, bool
     uint64_t off = raw & QCOW2_OFFSET_MASK;
     walk->judge_l1 = true;
     *descend = false;
-    if (off == 0 || check_outside(&walk->view, off, walk->geo.cluster_size))
+    if (off == 0)
         return 0;
+    if (check_outside(&walk->view, off, walk->geo.cluster_size)) {
+        walk->l1_broken++;
+        return 0;
+    }
     if (!cluster_aligned(&walk->geo, off)) {
         bool conflict = false;
+        walk->l1_broken++;
         return walk_claim(walk, off, walk->geo.cluster_size, refs, CLAIM_ALONE, &conflict);
     }
     *descend = true;
@@ -129,8 +134,10 @@ static int add_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t 
         table->legal_tree = tree_idx;
     }
     table->refs += tree->same_l1;
-    if (table->l1_idx != l1_idx)
+    if (table->l1_idx != l1_idx) {
         table->elsewhere = walk->judge_l1 = true;
+        walk->l1_broken++;
+    }
     if (tree_idx == TREE_ACTIVE) {
         table->active_refs++;
         *(raw & QCOW2_ENTRY_COPIED ? &table->copied_set : &table->copied_clear) = true;
@@ -214,10 +221,15 @@ static int claim_l1(struct walk *walk, size_t tree_idx)
         .tree = (int)tree_idx};
     bool conflict;
     int ret = walk_claim_area(walk, &area, &conflict);
-    /* A table on top of other metadata is not interpreted; that also bounds what is read.  (Of
+    /* A snapshot's table on top of other metadata is not interpreted: that bounds what is read. (Of
      * several disks with the very same table it is the first one that is.) */
-    if (conflict && tree->same_l1 > 0)
+    if (conflict && tree->same_l1 > 0 && tree_idx != TREE_ACTIVE) {
         tree->usable = false;
+        walk->refs_incomplete = true;
+        report_problem(walk->report,
+            "the L1 table of a snapshot, at 0x%llx, lies on other metadata and was not interpreted",
+            (unsigned long long)tree->l1_off);
+    }
     return ret;
 }
 
@@ -242,6 +254,7 @@ static int claim_table(struct walk *walk, struct table *table)
             .l1 = {.raw = table->host_off, .facts.area = walk_area_at(walk, cluster, NULL)},
         };
         table->skip = walk_after(walk, &subject) >= AFTER_SKIP;
+        walk->l1_broken++;
     }
     return ret;
 }
@@ -280,17 +293,29 @@ static int count_hole(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t
     return 0;
 }
 
+/* Orphaned tables that no damaged entry of an L1 table, and no L1 table that is too short, has
+ * lost: an entry that is empty now must have. */
+static uint64_t unexplained_orphans(const struct walk *walk)
+{
+    const struct tree *active = &walk->trees[TREE_ACTIVE];
+    uint64_t needed = l1_entries_for(&walk->geo, active->disk_size), explained = walk->l1_broken;
+    if (active->l1_size < needed)
+        explained += needed - active->l1_size;
+    return walk->orphan_tables > explained ? walk->orphan_tables - explained : 0;
+}
+
 /* Empty L1 entries are suspicious beside orphaned tables, but a sparse disk is full of them: then
  * nobody can tell which one it was. */
 static int holes_tell_something(struct walk *walk, bool *tell)
 {
     enum { HOLES_PER_ORPHAN = 4 };
+    uint64_t orphans = unexplained_orphans(walk);
     int ret = 0;
-    for (size_t i = 0; walk->orphan_tables > 0 && ret == 0 && i < walk->tree_count; i++) {
+    for (size_t i = 0; orphans > 0 && ret == 0 && i < walk->tree_count; i++) {
         if (walk->trees[i].usable && walk->trees[i].same_l1 > 0)
             ret = visit_l1(walk, (int)i, count_hole, true, NULL);
     }
-    *tell = walk->l1_holes <= walk->orphan_tables * HOLES_PER_ORPHAN && walk->l1_holes > 0;
+    *tell = walk->l1_holes <= orphans * HOLES_PER_ORPHAN && walk->l1_holes > 0;
     return ret;
 }
 

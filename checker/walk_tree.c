@@ -12,6 +12,7 @@
 struct snapshot_reader {
     uint8_t *bytes; /* the table from its start */
     size_t have, limit;
+    size_t whole; /* records that do not pass the end of the file */
     bool complete;
 };
 
@@ -66,6 +67,7 @@ static int read_records(
         (*offs)[(*count)++] = pos;
         walk->snapshot_table_len =
             pos + QCOW2_SNAPSHOT_HEAD_BYTES + record.extra_len + record.id_len + record.name_len;
+        reader->whole += walk->header.snapshots_off + walk->snapshot_table_len <= walk->file_size;
         pos += (size_t)record.record_len;
     }
     return 0;
@@ -73,7 +75,7 @@ static int read_records(
 
 static void show_table(struct walk *walk, const struct snapshot_reader *reader, size_t count)
 {
-    bool truncated = count < walk->header.snapshot_count;
+    bool truncated = reader->whole < walk->header.snapshot_count;
     struct subject subject = {
         .kind = OBJECT_SNAPSHOT_TABLE,
         .tree = TREE_NONE,
@@ -81,9 +83,10 @@ static void show_table(struct walk *walk, const struct snapshot_reader *reader, 
         .host_off = walk->header.snapshots_off,
         .length = walk->snapshot_table_len,
         .snapshot_table = {.count = walk->header.snapshot_count,
-            .readable = count,
+            .readable = reader->whole,
             .truncated = truncated,
-            .too_large = truncated && reader->limit == QCOW2_MAX_SNAPSHOT_TABLE_BYTES},
+            .too_large = count < walk->header.snapshot_count &&
+                         reader->limit == QCOW2_MAX_SNAPSHOT_TABLE_BYTES},
     };
     walk_show(walk, &subject);
     if (!reader->complete)
@@ -105,8 +108,10 @@ static void show_snapshot(struct walk *walk, size_t i, const struct qcow2_snapsh
         .index = i,
         .snapshot = {.record = record,
             .disk_size = tree->disk_size,
-            .id_repeated = names_other_has(ids, count, record->id, record->id_len, i),
-            .name_shadows_id = names_other_has(ids, count, record->name, record->name_len, i)},
+            .id_repeated =
+                record->id_len > 0 && names_other_has(ids, count, record->id, record->id_len, i),
+            .name_shadows_id = record->name_len > 0 &&
+                               names_other_has(ids, count, record->name, record->name_len, i)},
     };
     tree->usable = walk_show(walk, &subject) < AFTER_SKIP && record->l1_size > 0;
 }
@@ -161,7 +166,9 @@ int walk_snapshot_table(struct walk *walk)
     int ret = 0;
     bool usable = snapshot_table_usable(walk);
     if (usable) {
-        uint64_t left = walk->file_size - walk->header.snapshots_off;
+        /* The last cluster of the file may be cut short; it then goes on with zeros. */
+        uint64_t left = (clusters_for(&walk->geo, walk->file_size) << walk->geo.cluster_bits) -
+                        walk->header.snapshots_off;
         reader.limit =
             left < QCOW2_MAX_SNAPSHOT_TABLE_BYTES ? (size_t)left : QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
         ret = read_records(walk, &reader, &offs, &count);

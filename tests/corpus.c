@@ -56,6 +56,56 @@ static void save(struct recipe *recipe, const char *dir, const char *file)
     ck_assert_msg(recipe_save(recipe, path) == 0, "cannot write %s", path);
 }
 
+static char *read_text(const char *folder, const char *file)
+{
+    char path[600], *text = NULL;
+    size_t room = 0;
+    snprintf(path, sizeof(path), CORPUS "/%s/%s", folder, file);
+    FILE *in = fopen(path, "r");
+    ck_assert_msg(in && getdelim(&text, &room, '\0', in) > 0, "cannot read %s", path);
+    fclose(in);
+    return text;
+}
+
+/* The text with each {} replaced by n, each {+} by n + 1. */
+static char *number_text(const char *text, unsigned n)
+{
+    char *numbered = NULL;
+    size_t length;
+    FILE *out = open_memstream(&numbered, &length);
+    ck_assert_ptr_nonnull(out);
+    while (*text) {
+        bool this = strncmp(text, "{}", 2) == 0, next = strncmp(text, "{+}", 3) == 0;
+        if (this || next)
+            fprintf(out, "%u", n + next);
+        else
+            fputc(*text, out);
+        text += this ? 2 : next ? 3 : 1;
+    }
+    fclose(out);
+    return numbered;
+}
+
+/* A neighbour called recipe.FROM-TO{}...: many files, alike but for their number. */
+static void save_many(const char *folder, const char *file, const char *dir)
+{
+    unsigned from, to;
+    int prefix = 0;
+    ck_assert_msg(sscanf(file, "recipe.%u-%u%n", &from, &to, &prefix) == 2, "%s: FROM-TO{}", file);
+    char *text = read_text(folder, file);
+    for (unsigned n = from; n <= to; n++) {
+        char *name = number_text(file + prefix, n), *numbered = number_text(text, n);
+        char error[RECIPE_ERROR_BYTES];
+        struct recipe *recipe = NULL;
+        ck_assert_msg(recipe_text(name, numbered, &recipe, error) == 0, "%s", error);
+        save(recipe, dir, name);
+        recipe_free(recipe);
+        free(name);
+        free(numbered);
+    }
+    free(text);
+}
+
 void corpus_save(const char *name, struct recipe *recipe, const char *dir)
 {
     save(recipe, dir, "image.qcow2");
@@ -66,6 +116,10 @@ void corpus_save(const char *name, struct recipe *recipe, const char *dir)
     for (struct dirent *entry; (entry = readdir(folder));) {
         if (strncmp(entry->d_name, "recipe.", 7) != 0)
             continue;
+        if (strstr(entry->d_name, "{}")) {
+            save_many(name, entry->d_name, dir);
+            continue;
+        }
         struct recipe *neighbour = load_recipe(name, entry->d_name);
         save(neighbour, dir, entry->d_name + 7);
         recipe_free(neighbour);

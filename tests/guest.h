@@ -9,6 +9,30 @@
 #include <stdint.h>
 
 #include "io.h"
+#include "qcow2.h"
+
+/* One disk of an image: the active one or a snapshot. */
+struct guest_disk {
+    struct io *io, *data; /* not owned */
+    struct qcow2_header header;
+    struct qcow2_geometry geo;
+    uint64_t l1_off, l1_size, size_bytes;
+};
+
+/* Opens the active disk, the snapshot of that ID, or (ID NULL) the nth snapshot, counted from 1;
+ * `data` as below, looked at only if the header says that there is one.  -ENOENT: no such snapshot,
+ * or other errors.  `label`, if not NULL, gets "ID/name" of the snapshot, "" for the disk. */
+enum { GUEST_LABEL_BYTES = 128 };
+int guest_open(struct guest_disk *disk, struct io *io, struct io *data, const char *snapshot_id,
+    unsigned nth, char *label);
+
+/* The entry of a guest cluster, and where it stands: at[0] of the L1 entry, [1] of the L2
+ * entry, 0 if there is none. */
+int guest_entry(
+    struct guest_disk *disk, uint64_t guest_idx, struct qcow2_l2_entry *e, uint64_t at[2]);
+
+/* Reads what the entry leads to, a whole cluster. */
+int guest_cluster(struct guest_disk *disk, const struct qcow2_l2_entry *e, uint8_t *out);
 
 /* Reads from the active disk, or the snapshot of that ID.  `data` is the external data file, NULL
  * without one; the backing file counts as zeros.  -ENOENT: no such snapshot; -EBADMSG: the image is

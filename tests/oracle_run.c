@@ -1,74 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include "oracle_run.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "compare.h"
-#include "damage.h"
-#include "imgmake.h"
-#include "io.h"
-#include "proc.h"
-#include "rng.h"
+#include "specimen.h"
 
 #define CASE_NAME "case.qcow2"
 
 struct oracle {
     const struct oracle_options *options;
     struct oracle_totals *totals;
-    char *dir;
-    struct imgmake image;
-    bool made; /* image.qcow2 is there and good */
+    struct specimen specimen;
 };
-
-/* ---- copies ------------------------------------------------------------------------------------
- */
-
-static int copy_extents(struct io *from, struct io *to)
-{
-    enum { CHUNK = 1 << 18 };
-    uint64_t size, pos = 0, start, end;
-    int err = io_size(from, &size);
-    if (err == 0)
-        err = io_resize(to, size);
-    uint8_t *buf = malloc(CHUNK);
-    if (!buf)
-        return -ENOMEM;
-    while (err == 0 && (err = io_extents(from, pos, &start, &end)) == 0 && start < size) {
-        for (pos = start; pos < end && err == 0;) {
-            size_t length = end - pos < CHUNK ? (size_t)(end - pos) : CHUNK;
-            err = io_read(from, pos, buf, length);
-            if (err == 0)
-                err = io_write(to, pos, buf, length);
-            pos += length;
-        }
-    }
-    free(buf);
-    return err;
-}
-
-/* The damaged copy of image.qcow2; *story as damage_image() tells it. */
-static int make_case(struct oracle *o, uint64_t damage_seed, unsigned count, char **story)
-{
-    char from_path[4096], to_path[4096];
-    snprintf(from_path, sizeof(from_path), "%s/%s", o->dir, o->image.name);
-    snprintf(to_path, sizeof(to_path), "%s/" CASE_NAME, o->dir);
-    unlink(to_path);
-    struct io *from = NULL, *to = NULL;
-    int err = io_file_open(from_path, IO_FILE_NO_LOCK, &from, NULL);
-    if (err == 0)
-        err = io_file_open(to_path, IO_FILE_NO_LOCK | IO_FILE_CREATE | IO_FILE_WRITE, &to, NULL);
-    if (err == 0)
-        err = copy_extents(from, to);
-    if (err == 0)
-        err = damage_image(to, damage_seed, count, story);
-    io_close(from);
-    io_close(to);
-    return err;
-}
 
 /* ---- the outcome of one comparison
  * ----------------------------------------------------------------
@@ -99,21 +46,6 @@ static void tell(struct oracle *o, uint64_t item, const char *story, const struc
     free(text);
 }
 
-static void keep(struct oracle *o, uint64_t item, const char *name, const char *story)
-{
-    const struct oracle_options *options = o->options;
-    proc_exit("mkdir -p '%s' && cp '%s/%s' '%s/%" PRIu64 "-%" PRIu64 "%s.qcow2'", options->keep,
-        o->dir, name, options->keep, options->seed, item, story ? "" : "-sound");
-    char path[4096];
-    snprintf(
-        path, sizeof(path), "%s/%" PRIu64 "-%" PRIu64 ".sh", options->keep, options->seed, item);
-    FILE *file = fopen(path, "w");
-    if (!file)
-        return;
-    fputs(o->image.script, file);
-    fclose(file);
-}
-
 static void account(struct oracle *o, uint64_t item, const char *name, const char *story,
     const struct comparison *c)
 {
@@ -129,7 +61,8 @@ static void account(struct oracle *o, uint64_t item, const char *name, const cha
     if (c->outcome == COMPARE_DIFFERS || o->options->verbose)
         tell(o, item, story, c);
     if (o->options->keep && (c->outcome == COMPARE_DIFFERS || o->options->count == 1))
-        keep(o, item, name, story);
+        specimen_keep(
+            &o->specimen, name, o->options->keep, o->options->seed, item, story ? "" : "-sound");
     fflush(o->options->log);
 }
 
@@ -139,42 +72,30 @@ static void account(struct oracle *o, uint64_t item, const char *name, const cha
 
 static void make_sound(struct oracle *o, uint64_t item)
 {
-    enum { ATTEMPTS = 4 };
-    struct rng rng = rng_for(o->options->seed, item / ORACLE_SHARE);
-    o->made = false;
-    for (int i = 0; i < ATTEMPTS && !o->made; i++) {
-        imgmake_free(&o->image);
-        o->made = imgmake(o->dir, rng_next(&rng), &o->image) == 0;
-        o->totals->not_made += !o->made;
-    }
-    if (!o->made)
+    struct specimen *s = &o->specimen;
+    specimen_sound(s, o->options->seed, item);
+    o->totals->not_made = s->not_made;
+    if (!s->made)
         return;
     struct comparison c;
-    compare_run(o->dir, &o->image, o->image.name, o->options->qcheck, &c);
+    compare_run(s->dir, &s->image, s->image.name, o->options->qcheck, &c);
     if (c.outcome == COMPARE_NAMED && c.qemu.exit_code == 0)
         c.outcome = COMPARE_DIFFERS; /* nothing may be found wrong with a sound image */
     o->totals->sound++;
     o->totals->unsound += c.qemu.exit_code != 0;
-    account(o, item, o->image.name, NULL, &c);
+    account(o, item, s->image.name, NULL, &c);
     compare_free(&c);
-}
-
-static unsigned draw_count(struct rng *rng)
-{
-    static const unsigned char counts[] = {1, 1, 1, 1, 1, 2, 2, 3, 3, 4};
-    return counts[rng_below(rng, sizeof(counts))];
 }
 
 static int make_damaged(struct oracle *o, uint64_t item)
 {
-    struct rng rng = rng_for(~o->options->seed, item);
-    unsigned count = draw_count(&rng);
+    struct specimen *s = &o->specimen;
     char *story = NULL;
-    int err = make_case(o, rng_next(&rng), count, &story);
+    int err = specimen_damage(s, o->options->seed, item, CASE_NAME, &story);
     if (err)
         return err;
     struct comparison c;
-    compare_run(o->dir, &o->image, CASE_NAME, o->options->qcheck, &c);
+    compare_run(s->dir, &s->image, CASE_NAME, o->options->qcheck, &c);
     o->totals->damaged++;
     account(o, item, CASE_NAME, story, &c);
     compare_free(&c);
@@ -184,18 +105,18 @@ static int make_damaged(struct oracle *o, uint64_t item)
 
 int oracle_run(const struct oracle_options *options, struct oracle_totals *totals)
 {
-    struct oracle o = {.options = options, .totals = totals, .dir = proc_mkdir()};
+    struct oracle o = {.options = options, .totals = totals};
+    specimen_open(&o.specimen);
     int err = 0;
     *totals = (struct oracle_totals){0};
     for (uint64_t i = 0; i < options->count && err == 0; i++) {
         uint64_t item = options->first + i;
-        if (i == 0 || item % ORACLE_SHARE == 0)
+        if (i == 0 || item % SPECIMEN_SHARE == 0)
             make_sound(&o, item);
-        if (o.made)
+        if (o.specimen.made)
             err = make_damaged(&o, item);
     }
-    imgmake_free(&o.image);
-    proc_rmdir(o.dir);
+    specimen_close(&o.specimen);
     return err;
 }
 

@@ -2,9 +2,7 @@
  *
  * The oracle: healthy images by imgmake, damages by damage, both checkers, their verdicts compared.
  *
- * Item i of a run is one damaged image; ORACLE_SHARE items in a row are damaged copies of the same
- * healthy one, which is compared too.  An item depends on the run's seed and on i, on nothing else.
- */
+ * Item i of a run is one damaged image of specimen.h; the healthy one is compared, too. */
 #ifndef TESTS_ORACLE_RUN_H
 #define TESTS_ORACLE_RUN_H
 
@@ -13,8 +11,6 @@
 #include <stdio.h>
 
 #include "differences.h"
-
-enum { ORACLE_SHARE = 4 };
 
 struct oracle_options {
     uint64_t seed, first, count; /* items first .. first + count - 1 */

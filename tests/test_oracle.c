@@ -9,7 +9,7 @@
 #include "imgmake.h"
 #include "oracle_run.h"
 #include "proc.h"
-#include "rng.h"
+#include "specimen.h"
 
 enum { ITEMS = 60, SEED = 26 };
 
@@ -23,7 +23,7 @@ START_TEST(verdicts_equal_those_of_qemu_img)
     ck_assert_uint_eq(totals.not_made, 0);
     ck_assert_uint_eq(totals.unsound, 0);
     ck_assert_uint_eq(totals.damaged, ITEMS);
-    ck_assert_uint_eq(totals.sound, ITEMS / ORACLE_SHARE);
+    ck_assert_uint_eq(totals.sound, ITEMS / SPECIMEN_SHARE);
     ck_assert_uint_eq(totals.differ, 0);
 }
 END_TEST

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * build/tests/trial N SEED [--keep DIR] [--only I] [--verbose]
+ *
+ * The repair of N damaged images by qcheck and by qemu-img; see trial_run.h.  Exit 0: every rule
+ * was kept; 2: one was broken; 1: could not run. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oracle_run.h"
+#include "trial_run.h"
+
+static double percent(double part, double whole)
+{
+    return whole > 0 ? 100 * part / whole : 100;
+}
+
+static void print_row(const char *what, const double values[TRIAL_TOOLS], const char *unit)
+{
+    printf("%-44s", what);
+    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+        printf("  %22.2f%s", values[tool], unit);
+    printf("\n");
+}
+
+static void print_table(const struct trial_totals *t)
+{
+    enum { CLEAN_QEMU, CLEAN_OWN, KEPT, KEPT_MEAN, MAPPED, SNAPSHOTS, ROWS };
+    static const char *const rows[] = {
+        [CLEAN_QEMU] = "clean by qemu-img check",
+        [CLEAN_OWN] = "clean by qcheck",
+        [KEPT] = "data in the file that is kept, of all bytes",
+        [KEPT_MEAN] = "  the same, mean over the images",
+        [MAPPED] = "  of what has its L1 and L2 entries, too",
+        [SNAPSHOTS] = "snapshots with their name",
+    };
+    double values[ROWS][TRIAL_TOOLS], most[TRIAL_TOOLS], mean[TRIAL_TOOLS];
+    printf("%-44s", "");
+    for (int i = 0; i < TRIAL_TOOLS; i++) {
+        const struct trial_sum *sum = &t->tools[i];
+        const struct content_share *s = &sum->share;
+        values[CLEAN_QEMU][i] = percent((double)sum->clean_qemu, (double)t->images);
+        values[CLEAN_OWN][i] = percent((double)sum->clean_own, (double)t->images);
+        values[KEPT][i] = percent((double)s->kept, (double)s->in_file);
+        values[KEPT_MEAN][i] = percent(sum->kept_shares, (double)t->with_data);
+        values[MAPPED][i] = percent((double)s->mapped_kept, (double)s->mapped);
+        values[SNAPSHOTS][i] = percent(s->snapshots_kept, s->snapshots);
+        most[i] = sum->seconds_most;
+        mean[i] = t->images ? sum->seconds / (double)t->images : 0;
+        printf("  %23s", trial_tool_name(i));
+    }
+    printf("\n");
+    for (int row = 0; row < ROWS; row++)
+        print_row(rows[row], values[row], "%");
+    print_row("time, longest", most, "s");
+    print_row("time, mean", mean, "s");
+}
+
+static bool print_totals(const struct trial_totals *t)
+{
+    bool kept = true;
+    printf("%" PRIu64 " damaged images, %" PRIu64 " with guest data; %" PRIu64
+           " left out: not sound before the damage\n",
+        t->images, t->with_data, t->skipped);
+    print_table(t);
+    printf("images of which qemu-img keeps more than --lossy: %" PRIu64 "\n", t->less_than_qemu);
+    printf("hard rules broken:");
+    for (int rule = 0; rule < TRIAL_RULES; rule++) {
+        printf("  %s %" PRIu64, trial_rule_name(rule), t->broken[rule]);
+        kept = kept && t->broken[rule] == 0;
+    }
+    printf("\n");
+    return kept;
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: trial N SEED [--keep DIR] [--only I] [--verbose]\n");
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option known[] = {
+        {"keep", required_argument, NULL, 'k'},
+        {"only", required_argument, NULL, 'o'},
+        {"verbose", no_argument, NULL, 'v'},
+        {0},
+    };
+    struct trial_options options = {.log = stdout};
+    const char *only = NULL;
+    int option;
+    while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
+        if (option == 'k')
+            options.keep = optarg;
+        else if (option == 'o')
+            only = optarg;
+        else if (option == 'v')
+            options.verbose = true;
+        else
+            return usage();
+    }
+    if (argc - optind != 2)
+        return usage();
+    options.count = only ? 1 : strtoull(argv[optind], NULL, 0);
+    options.first = only ? strtoull(only, NULL, 0) : 0;
+    options.seed = strtoull(argv[optind + 1], NULL, 0);
+    options.verbose |= only != NULL;
+    char *qcheck = oracle_find_qcheck();
+    options.qcheck = qcheck;
+    struct trial_totals totals;
+    int err = qcheck ? trial_run(&options, &totals) : -1;
+    free(qcheck);
+    if (err) {
+        fprintf(stderr, "trial: %s\n", qcheck ? strerror(-err) : "there is no qcheck beside it");
+        return 1;
+    }
+    return print_totals(&totals) ? 0 : 2;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The trial of the repair: damaged images of specimen.h, each repaired by `qcheck --repair`, by
+ * `qcheck --repair --lossy` and by `qemu-img check -r all` (twice, as one does), each on a copy of
+ * its own; what is left of the guests' data is held against the healthy image.
+ *
+ * Hard rules, broken by no image:
+ *   worse     the safe repair makes no cluster unreadable that was right before; with --lossy this
+ *             holds for the disks and snapshots that were right from end to end
+ *   again     a second repair changes no byte
+ *   verdict   the exit code of the repair is that of a check afterwards
+ *   crash     ends with an exit code of its own, within TRIAL_SECONDS */
+#ifndef TESTS_TRIAL_RUN_H
+#define TESTS_TRIAL_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "content.h"
+
+enum trial_tool { TRIAL_SAFE, TRIAL_LOSSY, TRIAL_QEMU, TRIAL_TOOLS };
+enum trial_rule { TRIAL_WORSE, TRIAL_AGAIN, TRIAL_VERDICT, TRIAL_CRASH, TRIAL_RULES };
+enum { TRIAL_SECONDS = 10 };
+
+const char *trial_tool_name(enum trial_tool tool);
+const char *trial_rule_name(enum trial_rule rule);
+
+struct trial_options {
+    uint64_t seed, first, count; /* items first .. first + count - 1 */
+    const char *keep;            /* directory for images of items that are told, NULL: none */
+    const char *qcheck;          /* path of the program */
+    FILE *log;                   /* broken rules, what is not clean, what is lost */
+    bool verbose;                /* every item is told */
+};
+
+/* One tool, over all images. */
+struct trial_sum {
+    uint64_t clean_qemu, clean_own;
+    struct content_share share; /* sums */
+    double kept_shares;         /* sum of the share kept of each image that has data */
+    double seconds_most, seconds;
+};
+
+struct trial_totals {
+    uint64_t images, with_data, skipped; /* skipped: not even the healthy image is sound */
+    struct trial_sum tools[TRIAL_TOOLS];
+    uint64_t less_than_qemu; /* images of which qemu-img keeps more than --lossy */
+    uint64_t broken[TRIAL_RULES];
+};
+
+/* 0, or -errno when an image could not be copied or damaged. */
+int trial_run(const struct trial_options *options, struct trial_totals *totals);
+
+#endif
