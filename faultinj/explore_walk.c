@@ -67,7 +67,7 @@ static int walk_covering(struct explorer *ex, unsigned *choice)
             choice[f] = choice[f] * 2 < epoch_choices(epoch, f) ? 0 : epoch_choices(epoch, f) - 1;
         for (size_t i = 0; i < n; i++) {
             for (size_t j = i + 1; j < n; j++) {
-                unsigned two = (choice[i] > 0) | (choice[j] > 0) << 1;
+                unsigned two = (choice[i] > 0 ? 1u : 0u) | (choice[j] > 0 ? 2u : 0u);
                 uint8_t *at = shown + (i * n + j) * n;
                 for (size_t k = j + 1; k < n; k++) {
                     uint8_t bit = (uint8_t)(1u << (two | (unsigned)(choice[k] > 0) << 2));
@@ -132,9 +132,11 @@ int explorer_walk(struct explorer *ex)
     unsigned *choice = calloc(epoch_factors(&ex->epoch), sizeof(*choice));
     if (!choice)
         return -ENOMEM;
-    ex->counts->legal += exp2l(epoch_product_log2(&ex->epoch));
-    int ret = epoch_product(&ex->epoch) <= ex->options->cap ? walk_product(ex, choice, &complete)
-                                                            : walk_large(ex, choice, &complete);
+    uint64_t product = epoch_product(&ex->epoch);
+    ex->counts->legal +=
+        product < UINT64_MAX ? (long double)product : exp2l(epoch_product_log2(&ex->epoch));
+    int ret = product <= ex->options->cap ? walk_product(ex, choice, &complete)
+                                          : walk_large(ex, choice, &complete);
     ex->counts->epochs_exhaustive += ret == 0 && complete;
     free(choice);
     return ret;

@@ -137,6 +137,7 @@ static int run_plan(struct sweep *s, struct fault_plan *plan)
     unsigned variants = plan->mode == FAULT_DROP ? LOSE_VARIANTS : 1;
     for (unsigned v = 0; ret == 0 && plan->fired && v < variants; v++)
         ret = cut_power(s, plan, v);
+    s->history = NULL;
     history_release(&history);
     return ret == -ENOENT ? 0 : ret;
 }
