@@ -78,7 +78,7 @@ static void usage(FILE *out)
         "  --sequences N        all sequences of up to N operations\n"
         "  --random N,LENGTH    N random workloads\n"
         "  --faults             also make every read, write, flush, discard, allocation fail\n"
-        "  --deep               every distinct state is checked and used on\n"
+        "  --deep               every distinct state is checked, used on, repaired\n"
         "  --budget SECONDS     stop then, and say what was left out\n"
         "  --record LOG         write the run's requests as a dm-log-writes log\n"
         "  --output human|json|tap\n");
@@ -164,6 +164,7 @@ static bool take_option(struct command_line *line, int code, char *value)
         return true;
     case OPT_DEEP:
         run->explore.check_full = run->explore.continue_full = UINT64_MAX;
+        run->explore.repair_full = UINT64_MAX;
         return true;
     default:
         return false;

@@ -149,6 +149,7 @@ int sweep_run(const struct history *history, const char *workload,
     few.cap = SWEEP_CAP;
     few.samples = 32;
     few.check_full = few.continue_full = 4;
+    few.repair_full = 1;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct sweep s = {.options = &few,
