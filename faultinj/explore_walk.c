@@ -92,14 +92,31 @@ static int walk_samples(struct explorer *ex, unsigned *choice)
     return ret;
 }
 
+/* A first pass may not be longer than the cap. */
+struct limited {
+    struct explorer *ex;
+    uint64_t left;
+};
+
+static int visit_limited(void *arg, const unsigned *choice)
+{
+    struct limited *limited = arg;
+    if (limited->left-- == 0 || ((limited->left & 255) == 0 && out_of_time(limited->ex)))
+        return -E2BIG;
+    return explorer_visit(limited->ex, choice);
+}
+
 static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
 {
     fault_walk *const first[] = {fault_prefix, fault_omit_one, fault_torn, fault_atomic};
     long double covered = 0;
     int ret = 0;
     *complete = false;
-    for (size_t i = 0; ret == 0 && i < sizeof(first) / sizeof(first[0]) && !out_of_time(ex); i++)
-        ret = first[i](&ex->epoch, explorer_visit, ex);
+    for (size_t i = 0; ret == 0 && i < sizeof(first) / sizeof(first[0]) && !out_of_time(ex); i++) {
+        struct limited limited = {ex, ex->options->cap};
+        ret = first[i](&ex->epoch, visit_limited, &limited);
+        ret = ret == -E2BIG ? 0 : ret;
+    }
     if (ret == 0)
         ret = explorer_walk_tree(ex, &covered, complete);
     if (ret == 0 && !*complete)

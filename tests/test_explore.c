@@ -25,7 +25,8 @@ static struct explore_counts explore(
     struct explore_options options = explore_options_default();
     options.cap = cap;
     options.samples = 64;
-    options.check_full = options.continue_full = 32;
+    options.check_full = options.continue_full = 8;
+    options.repair_full = 2;
     ck_assert_int_eq(run_history(workload, image, false, NULL, &h), 0);
     ck_assert_int_eq(
         explore_run(&h, &h.recording, fault_model_find(model), &options, &counts, fail_on, &h), 0);
@@ -37,7 +38,8 @@ START_TEST(every_workload_on_this_image)
 {
     const struct image_kind *kind = &image_kinds[_i];
     for (size_t i = 0; i < workload_row_count; i++)
-        explore(workload_rows[i].name, kind->name, "sector", 512);
+        explore(workload_rows[i].name, kind->name, "sector",
+            kind->options.size_bytes > 1 << 20 ? 32 : 512);
 }
 END_TEST
 
