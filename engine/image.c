@@ -420,11 +420,14 @@ static int write_incompatible(struct image *img, uint64_t bits)
 
 int image_lazy_begin(struct image *img)
 {
-    if (!image_is_lazy(img) || img->own_dirty)
+    if (!image_is_lazy(img) || img->dirty_set)
         return 0;
-    /* The bit may be on the device even if the call fails, and it is ours then. */
+    /* The bit may be on the device even if the call fails, and it is ours then; but counts may lag
+     * behind only once it is known to be there. */
     img->own_dirty = true;
-    return write_incompatible(img, img->header.incompatible | QCOW2_INCOMPAT_DIRTY);
+    int ret = write_incompatible(img, img->header.incompatible | QCOW2_INCOMPAT_DIRTY);
+    img->dirty_set = ret == 0;
+    return ret;
 }
 
 int image_close(struct image *img)

@@ -165,7 +165,8 @@ struct image {
     bool stale;     /* memory and device may differ: read again before anything else */
     bool failed;    /* a flush failed: nothing is written any more */
     bool prepared;  /* the autoclear bits are seen to */
-    bool own_dirty; /* the dirty bit on disk is ours */
+    bool own_dirty; /* the dirty bit on disk, if it is set, is ours */
+    bool dirty_set; /* and is set, durably */
     struct codec *codec;
     struct image_error error;
 };
