@@ -220,10 +220,12 @@ void content_kept(const struct content *truth, struct io *healthy, struct io *da
                 (!truth->data_file && !same_bytes(healthy, damaged, run->host_off, run->length)))
                 continue;
             bool kept = digest_at(after, other, run->guest_idx) == run->digest;
-            bool mapped = same_bytes(healthy, damaged, run->at[0], 8) &&
-                          same_bytes(healthy, damaged, run->at[1], truth->l2_entry_size);
+            bool placed = same_bytes(healthy, damaged, run->at[1], truth->l2_entry_size);
+            bool mapped = placed && same_bytes(healthy, damaged, run->at[0], 8);
             share->in_file += bytes;
             share->kept += kept ? bytes : 0;
+            share->placed += placed ? bytes : 0;
+            share->placed_kept += placed && kept ? bytes : 0;
             share->mapped += mapped ? bytes : 0;
             share->mapped_kept += mapped && kept ? bytes : 0;
         }

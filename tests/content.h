@@ -51,7 +51,9 @@ uint64_t content_size(const struct content *content);
 
 /* Bytes of the truth's allocated clusters whose data is still in the damaged file as it was. */
 struct content_share {
-    uint64_t in_file, kept;       /* and those that read as they did */
+    uint64_t in_file, kept; /* and those that read as they did */
+    uint64_t placed,
+        placed_kept; /* those whose L2 entry is untouched, so that their place is known */
     uint64_t mapped, mapped_kept; /* those whose L1 and L2 entry are untouched, too */
     unsigned snapshots, snapshots_kept;
 };

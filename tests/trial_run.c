@@ -272,6 +272,8 @@ static void add_up(struct trial_sum *sum, const struct outcome *o)
     sum->clean_own += o->check_own == 0;
     sum->share.in_file += share->in_file;
     sum->share.kept += share->kept;
+    sum->share.placed += share->placed;
+    sum->share.placed_kept += share->placed_kept;
     sum->share.mapped += share->mapped;
     sum->share.mapped_kept += share->mapped_kept;
     sum->share.snapshots += share->snapshots;
@@ -300,8 +302,8 @@ static void judge_item(struct trial *t, struct item *item)
         item->told = true;
         fprintf(item->text,
             "    LOST --lossy keeps %" PRIu64 " of %" PRIu64 " bytes (%" PRIu64 " of %" PRIu64
-            " with their entries), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
-            share->kept, share->in_file, share->mapped_kept, share->mapped,
+            " with their L2 entry), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
+            share->kept, share->in_file, share->placed_kept, share->placed,
             item->tools[TRIAL_SAFE].share.kept, qemu->share.kept);
     }
     if (share->kept < qemu->share.kept) {
