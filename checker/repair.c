@@ -168,7 +168,8 @@ static int run_round(struct repair *repair, bool marked, bool *mark_now, bool *m
     int ret = 0;
     *more = false;
     for (size_t i = 0; ret == 0 && !*more && i < sizeof(stages) / sizeof(stages[0]); i++) {
-        if (repair->options->leaks_only && stages[i] != repair_lower)
+        if ((repair->options->leaks_only && stages[i] != repair_lower) ||
+            (!repair->walk->judgeable && stages[i] != repair_header_fields))
             continue;
         plan_init(&repair->plan, repair->walk);
         ret = stages[i](repair);

@@ -68,6 +68,9 @@ uint64_t repair_entry_off(const struct repair *repair, const struct finding *fin
 /* The stored count is higher than the references found: somebody's reference is missing. */
 bool repair_deficit(const struct repair *repair, uint64_t host_off);
 
+/* The compressed data of the entry makes a whole cluster. */
+bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);
+
 /* From now on the missing reference is accounted for. */
 int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs);
 

@@ -51,25 +51,40 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
     return ret;
 }
 
-/* Takes the patch under which the image makes sense, if there is exactly one best. */
+/* Bits in which the patch differs from what is there: damage is mostly small. */
+static int distance(struct repair *repair, const struct patch *patch, unsigned *bits)
+{
+    uint8_t old[8];
+    int ret = io_read_padded(repair->io, patch->off, old, patch->length);
+    *bits = 0;
+    for (size_t i = 0; ret == 0 && i < patch->length; i++)
+        *bits += (unsigned)__builtin_popcount((unsigned)(old[i] ^ patch->bytes[i]));
+    return ret;
+}
+
+/* Takes the patch under which the image makes most sense; among equals the one that changes the
+ * fewest bits, if there is one. */
 static int take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count)
 {
     uint64_t best_wrong = UINT64_MAX;
+    unsigned best_bits = UINT32_MAX;
     size_t best = 0;
     bool tie = true;
     for (size_t i = 0; i < count; i++) {
         uint64_t wrong;
+        unsigned bits;
         int ret = try_patch(repair, &patches[i], &wrong);
+        if (ret == 0)
+            ret = distance(repair, &patches[i], &bits);
         if (ret < 0)
             return ret;
-        if (wrong == best_wrong)
-            tie = true;
-        if (wrong < best_wrong) {
-            best_wrong = wrong;
-            best = i;
-            tie = false;
-        }
+        if (wrong == UINT64_MAX || wrong > best_wrong || (wrong == best_wrong && bits > best_bits))
+            continue;
+        tie = wrong == best_wrong && bits == best_bits;
+        best_wrong = wrong;
+        best_bits = bits;
+        best = i;
     }
     if (tie)
         return 0;
@@ -127,6 +142,29 @@ static int mend_l1_size(struct repair *repair, enum check_id why)
     if (needed == 0 || needed > QCOW2_MAX_L1_BYTES / 8)
         return repair->options->lossy ? take_best(repair, why, patches + 1, 1) : 0;
     return take_best(repair, why, patches, repair->options->lossy ? 2 : 1);
+}
+
+/* Data is mapped behind the disk's end.  The size was a snapshot's, perhaps, or reaches to the end
+ * of what is mapped at least. */
+static int mend_small_size(struct repair *repair, enum check_id why)
+{
+    const struct walk *walk = repair->walk;
+    struct patch patches[MAX_TRIES];
+    size_t count = 0;
+    uint64_t mapped_end = 0;
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        bool past = f->check == CHECK_l2_entry_past_end || f->check == CHECK_l1_entry_past_end;
+        if (past && f->tree == TREE_ACTIVE && mapped_end < f->guest_off + f->guest_len)
+            mapped_end = f->guest_off + f->guest_len;
+    }
+    for (size_t i = 1; i < walk->tree_count && count < MAX_TRIES - 1; i++) {
+        if (walk->trees[i].disk_size_known && walk->trees[i].disk_size >= mapped_end)
+            patches[count++] = patch_be64(QCOW2_HDR_SIZE, walk->trees[i].disk_size);
+    }
+    if (count == 0)
+        patches[count++] = patch_be64(QCOW2_HDR_SIZE, mapped_end);
+    return mapped_end ? take_best(repair, why, patches, count) : 0;
 }
 
 static int mend_crypt_method(struct repair *repair, enum check_id why)
@@ -202,6 +240,8 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_snapshot_count:
     case CHECK_header_snapshots_unaligned:
     case CHECK_header_snapshots_outside:
+        if (header->snapshot_count == 0) /* of no table at all */
+            return plan_be64(&repair->plan, PHASE_SWITCH, f->check, QCOW2_HDR_SNAPSHOTS_OFF, 0);
         return lossy ? try_bits(repair, f->check, QCOW2_HDR_SNAPSHOTS_OFF, header->snapshots_off)
                      : 0;
     default:
@@ -214,8 +254,12 @@ int repair_header_fields(struct repair *repair)
 {
     int ret = 0;
     for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
-        enum object_kind kind = check_rows[repair->findings.items[i].check].kind;
-        if (kind == OBJECT_HEADER || kind == OBJECT_EXTENSION)
+        enum check_id check = repair->findings.items[i].check;
+        enum object_kind kind = check_rows[check].kind;
+        bool past = check == CHECK_l2_entry_past_end || check == CHECK_l1_entry_past_end;
+        if (past && repair->options->lossy && repair->findings.items[i].tree == TREE_ACTIVE)
+            ret = mend_small_size(repair, check);
+        else if (kind == OBJECT_HEADER || kind == OBJECT_EXTENSION)
             ret = mend_field(repair, &repair->findings.items[i]);
     }
     return ret;

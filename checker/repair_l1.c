@@ -106,6 +106,7 @@ static size_t find_places(const struct repair *repair, struct place *places)
         case CHECK_l1_entry_outside:
         case CHECK_l1_entry_into_metadata:
         case CHECK_l2_table_implausible:
+        case CHECK_l1_flags_without_table:
             break;
         case CHECK_l1_hole:
             if (repair->options->lossy)

@@ -36,7 +36,7 @@ static bool entry_deficit(const struct repair *repair, const struct qcow2_l2_ent
         if (!repair_deficit(repair, off))
             return false;
     }
-    return true;
+    return e->kind != QCOW2_L2_COMPRESSED || repair_decodes(repair, e);
 }
 
 static void propose(

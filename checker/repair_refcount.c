@@ -84,6 +84,13 @@ static bool structure_broken(const struct repair *repair)
             break;
         }
     }
+    /* With narrow counts an overlap shows only as such. */
+    for (size_t i = 0; i < repair->walk->areas.count; i++) {
+        const struct area *area = &repair->walk->areas.items[i];
+        if ((area->kind == AREA_REFCOUNT_TABLE || area->kind == AREA_REFCOUNT_BLOCK) &&
+            walk_area_conflict(repair->walk, area))
+            return true;
+    }
     return false;
 }
 

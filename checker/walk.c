@@ -231,21 +231,27 @@ bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster)
     return table && table->implausible;
 }
 
+bool walk_area_conflict(const struct walk *walk, const struct area *area)
+{
+    uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
+    for (uint64_t c = cluster_of(&walk->geo, area->host_off); c <= last; c++) {
+        if (census_get(walk->census, c).conflict && !walk_wrongly_accused(walk, c))
+            return true;
+    }
+    return false;
+}
+
 int walk_judge_areas(struct walk *walk)
 {
     for (size_t i = 0; census_has_conflicts(walk->census) && i < walk->areas.count; i++) {
         const struct area *area = &walk->areas.items[i];
-        uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
-        bool conflict = false;
-        for (uint64_t c = cluster_of(&walk->geo, area->host_off); !conflict && c <= last; c++)
-            conflict = census_get(walk->census, c).conflict;
         struct subject subject = {
             .kind = OBJECT_AREA,
             .tree = area->tree,
             .has_host = true,
             .host_off = area->host_off,
             .length = area->length,
-            .area = {.kind = area->kind, .conflict = conflict},
+            .area = {.kind = area->kind, .conflict = walk_area_conflict(walk, area)},
         };
         walk_show(walk, &subject);
     }

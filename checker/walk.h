@@ -163,6 +163,9 @@ void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t len
  * by a cluster or more is not counted at all.  *conflict: somebody else had claimed one of them. */
 int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict);
 
+/* Somebody else uses a part of the area, too. */
+bool walk_area_conflict(const struct walk *walk, const struct area *area);
+
 void walk_sort_areas(struct walk *walk); /* before walk_area_at() can be used */
 
 /* Claims the clusters touched by a range for one owner; *conflict is set if one is taken, and left
