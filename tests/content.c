@@ -290,3 +290,40 @@ uint64_t content_worse(const struct content *truth, const struct content *before
     }
     return worse;
 }
+
+/* Looks at the runs of `places`; a disk that one of the two does not have may be anything. */
+static uint64_t strange_at(const struct content *contents[3], const struct content_disk *disks[3],
+    const struct content_disk *places, FILE *why)
+{
+    uint64_t strange = 0;
+    for (size_t k = 0; k < places->count; k++) {
+        uint64_t idx = places->runs[k].guest_idx, digests[3];
+        for (int i = 0; i < 3; i++)
+            digests[i] = digest_at(contents[i], disks[i], idx);
+        if (digests[2] == digests[0] || digests[2] == digests[1])
+            continue;
+        if (strange++ == 0)
+            fprintf(why, "disk \"%s\": guest cluster %" PRIu64 " is %s", places->label, idx,
+                digests[2] == CONTENT_UNREADABLE ? "unreadable" : "neither old nor new");
+    }
+    return strange;
+}
+
+uint64_t content_between(
+    const struct content *a, const struct content *b, const struct content *now, FILE *why)
+{
+    uint64_t strange = 0;
+    const struct content *contents[3] = {a, b, now};
+    for (size_t i = 0; i < a->disk_count; i++) {
+        const char *label = a->disks[i].label;
+        const struct content_disk *disks[3] = {
+            &a->disks[i], counterpart(a, b, label), counterpart(a, now, label)};
+        if (!disks[1])
+            continue;
+        for (int k = 0; k < 3 && disks[2] && strange == 0; k++)
+            strange += strange_at(contents, disks, disks[k], why);
+        if (!disks[2] && strange++ == 0)
+            fprintf(why, "disk \"%s\" is gone", label);
+    }
+    return strange;
+}

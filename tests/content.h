@@ -66,4 +66,9 @@ void content_kept(const struct content *truth, struct io *healthy, struct io *da
 uint64_t content_worse(const struct content *truth, const struct content *before,
     const struct content *after, bool whole, FILE *why);
 
+/* Guest clusters that read neither as in `a` nor as in `b`; a line about the first goes to `why`.
+ */
+uint64_t content_between(
+    const struct content *a, const struct content *b, const struct content *now, FILE *why);
+
 #endif

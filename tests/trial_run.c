@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "proc.h"
+#include "same.h"
 #include "specimen.h"
 
 #define CASE_NAME "case.qcow2"
@@ -92,29 +93,6 @@ static void read_content(struct trial *t, struct io *image, struct content *out)
     uint64_t most = t->truth.disk_count ? content_size(&t->truth) : UINT64_MAX;
     content_read(image, data, most, out);
     io_close(data);
-}
-
-static bool same_file(struct io *a, struct io *b)
-{
-    enum { CHUNK = 1 << 16 };
-    uint64_t size, other, pos = 0, start[2], end[2];
-    if (io_size(a, &size) < 0 || io_size(b, &other) < 0 || size != other)
-        return false;
-    uint8_t *x = malloc(CHUNK), *y = malloc(CHUNK);
-    bool same = x && y;
-    while (same && pos < size) {
-        same = io_extents(a, pos, &start[0], &end[0]) == 0 &&
-               io_extents(b, pos, &start[1], &end[1]) == 0;
-        uint64_t next = start[0] < start[1] ? start[0] : start[1];
-        if (next >= size)
-            break;
-        same = same && io_read_padded(a, next, x, CHUNK) == 0 &&
-               io_read_padded(b, next, y, CHUNK) == 0 && memcmp(x, y, CHUNK) == 0;
-        pos = next + CHUNK;
-    }
-    free(x);
-    free(y);
-    return same;
 }
 
 /* ---- programs ---------------------------------------------------------------------------------
@@ -222,7 +200,7 @@ static void repair_again(
     char how[64];
     snprintf(
         how, sizeof(how), "bytes changed, exit %d then %d", item->tools[tool].exit_code, exit_code);
-    if (!again || !same_file(repaired, again))
+    if (!again || !same_image(repaired, again))
         broken(t, item, tool, TRIAL_AGAIN, how);
     io_close(again);
 }
