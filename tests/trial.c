@@ -40,7 +40,7 @@ static void print_table(const struct trial_totals *t)
     };
     double values[ROWS][TRIAL_TOOLS], most[TRIAL_TOOLS], mean[TRIAL_TOOLS];
     printf("%-44s", "");
-    for (int i = 0; i < TRIAL_TOOLS; i++) {
+    for (unsigned i = 0; i < TRIAL_TOOLS; i++) {
         const struct trial_sum *sum = &t->tools[i];
         const struct content_share *s = &sum->share;
         values[CLEAN_QEMU][i] = percent((double)sum->clean_qemu, (double)t->images);
@@ -70,7 +70,7 @@ static bool print_totals(const struct trial_totals *t)
     print_table(t);
     printf("images of which qemu-img keeps more than --lossy: %" PRIu64 "\n", t->less_than_qemu);
     printf("hard rules broken:");
-    for (int rule = 0; rule < TRIAL_RULES; rule++) {
+    for (unsigned rule = 0; rule < TRIAL_RULES; rule++) {
         printf("  %s %" PRIu64, trial_rule_name(rule), t->broken[rule]);
         kept = kept && t->broken[rule] == 0;
     }

@@ -267,7 +267,7 @@ static void judge_item(struct trial *t, struct item *item)
 {
     const struct outcome *lossy = &item->tools[TRIAL_LOSSY], *qemu = &item->tools[TRIAL_QEMU];
     const struct content_share *share = &lossy->share;
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         add_up(&t->totals->tools[tool], &item->tools[tool]);
     t->totals->images++;
     t->totals->with_data += share->in_file > 0;
@@ -297,7 +297,7 @@ static void tell(struct trial *t, const struct item *item, const char *text, con
     fprintf(log,
         "item %" PRIu64 "  build/tests/trial 1 %" PRIu64 " --only %" PRIu64 " --keep kept\n",
         item->idx, t->options->seed, item->idx);
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++) {
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++) {
         const struct outcome *o = &item->tools[tool];
         if (t->options->verbose)
             fprintf(log, "    %s: exit %d, %.2f s; then qemu-img %d, qcheck %d:%s\n",
@@ -327,7 +327,7 @@ static int try_item(struct trial *t, uint64_t idx)
     if (!item.damaged || !item.text)
         abort();
     read_content(t, item.damaged, &item.before);
-    for (int tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
         err = try_tool(t, &item, tool);
     if (err == 0)
         judge_item(t, &item);
@@ -336,7 +336,7 @@ static int try_item(struct trial *t, uint64_t idx)
         tell(t, &item, text, story);
     if (t->options->keep)
         specimen_keep(s, CASE_NAME, t->options->keep, t->options->seed, idx, "");
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         free(item.tools[tool].checks);
     content_free(&item.before);
     io_close(item.damaged);
