@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "proc.h"
+#include "same.h"
 #include "specimen.h"
 
 #define CASE_NAME "case.qcow2"
@@ -92,29 +93,6 @@ static void read_content(struct trial *t, struct io *image, struct truth *out)
     uint64_t most = t->truth.disk_count ? truth_size(&t->truth) : UINT64_MAX;
     truth_read(image, data, most, out);
     io_close(data);
-}
-
-static bool same_file(struct io *a, struct io *b)
-{
-    enum { CHUNK = 1 << 16 };
-    uint64_t size, other, pos = 0, start[2], end[2];
-    if (io_size(a, &size) < 0 || io_size(b, &other) < 0 || size != other)
-        return false;
-    uint8_t *x = malloc(CHUNK), *y = malloc(CHUNK);
-    bool same = x && y;
-    while (same && pos < size) {
-        same = io_extents(a, pos, &start[0], &end[0]) == 0 &&
-               io_extents(b, pos, &start[1], &end[1]) == 0;
-        uint64_t next = start[0] < start[1] ? start[0] : start[1];
-        if (next >= size)
-            break;
-        same = same && io_read_padded(a, next, x, CHUNK) == 0 &&
-               io_read_padded(b, next, y, CHUNK) == 0 && memcmp(x, y, CHUNK) == 0;
-        pos = next + CHUNK;
-    }
-    free(x);
-    free(y);
-    return same;
 }
 
 /* ---- programs ---------------------------------------------------------------------------------
@@ -222,7 +200,7 @@ static void repair_again(
     char how[64];
     snprintf(
         how, sizeof(how), "bytes changed, exit %d then %d", item->tools[tool].exit_code, exit_code);
-    if (!again || !same_file(repaired, again))
+    if (!again || !same_image(repaired, again))
         broken(t, item, tool, TRIAL_AGAIN, how);
     io_close(again);
 }
@@ -272,6 +250,8 @@ static void add_up(struct trial_sum *sum, const struct outcome *o)
     sum->clean_own += o->check_own == 0;
     sum->share.in_file += share->in_file;
     sum->share.kept += share->kept;
+    sum->share.placed += share->placed;
+    sum->share.placed_kept += share->placed_kept;
     sum->share.mapped += share->mapped;
     sum->share.mapped_kept += share->mapped_kept;
     sum->share.snapshots += share->snapshots;
@@ -287,7 +267,7 @@ static void judge_item(struct trial *t, struct item *item)
 {
     const struct outcome *lossy = &item->tools[TRIAL_LOSSY], *qemu = &item->tools[TRIAL_QEMU];
     const struct truth_share *share = &lossy->share;
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         add_up(&t->totals->tools[tool], &item->tools[tool]);
     t->totals->images++;
     t->totals->with_data += share->in_file > 0;
@@ -300,8 +280,8 @@ static void judge_item(struct trial *t, struct item *item)
         item->told = true;
         fprintf(item->text,
             "    LOST --lossy keeps %" PRIu64 " of %" PRIu64 " bytes (%" PRIu64 " of %" PRIu64
-            " with their entries), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
-            share->kept, share->in_file, share->mapped_kept, share->mapped,
+            " with their L2 entry), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
+            share->kept, share->in_file, share->placed_kept, share->placed,
             item->tools[TRIAL_SAFE].share.kept, qemu->share.kept);
     }
     if (share->kept < qemu->share.kept) {
@@ -317,7 +297,7 @@ static void tell(struct trial *t, const struct item *item, const char *text, con
     fprintf(log,
         "item %" PRIu64 "  build/tests/trial 1 %" PRIu64 " --only %" PRIu64 " --keep kept\n",
         item->idx, t->options->seed, item->idx);
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++) {
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++) {
         const struct outcome *o = &item->tools[tool];
         if (t->options->verbose)
             fprintf(log, "    %s: exit %d, %.2f s; then qemu-img %d, qcheck %d:%s\n",
@@ -347,7 +327,7 @@ static int try_item(struct trial *t, uint64_t idx)
     if (!item.damaged || !item.text)
         abort();
     read_content(t, item.damaged, &item.before);
-    for (int tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
         err = try_tool(t, &item, tool);
     if (err == 0)
         judge_item(t, &item);
@@ -356,7 +336,7 @@ static int try_item(struct trial *t, uint64_t idx)
         tell(t, &item, text, story);
     if (t->options->keep)
         specimen_keep(s, CASE_NAME, t->options->keep, t->options->seed, idx, "");
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         free(item.tools[tool].checks);
     truth_free(&item.before);
     io_close(item.damaged);
