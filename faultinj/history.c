@@ -210,12 +210,13 @@ struct window history_window(
     return window;
 }
 
-/* From one model to the next everything changes at once, not sector by sector. */
+/* From one model to the next everything changes at once, not sector by sector.  A resize does not:
+ * guest writes before it that were not flushed may still be lost, whatever the size is. */
 static bool switches(const struct history *h, unsigned step)
 {
     uint64_t sector;
     const struct disk_model *a = &h->models[step].active, *b = &h->models[step + 1].active;
-    if (a->size_bytes != b->size_bytes || (h->switched && h->switched[step]))
+    if (h->switched && h->switched[step])
         return true;
     return step < h->workload.count && h->workload.ops[step].kind == OP_APPLY &&
            !disk_same(a, b, &sector);
@@ -238,7 +239,11 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
     uint64_t sector = 0;
     if (disk_same(seen, &h->models[first].active, bad))
         return true;
-    if (last - first >= MODELS_MAX || seen->size_bytes != h->models[first].active.size_bytes)
+    bool size_known = false;
+    for (unsigned i = first; i <= last; i++)
+        size_known |= seen->size_bytes == h->models[i].active.size_bytes;
+    *bad = seen->size_bytes / STATE_SECTOR;
+    if (last - first >= MODELS_MAX || !size_known)
         return false;
     for (;;) {
         uint64_t next = UINT64_MAX, hash = hash_at(seen, &at_seen, sector);
@@ -250,7 +255,7 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
             if (at[i - first] < model->count && model->list[at[i - first]].sector < next)
                 next = model->list[at[i - first]].sector;
         }
-        if (next == UINT64_MAX)
+        if (next == UINT64_MAX || next >= seen->size_bytes / STATE_SECTOR)
             return true;
         bool found = false;
         hash = hash_at(seen, &at_seen, next);
