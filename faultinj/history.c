@@ -246,7 +246,8 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
     if (last - first >= MODELS_MAX || !size_known)
         return false;
     for (;;) {
-        uint64_t next = UINT64_MAX, hash = hash_at(seen, &at_seen, sector);
+        uint64_t next = UINT64_MAX;
+        hash_at(seen, &at_seen, sector);
         if (at_seen < seen->count)
             next = seen->list[at_seen].sector;
         for (unsigned i = first; i <= last; i++) {
@@ -258,7 +259,7 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
         if (next == UINT64_MAX || next >= seen->size_bytes / STATE_SECTOR)
             return true;
         bool found = false;
-        hash = hash_at(seen, &at_seen, next);
+        uint64_t hash = hash_at(seen, &at_seen, next);
         for (unsigned i = first; !found && i <= last; i++)
             found = hash_at(&h->models[i].active, &at[i - first], next) == hash;
         if (!found) {
