@@ -179,10 +179,11 @@ CHECK_FN(header_l1_outside)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
+    /* Offset 0 is the header's own place. */
+    bool misplaced =
+        header->l1_off == 0 || check_outside(view, header->l1_off, (uint64_t)header->l1_size * 8);
     return wrong(finding,
-        header->l1_size > 0 && cluster_aligned(view->geo, header->l1_off) &&
-            l1_bytes(view) <= QCOW2_MAX_L1_BYTES &&
-            check_outside(view, header->l1_off, l1_bytes(view)),
+        header->l1_size > 0 && cluster_aligned(view->geo, header->l1_off) && misplaced,
         header->l1_off);
 }
 
@@ -247,8 +248,11 @@ CHECK_FN(header_snapshots_outside)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
-    return wrong(finding, header->snapshot_count > 0 && header->snapshots_off >= view->file_size,
-        header->snapshots_off);
+    /* Without snapshots the offset means nothing, but programs refuse an absurd one all the same.
+     */
+    uint64_t limit = header->snapshot_count > 0 ? view->file_size - 1 : INT64_MAX;
+    bool in_header = header->snapshot_count > 0 && header->snapshots_off == 0;
+    return wrong(finding, in_header || header->snapshots_off > limit, header->snapshots_off);
 }
 
 CHECK_FN(header_crypt_method)
@@ -382,11 +386,14 @@ CHECK_FN(ext_length)
     }
 }
 
-/* True if this is a whole bitmaps extension, which is then decoded. */
-static bool bitmaps_ext(const struct subject *subject, struct qcow2_bitmaps_ext *bitmaps)
+/* True if this is a whole bitmaps extension, which is then decoded.  Without its bit in the header
+ * it counts for nothing (spec: autoclear_features). */
+static bool bitmaps_ext(
+    const struct check_view *view, const struct subject *subject, struct qcow2_bitmaps_ext *bitmaps)
 {
     const struct qcow2_ext *ext = &subject->ext.ext;
-    if (ext->type != QCOW2_EXT_BITMAPS || ext->length != QCOW2_BITMAPS_EXT_BYTES || !ext->data)
+    if (ext->type != QCOW2_EXT_BITMAPS || ext->length != QCOW2_BITMAPS_EXT_BYTES || !ext->data ||
+        !(view->header->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
         return false;
     qcow2_bitmaps_ext_decode(ext->data, bitmaps);
     return true;
@@ -394,17 +401,15 @@ static bool bitmaps_ext(const struct subject *subject, struct qcow2_bitmaps_ext 
 
 CHECK_FN(ext_bitmaps_reserved)
 {
-    (void)view;
     struct qcow2_bitmaps_ext bitmaps;
-    return bitmaps_ext(subject, &bitmaps) &&
+    return bitmaps_ext(view, subject, &bitmaps) &&
            wrong_want(finding, bitmaps.reserved != 0, bitmaps.reserved, 0);
 }
 
 CHECK_FN(ext_bitmaps_count)
 {
-    (void)view;
     struct qcow2_bitmaps_ext bitmaps;
-    return bitmaps_ext(subject, &bitmaps) &&
+    return bitmaps_ext(view, subject, &bitmaps) &&
            wrong(finding, bitmaps.bitmap_count == 0 || bitmaps.bitmap_count > QCOW2_MAX_BITMAPS,
                bitmaps.bitmap_count);
 }
@@ -416,7 +421,7 @@ CHECK_FN(ext_bitmaps_count)
 CHECK_FN(ext_bitmaps_directory)
 {
     struct qcow2_bitmaps_ext bitmaps;
-    if (!bitmaps_ext(subject, &bitmaps))
+    if (!bitmaps_ext(view, subject, &bitmaps))
         return false;
     bool bad = bitmaps.directory_size == 0 || bitmaps.directory_size > MAX_DIRECTORY_BYTES ||
                !cluster_aligned(view->geo, bitmaps.directory_off) || bitmaps.directory_off == 0 ||

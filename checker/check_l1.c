@@ -36,6 +36,14 @@ CHECK_FN(l1_entry_outside)
         finding, off != 0 && check_outside(view, off, view->geo->cluster_size), subject->l1.raw);
 }
 
+CHECK_FN(l1_flags_without_table)
+{
+    (void)view;
+    uint64_t raw = subject->l1.raw;
+    return wrong_want(
+        finding, l2_off(subject) == 0 && (raw & QCOW2_ENTRY_COPIED), raw, raw & QCOW2_L1_RESERVED);
+}
+
 static bool copied_is_judged(const struct subject *subject)
 {
     return subject->l1.active && l2_off(subject) != 0 && subject->l1.facts.stored_known;

@@ -220,6 +220,7 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
         uint64_t old = structure_claims(walk, cluster);
         if (old > 0)
             refs = stored = refs > old ? refs - old : 0;
+        known &= walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
         if (!known && refs == 0 && plan->lossy_damage && cluster < walk->cluster_end)
             refs = 1; /* may be what was lost: keep it */
     }

@@ -12,10 +12,8 @@ struct field_rule {
 
 static const struct field_rule rules[] = {
     {CHECK_l1_reserved_bits, QCOW2_L1_RESERVED},
-    {CHECK_l2_reserved_bits, QCOW2_L2_RESERVED},
     {CHECK_l2_zero_flag, QCOW2_ENTRY_ZERO},
     {CHECK_l2_subcluster_zero_flag, QCOW2_ENTRY_ZERO},
-    {CHECK_l2_compressed_copied, QCOW2_ENTRY_COPIED},
     {CHECK_l2_copied_unallocated, QCOW2_ENTRY_COPIED},
     {CHECK_reftable_reserved_bits, QCOW2_REFTABLE_RSVD},
     {CHECK_bitmap_entry_reserved, QCOW2_BITMAP_RESERVED},
@@ -27,6 +25,43 @@ static int clear_bits(struct repair *repair, const struct finding *finding, uint
     int ret = plan_peek(&repair->plan, off, &value);
     if (ret == 0 && (value & clear))
         ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, value & ~clear);
+    return ret;
+}
+
+/* One of two bits too many: data that decodes is compressed, and has no COPIED; other data is not.
+ * With reserved bits it may be the compressed bit that is missing. */
+static int settle_compressed(struct repair *repair, const struct finding *finding)
+{
+    uint64_t off = repair_entry_off(repair, finding), raw;
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry packed;
+    int ret = plan_peek(&repair->plan, off, &raw);
+    if (ret < 0)
+        return ret;
+    store_be64(bytes, (raw | QCOW2_ENTRY_COMPRESSED) & ~QCOW2_ENTRY_COPIED);
+    qcow2_l2_decode(&repair->walk->geo, bytes, &packed);
+    bool decodes = !check_outside(&repair->walk->view, packed.host_off, packed.length) &&
+                   repair_decodes(repair, &packed);
+    if (decodes)
+        raw = packed.raw;
+    else if (finding->check == CHECK_l2_reserved_bits)
+        raw &= ~QCOW2_L2_RESERVED;
+    else if (cluster_aligned(&repair->walk->geo, raw & QCOW2_OFFSET_MASK) &&
+             !(raw & (QCOW2_L2_RESERVED | QCOW2_ENTRY_ZERO)))
+        raw &= ~QCOW2_ENTRY_COMPRESSED;
+    else
+        raw &= ~QCOW2_ENTRY_COPIED;
+    return plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
+}
+
+/* In a data file every guest offset has its own place (spec: external data file bit). */
+static int set_offset(struct repair *repair, const struct finding *finding)
+{
+    uint64_t off = repair_entry_off(repair, finding), value;
+    int ret = plan_peek(&repair->plan, off, &value);
+    if (ret == 0)
+        ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off,
+            (value & ~QCOW2_OFFSET_MASK) | finding->want);
     return ret;
 }
 
@@ -55,6 +90,11 @@ int repair_fields(struct repair *repair)
             if (rules[k].check == finding->check)
                 ret = clear_bits(repair, finding, rules[k].clear);
         }
+        if (ret == 0 && (finding->check == CHECK_l2_compressed_copied ||
+                            finding->check == CHECK_l2_reserved_bits))
+            ret = settle_compressed(repair, finding);
+        if (ret == 0 && finding->check == CHECK_l2_data_file_offset)
+            ret = set_offset(repair, finding);
         if (ret == 0 && finding->check == CHECK_l2_compressed_bitmap)
             ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check,
                 repair_entry_off(repair, finding) + 8, 0);

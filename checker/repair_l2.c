@@ -36,7 +36,7 @@ static bool entry_deficit(const struct repair *repair, const struct qcow2_l2_ent
         if (!repair_deficit(repair, off))
             return false;
     }
-    return true;
+    return e->kind != QCOW2_L2_COMPRESSED || repair_decodes(repair, e);
 }
 
 static void propose(
@@ -179,6 +179,8 @@ static size_t find_places(const struct repair *repair, struct place *places)
             .entry_off = repair_entry_off(repair, f),
             .host_off = f->host_off,
         };
+        if (repair_was_cut_off(repair, f->host_off))
+            continue;
         if (place.table && plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
             places[count++] = place;
     }

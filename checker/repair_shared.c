@@ -34,6 +34,14 @@ static uint8_t *decode(const struct walk *walk, const struct qcow2_l2_entry *e, 
     return plain;
 }
 
+bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
+{
+    int ret;
+    uint8_t *plain = decode(repair->walk, e, &ret);
+    free(plain);
+    return plain != NULL;
+}
+
 /* Gives the entry a new cluster with the same content. */
 static int copy_for(struct repair *repair, const struct finding *f, const struct table *table)
 {

@@ -100,6 +100,14 @@ static bool keeps_id(const struct table_copy *copy, size_t me)
     return true;
 }
 
+/* Entries for the disk and the VM state behind it. */
+static uint32_t needed_l1_size(const struct walk *walk, const struct qcow2_snapshot *s)
+{
+    uint64_t disk = s->has_disk_size ? s->disk_size : walk->header.size_bytes;
+    uint64_t size = l1_entries_for(&walk->geo, disk) + l1_entries_for(&walk->geo, s->vm_state_size);
+    return size < QCOW2_MAX_L1_BYTES / 8 ? (uint32_t)size : QCOW2_MAX_L1_BYTES / 8;
+}
+
 static int mend_record(struct repair *repair, struct table_copy *copy, const struct finding *f)
 {
     struct record *record = &copy->records[f->tree - 1];
@@ -121,9 +129,14 @@ static int mend_record(struct repair *repair, struct table_copy *copy, const str
             return 0;
         record->snapshot.extra_len = QCOW2_MAX_SNAPSHOT_EXTRA;
         break;
+    case CHECK_snapshot_l1_too_large:
+        if (cluster_aligned(&repair->walk->geo, record->snapshot.l1_off)) {
+            record->snapshot.l1_size = needed_l1_size(repair->walk, &record->snapshot);
+            break;
+        }
+        /* fall through */
     case CHECK_snapshot_l1_unaligned:
     case CHECK_snapshot_l1_outside:
-    case CHECK_snapshot_l1_too_large:
         if (!lossy || record->drop)
             return 0;
         record->drop = true;
@@ -240,6 +253,12 @@ static bool bitmap_broken(
             (row->kind == OBJECT_BITMAP_ENTRY && f->table_off == bitmap->table_off))
             return true;
     }
+    for (size_t i = 0; i < repair->walk->areas.count; i++) {
+        const struct area *area = &repair->walk->areas.items[i];
+        if ((area->kind == AREA_BITMAP_TABLE || area->kind == AREA_BITMAP_DATA) &&
+            area->index == idx && walk_area_conflict(repair->walk, area))
+            return true;
+    }
     return false;
 }
 
@@ -331,7 +350,12 @@ static int mend_bitmaps(struct repair *repair)
             return repair->walk->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS
                        ? give_up_bitmaps(repair, f->check)
                        : 0;
-        if (row->kind == OBJECT_BITMAP_DIRECTORY || row->kind == OBJECT_BITMAP ||
+        enum area_kind area =
+            f->check == CHECK_area_shared
+                ? walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL)
+                : AREA_NONE;
+        if (area == AREA_BITMAP_TABLE || area == AREA_BITMAP_DATA ||
+            row->kind == OBJECT_BITMAP_DIRECTORY || row->kind == OBJECT_BITMAP ||
             row->kind == OBJECT_BITMAP_ENTRY)
             return mend_directory(repair, f->check);
     }

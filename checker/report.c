@@ -208,7 +208,7 @@ void report_message(
     struct text text = {.out = out, .room = out_len};
     out[0] = '\0';
     append(&text, "%s", object_kind_name(row->kind));
-    if (finding->has_table)
+    if (finding->has_table && row->kind != OBJECT_CLUSTER)
         append(&text, " %llu of the table at 0x%llx", (unsigned long long)finding->index,
             (unsigned long long)finding->table_off);
     else if (finding->has_host)
@@ -229,6 +229,9 @@ void report_message(
     }
     if (row->kind == OBJECT_REGION)
         append(&text, ": %s", strerror((int)finding->got));
+    else if (row->kind == OBJECT_CLUSTER)
+        append(&text, ": is %llu, should be %llu", (unsigned long long)finding->got,
+            (unsigned long long)finding->want);
     else if (finding->has_want)
         append(&text, ": is 0x%llx, should be 0x%llx", (unsigned long long)finding->got,
             (unsigned long long)finding->want);

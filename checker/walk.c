@@ -169,11 +169,22 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
     return 0;
 }
 
+/* More metadata than any image has; fields of a crafted one may claim the same clusters, or holes
+ * of a sparse file, thousands of times over. */
+enum { MAX_AREA_CLUSTERS = 64 << 20 };
+
 int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict)
 {
     *conflict = false;
     if (area->length == 0 || check_outside(&walk->view, area->host_off, area->length))
         return 0;
+    uint64_t clusters = clusters_for(&walk->geo, area->length);
+    if (clusters > MAX_AREA_CLUSTERS - walk->area_clusters) {
+        report_problem(walk->report, "more metadata than an image can have: not all was looked at");
+        *conflict = walk->refs_incomplete = true;
+        return 0;
+    }
+    walk->area_clusters += clusters;
     struct area_list *list = &walk->areas;
     if (list->count == list->room) {
         size_t room = list->room ? list->room * 2 : 32;
@@ -231,21 +242,27 @@ bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster)
     return table && table->implausible;
 }
 
+bool walk_area_conflict(const struct walk *walk, const struct area *area)
+{
+    uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
+    for (uint64_t c = cluster_of(&walk->geo, area->host_off); c <= last; c++) {
+        if (census_get(walk->census, c).conflict && !walk_wrongly_accused(walk, c))
+            return true;
+    }
+    return false;
+}
+
 int walk_judge_areas(struct walk *walk)
 {
     for (size_t i = 0; census_has_conflicts(walk->census) && i < walk->areas.count; i++) {
         const struct area *area = &walk->areas.items[i];
-        uint64_t last = cluster_of(&walk->geo, area->host_off + area->length - 1);
-        bool conflict = false;
-        for (uint64_t c = cluster_of(&walk->geo, area->host_off); !conflict && c <= last; c++)
-            conflict = census_get(walk->census, c).conflict;
         struct subject subject = {
             .kind = OBJECT_AREA,
             .tree = area->tree,
             .has_host = true,
             .host_off = area->host_off,
             .length = area->length,
-            .area = {.kind = area->kind, .conflict = conflict},
+            .area = {.kind = area->kind, .conflict = walk_area_conflict(walk, area)},
         };
         walk_show(walk, &subject);
     }

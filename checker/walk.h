@@ -103,6 +103,7 @@ struct walk {
 
     struct census *census;
     struct area_list areas;
+    uint64_t area_clusters; /* claimed for areas, each time it was */
     struct tree *trees; /* [0] the active disk */
     size_t tree_count;
     uint64_t snapshot_table_len; /* bytes of the records that could be decoded */
@@ -162,6 +163,9 @@ void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t len
 /* Claims the clusters of a piece of metadata and remembers it; one that passes the end of the file
  * by a cluster or more is not counted at all.  *conflict: somebody else had claimed one of them. */
 int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict);
+
+/* Somebody else uses a part of the area, too. */
+bool walk_area_conflict(const struct walk *walk, const struct area *area);
 
 void walk_sort_areas(struct walk *walk); /* before walk_area_at() can be used */
 
