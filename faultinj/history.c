@@ -200,12 +200,19 @@ struct window history_window(
     }
     unsigned now = end < recording->count ? recording->list[end].op : steps;
     struct window window = {.floor = begun, .ceil = now < steps ? now + 1 : steps};
-    for (unsigned i = begun; i < now && i < h->workload.count; i++) {
-        /* A handle that could not be closed takes what it promised with it. */
-        if (h->results[i] < 0 && h->workload.ops[i].kind == OP_REOPEN)
-            break;
-        if (op_commits(h->workload.ops[i].kind) && h->results[i] == 0)
+    for (unsigned i = 0; i < now && i < h->workload.count; i++) {
+        if (i >= begun && op_commits(h->workload.ops[i].kind) && h->results[i] == 0)
             window.floor = i + 1;
+        /* A handle that could not be closed takes what it promised with it, and the next one cannot
+         * know what the device has forgotten. */
+        if (h->results[i] < 0 && h->workload.ops[i].kind == OP_REOPEN) {
+            window.floor = 0;
+            for (unsigned j = 0; j < i; j++) {
+                if (op_commits(h->workload.ops[j].kind) && h->results[j] == 0)
+                    window.floor = j + 1;
+            }
+            break;
+        }
     }
     return window;
 }
