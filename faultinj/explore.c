@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "explore_impl.h"
+#include "oracle_impl.h"
 #include "qcheck.h"
 
 enum { REPORTS_PER_EPOCH = 3, SAMPLE_ONE_IN = 64 };
@@ -328,10 +329,11 @@ static void spare_guest_data(struct explorer *ex)
     for (size_t i = 0; i < ex->epoch.unit_count; i++) {
         struct unit *unit = &ex->epoch.units[i];
         uint64_t cluster = cluster_of(&ex->oracle.geo, unit->idx * ex->epoch.unit_bytes);
-        if (cluster < ex->oracle.cluster_count && ex->oracle.clusters[cluster].owner < 7)
-            continue; /* metadata; 7 and more: L2 tables and data, told apart below */
-        bool table = cluster < ex->oracle.cluster_count && ex->oracle.clusters[cluster].owner == 7;
-        while (!table && unit->count > 1 && unit->versions[unit->count - 1].worse) {
+        if (cluster < ex->oracle.cluster_count &&
+            ex->oracle.clusters[cluster].owner != OWNER_NONE &&
+            ex->oracle.clusters[cluster].owner != OWNER_DATA)
+            continue; /* metadata */
+        while (unit->count > 1 && unit->versions[unit->count - 1].worse) {
             unit->count--;
             free(unit->versions[unit->count].bytes);
             free(unit->versions[unit->count].hashes);

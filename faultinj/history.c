@@ -200,22 +200,30 @@ struct window history_window(
     }
     unsigned now = end < recording->count ? recording->list[end].op : steps;
     struct window window = {.floor = begun, .ceil = now < steps ? now + 1 : steps};
-    for (unsigned i = begun; i < now && i < h->workload.count; i++) {
-        /* A handle that could not be closed takes what it promised with it. */
-        if (h->results[i] < 0 && h->workload.ops[i].kind == OP_REOPEN)
-            break;
-        if (op_commits(h->workload.ops[i].kind) && h->results[i] == 0)
+    for (unsigned i = 0; i < now && i < h->workload.count; i++) {
+        if (i >= begun && op_commits(h->workload.ops[i].kind) && h->results[i] == 0)
             window.floor = i + 1;
+        /* A handle that could not be closed takes what it promised with it, and the next one cannot
+         * know what the device has forgotten. */
+        if (h->results[i] < 0 && h->workload.ops[i].kind == OP_REOPEN) {
+            window.floor = 0;
+            for (unsigned j = 0; j < i; j++) {
+                if (op_commits(h->workload.ops[j].kind) && h->results[j] == 0)
+                    window.floor = j + 1;
+            }
+            break;
+        }
     }
     return window;
 }
 
-/* From one model to the next everything changes at once, not sector by sector. */
+/* From one model to the next everything changes at once, not sector by sector.  A resize does not:
+ * guest writes before it that were not flushed may still be lost, whatever the size is. */
 static bool switches(const struct history *h, unsigned step)
 {
     uint64_t sector;
     const struct disk_model *a = &h->models[step].active, *b = &h->models[step + 1].active;
-    if (a->size_bytes != b->size_bytes || (h->switched && h->switched[step]))
+    if (h->switched && h->switched[step])
         return true;
     return step < h->workload.count && h->workload.ops[step].kind == OP_APPLY &&
            !disk_same(a, b, &sector);
@@ -238,10 +246,15 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
     uint64_t sector = 0;
     if (disk_same(seen, &h->models[first].active, bad))
         return true;
-    if (last - first >= MODELS_MAX || seen->size_bytes != h->models[first].active.size_bytes)
+    bool size_known = false;
+    for (unsigned i = first; i <= last; i++)
+        size_known |= seen->size_bytes == h->models[i].active.size_bytes;
+    *bad = seen->size_bytes / STATE_SECTOR;
+    if (last - first >= MODELS_MAX || !size_known)
         return false;
     for (;;) {
-        uint64_t next = UINT64_MAX, hash = hash_at(seen, &at_seen, sector);
+        uint64_t next = UINT64_MAX;
+        hash_at(seen, &at_seen, sector);
         if (at_seen < seen->count)
             next = seen->list[at_seen].sector;
         for (unsigned i = first; i <= last; i++) {
@@ -250,10 +263,10 @@ static bool disk_among(const struct history *h, unsigned first, unsigned last,
             if (at[i - first] < model->count && model->list[at[i - first]].sector < next)
                 next = model->list[at[i - first]].sector;
         }
-        if (next == UINT64_MAX)
+        if (next == UINT64_MAX || next >= seen->size_bytes / STATE_SECTOR)
             return true;
         bool found = false;
-        hash = hash_at(seen, &at_seen, next);
+        uint64_t hash = hash_at(seen, &at_seen, next);
         for (unsigned i = first; !found && i <= last; i++)
             found = hash_at(&h->models[i].active, &at[i - first], next) == hash;
         if (!found) {

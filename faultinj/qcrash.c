@@ -247,6 +247,8 @@ static int hunt_mutants(const struct command_line *line)
     struct explore_options options = line->run.explore;
     if (options.cap > MUTANT_CAP) /* a bug that hides longer is not found in time anyway */
         options.cap = options.samples = MUTANT_CAP;
+    options.check_full = options.continue_full = 16;
+    options.repair_full = 1;
     int ret = mutants_run(&options, stdout, &missed);
     return ret < 0 ? EXIT_FAILURE : missed ? EXIT_BROKEN : EXIT_SUCCESS;
 }

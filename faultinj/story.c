@@ -26,8 +26,11 @@ static int add_line(char **list, size_t *count, const char *text)
 {
     if (*count == STORY_SIDE_MAX)
         return 0;
-    list[*count] = strdup(text);
-    return list[*count] ? (++*count, 0) : -ENOMEM;
+    char *line = strdup(text);
+    if (!line)
+        return -ENOMEM;
+    list[(*count)++] = line;
+    return 0;
 }
 
 /* "write #12 of 'create k' at 0x400, 512 bytes (its sector 0x400)" */

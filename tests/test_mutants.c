@@ -21,10 +21,11 @@ static bool found(const struct mutant *mutant, uint64_t seed)
     struct story story = {0};
     struct explore_counts counts = {0};
     struct explore_options options = explore_options_default();
-    options.cap = 1024;
-    options.samples = 256;
     options.seed = seed;
-    options.check_full = options.continue_full = 16;
+    options.check_full = options.continue_full = 8;
+    options.repair_full = 1;
+    options.cap = 256;
+    options.samples = 64;
     ck_assert_int_eq(run_history(mutant->workload, mutant->image, false, NULL, &h), 0);
     ck_assert_int_eq(mutant->change(&h, &h.recording), 0);
     ck_assert_int_ge(
@@ -64,6 +65,7 @@ START_TEST(flushes_are_needed)
     struct explore_options options = explore_options_default();
     FILE *sink = fopen("/dev/null", "w");
     options.cap = 1024;
+    options.repair_full = 1;
     ck_assert_int_eq(flushes_report("create", "c512", &options, sink, &needless), 0);
     ck_assert_int_eq(flushes_report("apply", "c512", &options, sink, &needless), 0);
     ck_assert_int_eq(flushes_report("delete", "c512", &options, sink, &needless), 0);
