@@ -62,8 +62,9 @@ static bool entry_absurd(const struct walk *walk, const struct qcow2_l2_entry *e
            check_outside(&walk->view, e->host_off, walk->geo.cluster_size);
 }
 
-/* A few bad entries are damage to a table; mostly bad entries are no table. */
-enum { ABSURD_ENTRIES = 8 };
+/* A few bad entries, or a sector of them, are damage to a table.  It is no table if nothing in it
+ * makes sense: in other data hardly one in ten thousand entries would. */
+enum { ABSURD_ENTRIES = 8, ABSURD_PER_SANE = 16 };
 
 static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes)
 {
@@ -85,7 +86,8 @@ static void test_plausible(const struct walk *walk, struct table *table, const u
         table->used += e.raw != 0;
         table->absurd += e.raw != 0 && entry_absurd(walk, &e);
     }
-    table->implausible = table->absurd >= ABSURD_ENTRIES && table->absurd > table->used / 2;
+    table->implausible = table->absurd >= ABSURD_ENTRIES &&
+                         (table->used - table->absurd) * ABSURD_PER_SANE <= table->absurd;
     struct subject subject = {.kind = OBJECT_L2_TABLE,
         .l2_table = {
             .implausible = table->implausible, .absurd = table->absurd, .used = table->used}};

@@ -28,24 +28,26 @@ static void print_row(const char *what, const double values[TRIAL_TOOLS], const 
 
 static void print_table(const struct trial_totals *t)
 {
-    enum { CLEAN_QEMU, CLEAN_OWN, KEPT, KEPT_MEAN, MAPPED, SNAPSHOTS, ROWS };
+    enum { CLEAN_QEMU, CLEAN_OWN, KEPT, KEPT_MEAN, PLACED, MAPPED, SNAPSHOTS, ROWS };
     static const char *const rows[] = {
         [CLEAN_QEMU] = "clean by qemu-img check",
         [CLEAN_OWN] = "clean by qcheck",
         [KEPT] = "data in the file that is kept, of all bytes",
         [KEPT_MEAN] = "  the same, mean over the images",
-        [MAPPED] = "  of what has its L1 and L2 entries, too",
+        [PLACED] = "  of what has its L2 entry, too",
+        [MAPPED] = "  of what has its L1 and its L2 entry",
         [SNAPSHOTS] = "snapshots with their name",
     };
     double values[ROWS][TRIAL_TOOLS], most[TRIAL_TOOLS], mean[TRIAL_TOOLS];
     printf("%-44s", "");
-    for (int i = 0; i < TRIAL_TOOLS; i++) {
+    for (unsigned i = 0; i < TRIAL_TOOLS; i++) {
         const struct trial_sum *sum = &t->tools[i];
-        const struct content_share *s = &sum->share;
+        const struct truth_share *s = &sum->share;
         values[CLEAN_QEMU][i] = percent((double)sum->clean_qemu, (double)t->images);
         values[CLEAN_OWN][i] = percent((double)sum->clean_own, (double)t->images);
         values[KEPT][i] = percent((double)s->kept, (double)s->in_file);
         values[KEPT_MEAN][i] = percent(sum->kept_shares, (double)t->with_data);
+        values[PLACED][i] = percent((double)s->placed_kept, (double)s->placed);
         values[MAPPED][i] = percent((double)s->mapped_kept, (double)s->mapped);
         values[SNAPSHOTS][i] = percent(s->snapshots_kept, s->snapshots);
         most[i] = sum->seconds_most;
@@ -68,7 +70,7 @@ static bool print_totals(const struct trial_totals *t)
     print_table(t);
     printf("images of which qemu-img keeps more than --lossy: %" PRIu64 "\n", t->less_than_qemu);
     printf("hard rules broken:");
-    for (int rule = 0; rule < TRIAL_RULES; rule++) {
+    for (unsigned rule = 0; rule < TRIAL_RULES; rule++) {
         printf("  %s %" PRIu64, trial_rule_name(rule), t->broken[rule]);
         kept = kept && t->broken[rule] == 0;
     }

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "proc.h"
+#include "same.h"
 #include "specimen.h"
 
 #define CASE_NAME "case.qcow2"
@@ -19,14 +20,14 @@ struct trial {
     struct trial_totals *totals;
     struct specimen specimen;
     struct io *healthy; /* in memory; NULL: skip its items */
-    struct content truth;
+    struct truth truth;
 };
 
 /* What came out for one image and tool. */
 struct outcome {
     int exit_code, check_qemu, check_own;
     double seconds;
-    struct content_share share;
+    struct truth_share share;
     char *checks; /* findings that are left, by name */
 };
 
@@ -34,7 +35,7 @@ struct outcome {
 struct item {
     uint64_t idx;
     struct io *damaged;
-    struct content before;
+    struct truth before;
     struct outcome tools[TRIAL_TOOLS];
     bool told; /* something is to be told about it */
     FILE *text;
@@ -86,35 +87,12 @@ static struct io *load(const char *dir, const char *name)
 }
 
 /* With the data file as it is now: nobody may have touched it. */
-static void read_content(struct trial *t, struct io *image, struct content *out)
+static void read_content(struct trial *t, struct io *image, struct truth *out)
 {
     struct io *data = t->specimen.image.data_file ? load(t->specimen.dir, "data.raw") : NULL;
-    uint64_t most = t->truth.disk_count ? content_size(&t->truth) : UINT64_MAX;
-    content_read(image, data, most, out);
+    uint64_t most = t->truth.disk_count ? truth_size(&t->truth) : UINT64_MAX;
+    truth_read(image, data, most, out);
     io_close(data);
-}
-
-static bool same_file(struct io *a, struct io *b)
-{
-    enum { CHUNK = 1 << 16 };
-    uint64_t size, other, pos = 0, start[2], end[2];
-    if (io_size(a, &size) < 0 || io_size(b, &other) < 0 || size != other)
-        return false;
-    uint8_t *x = malloc(CHUNK), *y = malloc(CHUNK);
-    bool same = x && y;
-    while (same && pos < size) {
-        same = io_extents(a, pos, &start[0], &end[0]) == 0 &&
-               io_extents(b, pos, &start[1], &end[1]) == 0;
-        uint64_t next = start[0] < start[1] ? start[0] : start[1];
-        if (next >= size)
-            break;
-        same = same && io_read_padded(a, next, x, CHUNK) == 0 &&
-               io_read_padded(b, next, y, CHUNK) == 0 && memcmp(x, y, CHUNK) == 0;
-        pos = next + CHUNK;
-    }
-    free(x);
-    free(y);
-    return same;
 }
 
 /* ---- programs ---------------------------------------------------------------------------------
@@ -199,14 +177,14 @@ static void judge_run(struct trial *t, struct item *item, enum trial_tool tool)
 }
 
 static void judge_content(
-    struct trial *t, struct item *item, enum trial_tool tool, const struct content *after)
+    struct trial *t, struct item *item, enum trial_tool tool, const struct truth *after)
 {
     char *how = NULL;
     size_t length;
     FILE *why = open_memstream(&how, &length);
     if (!why)
         abort();
-    uint64_t worse = content_worse(&t->truth, &item->before, after, tool == TRIAL_LOSSY, why);
+    uint64_t worse = truth_worse(&t->truth, &item->before, after, tool == TRIAL_LOSSY, why);
     fclose(why);
     how[strcspn(how, "\n")] = '\0';
     if (worse)
@@ -222,7 +200,7 @@ static void repair_again(
     char how[64];
     snprintf(
         how, sizeof(how), "bytes changed, exit %d then %d", item->tools[tool].exit_code, exit_code);
-    if (!again || !same_file(repaired, again))
+    if (!again || !same_image(repaired, again))
         broken(t, item, tool, TRIAL_AGAIN, how);
     io_close(again);
 }
@@ -242,9 +220,9 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
     struct io *repaired = load(s->dir, COPY_NAME);
     if (!repaired)
         return -EIO;
-    struct content after;
+    struct truth after;
     read_content(t, repaired, &after);
-    content_kept(&t->truth, t->healthy, item->damaged, &after, &o->share);
+    truth_kept(&t->truth, t->healthy, item->damaged, &after, &o->share);
     o->check_own = check_own(t, COPY_NAME, &o->checks);
     o->check_qemu = check_qemu(t, COPY_NAME);
     if (t->options->keep) {
@@ -257,7 +235,7 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
         if (o->exit_code <= 3)
             repair_again(t, item, tool, repaired);
     }
-    content_free(&after);
+    truth_free(&after);
     io_close(repaired);
     return 0;
 }
@@ -267,11 +245,13 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
 
 static void add_up(struct trial_sum *sum, const struct outcome *o)
 {
-    const struct content_share *share = &o->share;
+    const struct truth_share *share = &o->share;
     sum->clean_qemu += o->check_qemu == 0;
     sum->clean_own += o->check_own == 0;
     sum->share.in_file += share->in_file;
     sum->share.kept += share->kept;
+    sum->share.placed += share->placed;
+    sum->share.placed_kept += share->placed_kept;
     sum->share.mapped += share->mapped;
     sum->share.mapped_kept += share->mapped_kept;
     sum->share.snapshots += share->snapshots;
@@ -286,8 +266,8 @@ static void add_up(struct trial_sum *sum, const struct outcome *o)
 static void judge_item(struct trial *t, struct item *item)
 {
     const struct outcome *lossy = &item->tools[TRIAL_LOSSY], *qemu = &item->tools[TRIAL_QEMU];
-    const struct content_share *share = &lossy->share;
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+    const struct truth_share *share = &lossy->share;
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         add_up(&t->totals->tools[tool], &item->tools[tool]);
     t->totals->images++;
     t->totals->with_data += share->in_file > 0;
@@ -300,8 +280,8 @@ static void judge_item(struct trial *t, struct item *item)
         item->told = true;
         fprintf(item->text,
             "    LOST --lossy keeps %" PRIu64 " of %" PRIu64 " bytes (%" PRIu64 " of %" PRIu64
-            " with their entries), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
-            share->kept, share->in_file, share->mapped_kept, share->mapped,
+            " with their L2 entry), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
+            share->kept, share->in_file, share->placed_kept, share->placed,
             item->tools[TRIAL_SAFE].share.kept, qemu->share.kept);
     }
     if (share->kept < qemu->share.kept) {
@@ -317,7 +297,7 @@ static void tell(struct trial *t, const struct item *item, const char *text, con
     fprintf(log,
         "item %" PRIu64 "  build/tests/trial 1 %" PRIu64 " --only %" PRIu64 " --keep kept\n",
         item->idx, t->options->seed, item->idx);
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++) {
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++) {
         const struct outcome *o = &item->tools[tool];
         if (t->options->verbose)
             fprintf(log, "    %s: exit %d, %.2f s; then qemu-img %d, qcheck %d:%s\n",
@@ -347,7 +327,7 @@ static int try_item(struct trial *t, uint64_t idx)
     if (!item.damaged || !item.text)
         abort();
     read_content(t, item.damaged, &item.before);
-    for (int tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
         err = try_tool(t, &item, tool);
     if (err == 0)
         judge_item(t, &item);
@@ -356,9 +336,9 @@ static int try_item(struct trial *t, uint64_t idx)
         tell(t, &item, text, story);
     if (t->options->keep)
         specimen_keep(s, CASE_NAME, t->options->keep, t->options->seed, idx, "");
-    for (int tool = 0; tool < TRIAL_TOOLS; tool++)
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         free(item.tools[tool].checks);
-    content_free(&item.before);
+    truth_free(&item.before);
     io_close(item.damaged);
     free(text);
     free(story);
@@ -372,7 +352,7 @@ static void forget_truth(struct trial *t)
 {
     io_close(t->healthy);
     t->healthy = NULL;
-    content_free(&t->truth);
+    truth_free(&t->truth);
 }
 
 /* QEMU's own programs now and then make an image that is not sound. */
