@@ -87,18 +87,21 @@ struct kind {
     const char *name;
     struct image_options options;
     const char *by_qemu; /* or: a shell command that makes the base image, %s its path */
+    uint64_t memory;     /* for refcount blocks; 0: as usual */
 };
 
 static const struct kind kinds[] = {
-    {"512-byte clusters", {DISK, 512, 16, 3, false, false, QCOW2_ZLIB}, NULL},
-    {"512-byte clusters, 64-bit refcounts", {DISK, 512, 64, 3, false, false, QCOW2_ZLIB}, NULL},
-    {"lazy refcounts, version 3", {DISK, 4096, 16, 3, false, true, QCOW2_ZLIB}, NULL},
-    {"version 2", {DISK, 1024, 16, 2, false, false, QCOW2_ZLIB}, NULL},
-    {"extended L2", {DISK, 16384, 16, 3, true, false, QCOW2_ZLIB}, NULL},
+    {"512-byte clusters", {DISK, 512, 16, 3, false, false, QCOW2_ZLIB}, NULL, 0},
+    {"512-byte clusters, 64-bit refcounts", {DISK, 512, 64, 3, false, false, QCOW2_ZLIB}, NULL, 0},
+    {"short of memory", {DISK, 512, 64, 3, false, false, QCOW2_ZLIB}, NULL, 1024},
+    {"lazy refcounts, version 3", {DISK, 4096, 16, 3, false, true, QCOW2_ZLIB}, NULL, 0},
+    {"version 2", {DISK, 1024, 16, 2, false, false, QCOW2_ZLIB}, NULL, 0},
+    {"extended L2", {DISK, 16384, 16, 3, true, false, QCOW2_ZLIB}, NULL, 0},
     {"compressed, with a bitmap", {0},
         "qemu-img create -q -f qcow2 -o cluster_size=1k %s 200k && "
         "qemu-io -c 'write -q -c -P 7 8k 1k' -c 'write -q -c -P 8 9k 1k' "
-        "-c 'write -q -z 12k 2k' %s && qemu-img bitmap --add -g 1k %s b"},
+        "-c 'write -q -z 12k 2k' %s && qemu-img bitmap --add -g 1k %s b",
+        0},
 };
 
 static void must(struct image *img, int ret)
@@ -371,6 +374,8 @@ static bool try_once(const struct trial *t)
     ck_assert_int_eq(io_mem_branch(t->base, &io), 0);
     fault_io_init(&fault, io);
     struct image *img = open_image(&fault.io);
+    if (t->kind->memory)
+        img->refblock_bytes = t->kind->memory;
     fault.tear = t->n % 2;
     if (t->alloc)
         fault_alloc_arm(t->n);
