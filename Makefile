@@ -35,7 +35,8 @@ CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
-TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/interplay.c)
+TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/interplay.c \
+                 tests/bench_snap.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -108,6 +109,12 @@ $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $
 interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
 	$(BUILD)/tests/interplay $(or $(STEPS),$(N)) $(SEED)
 
+$(BUILD)/tests/bench_snap: $(BUILD)/tests/bench_snap.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
+
+bench-snap: $(PROGRAMS) $(BUILD)/tests/bench_snap   ## qsnap beside qemu-img snapshot: SIZE=1T
+	QSNAP=$(BUILD)/qsnap $(BUILD)/tests/bench_snap $(SIZE)
+
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
@@ -163,6 +170,6 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants demo lint san deps install uninstall oracle interplay clean help FORCE
+.PHONY: all bench-snap check crash mutants demo lint san deps install uninstall oracle interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif
