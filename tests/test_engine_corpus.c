@@ -190,7 +190,8 @@ static void compare(const struct trial *t, const struct report *after)
         enum severity severity = check_rows[finding->check].severity;
         char message[512];
         if ((severity != SEVERITY_DAMAGE && severity != SEVERITY_DANGER) ||
-            was_there(&t->before, finding) || follows(t, finding->check))
+            was_there(&t->before, finding) || follows(t, finding->check) ||
+            after->hits[finding->check] <= t->before.hits[finding->check]) /* it moved */
             continue;
         report_message(after, finding, message, sizeof(message));
         ck_abort_msg(
