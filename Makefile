@@ -36,7 +36,7 @@ FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
-                 tests/interplay.c tests/bench_crash.c)
+                 tests/interplay.c tests/bench_crash.c tests/bench_snap.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -111,6 +111,12 @@ $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $
 interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N steps from SEED
 	$(BUILD)/tests/interplay $(or $(STEPS),$(N)) $(SEED)
 
+$(BUILD)/tests/bench_snap: $(BUILD)/tests/bench_snap.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
+
+bench-snap: $(PROGRAMS) $(BUILD)/tests/bench_snap   ## qsnap beside qemu-img snapshot: SIZE=1T
+	QSNAP=$(BUILD)/qsnap $(BUILD)/tests/bench_snap $(SIZE)
+
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
@@ -176,7 +182,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants bench-crash demo lint san deps install uninstall oracle repair-trial interplay \
-        clean help FORCE
+.PHONY: all check crash mutants bench bench-crash bench-snap demo lint san deps install uninstall \
+        oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -192,6 +192,7 @@ int image_open(struct io *io, unsigned flags, struct image **out, struct image_e
     }
     img->io = io;
     img->flags = flags;
+    img->refblock_bytes = REFCOUNT_MEMORY;
     int ret = load_state(img);
     if (ret < 0) {
         if (why)

@@ -148,7 +148,8 @@ struct codec;
 struct image {
     struct io *io;
     unsigned flags;
-    uint64_t file_size; /* when the current call began, or after its writes */
+    uint64_t file_size;      /* when the current call began, or after its writes */
+    uint64_t refblock_bytes; /* of refcount blocks in memory while a whole tree is counted */
 
     struct qcow2_header header;
     struct qcow2_geometry geo;

@@ -50,6 +50,15 @@ void refcount_release(struct image *img)
     *refs = (struct refcounts){0};
 }
 
+static void unload(struct refcounts *refs, uint64_t idx)
+{
+    struct refblock *block = &refs->blocks[idx];
+    refs->loaded -= block->bytes != NULL;
+    free(block->bytes);
+    block->bytes = NULL;
+    block->staged = false;
+}
+
 /* The block `idx`, loaded; NULL where the table has none. */
 static int load_block(struct image *img, uint64_t idx, struct refblock **out)
 {
@@ -137,15 +146,16 @@ static uint64_t add_plain16(uint8_t *counts, uint64_t count, int delta)
     return count;
 }
 
-static int add_in_block(
-    struct image *img, struct refblock *block, uint64_t cluster, uint64_t count, int delta)
+static int add_in_block(struct image *img, struct refblock *block, uint64_t cluster, uint64_t count,
+    int delta, uint64_t *done)
 {
     const struct qcow2_geometry *geo = &img->geo;
     unsigned order = geo->refcount_order;
     uint64_t idx = cluster & (geo->refblock_entries - 1);
     block->staged = true;
-    uint64_t done = order == 4 ? add_plain16(block->bytes + idx * 2, count, delta) : 0;
-    for (uint64_t i = done; i < count; i++) {
+    uint64_t plain = order == 4 ? add_plain16(block->bytes + idx * 2, count, delta) : 0;
+    *done += plain;
+    for (uint64_t i = plain; i < count; i++, ++*done) {
         uint64_t value = qcow2_refcount_get(block->bytes, order, idx + i);
         if (value == 0 || (delta > 0 && value == geo->refcount_max))
             return bad_count(img, cluster + i, value == 0 ? -EUCLEAN : -EOVERFLOW);
@@ -157,28 +167,60 @@ static int add_in_block(
     return 0;
 }
 
-int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta)
+/* Makes room for one more block.  What is staged may go to the device; blocks that a failed write
+ * left half-written stay. */
+static int make_room(struct image *img)
 {
-    const struct qcow2_geometry *geo = &img->geo;
-    while (count > 0) {
-        uint64_t room = geo->refblock_entries - (first & (geo->refblock_entries - 1));
-        uint64_t piece = count < room ? count : room;
-        struct refblock *block;
-        uint64_t block_idx = first >> geo->refblock_bits;
-        if (img->refs.undoing &&
-            (block_idx >= img->refs.table_len || !img->refs.blocks[block_idx].attempted)) {
-            first += piece, count -= piece;
-            continue;
-        }
-        int ret = load_block(img, block_idx, &block);
-        if (ret == 0)
-            ret = block ? add_in_block(img, block, first, piece, delta)
-                        : bad_count(img, first, -EUCLEAN);
-        if (ret < 0)
-            return ret;
+    struct refcounts *refs = &img->refs;
+    if (refs->loaded << img->geo.cluster_bits < img->refblock_bytes)
+        return 0;
+    int ret = refcount_write(img);
+    for (uint64_t i = 0; ret == 0 && i < refs->table_len; i++)
+        unload(refs, i);
+    return ret;
+}
+
+static int add_piece(
+    struct image *img, uint64_t first, uint64_t count, int delta, bool spill, uint64_t *done)
+{
+    struct refcounts *refs = &img->refs;
+    uint64_t idx = first >> img->geo.refblock_bits;
+    struct refblock *block = idx < refs->table_len ? &refs->blocks[idx] : NULL;
+    if (refs->undoing && (!block || !block->attempted)) {
+        *done += count;
+        return 0;
+    }
+    int ret = spill && block && !block->bytes ? make_room(img) : 0;
+    if (ret == 0)
+        ret = load_block(img, idx, &block);
+    if (ret < 0)
+        return ret;
+    return block ? add_in_block(img, block, first, count, delta, done)
+                 : bad_count(img, first, -EUCLEAN);
+}
+
+static int add(
+    struct image *img, uint64_t first, uint64_t count, int delta, bool spill, uint64_t *done)
+{
+    int ret = 0;
+    while (ret == 0 && count > 0) {
+        uint64_t entries = img->geo.refblock_entries;
+        uint64_t room = entries - (first & (entries - 1)), piece = count < room ? count : room;
+        ret = add_piece(img, first, piece, delta, spill, done);
         first += piece, count -= piece;
     }
-    return 0;
+    return ret;
+}
+
+int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta)
+{
+    uint64_t done = 0;
+    return add(img, first, count, delta, false, &done);
+}
+
+int refcount_add_tree(struct image *img, uint64_t first, uint64_t count, int delta, uint64_t *done)
+{
+    return add(img, first, count, delta, true, done);
 }
 
 static int stage_new(struct image *img, uint64_t first, uint64_t count)
@@ -257,13 +299,6 @@ int refcount_write(struct image *img)
     }
     refs->freed.count = 0;
     return 0;
-}
-
-static void unload(struct refcounts *refs, uint64_t idx)
-{
-    refs->loaded -= refs->blocks[idx].bytes != NULL;
-    free(refs->blocks[idx].bytes);
-    refs->blocks[idx] = (struct refblock){0};
 }
 
 void refcount_forget(struct image *img)

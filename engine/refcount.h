@@ -4,11 +4,15 @@
  *
  * Changes are staged in the loaded blocks and go to the device together in refcount_write(), each
  * block once, in host order, with no barrier: when that is needed is for the caller to say.  Growth
- * is the exception: new blocks and tables are written at once, with their barriers. */
+ * is the exception: new blocks and tables are written at once, with their barriers.
+ *
+ * refcount_add_tree() is for changes of any size: it writes what is staged when memory is short. */
 #ifndef ENGINE_REFCOUNT_H
 #define ENGINE_REFCOUNT_H
 
 #include "image.h"
+
+enum { REFCOUNT_MEMORY = 36 << 20 }; /* image.refblock_bytes: the blocks of 1 TiB, and some */
 
 int refcount_load(struct image *img);
 void refcount_release(struct image *img);
@@ -19,6 +23,10 @@ int refcount_get(struct image *img, uint64_t cluster, uint64_t *count);
  * -EUCLEAN when a count is 0: the clusters are in use, so the image is damaged.  After an error
  * some are staged: the caller gives up and image_end() forgets. */
 int refcount_add(struct image *img, uint64_t first, uint64_t count, int delta);
+
+/* The same for callers that need no count to stay off the device: raised ones before a commit,
+ * lowered ones after it.  Adds to *done how many were done, also after an error. */
+int refcount_add_tree(struct image *img, uint64_t first, uint64_t count, int delta, uint64_t *done);
 
 /* Finds `count` free neighbours and stages their count as 1. */
 int refcount_alloc(struct image *img, uint64_t count, uint64_t *host_off);

@@ -205,37 +205,45 @@ static int switch_size(struct image *img, uint64_t size_bytes, uint32_t l1_size,
     return ret;
 }
 
-/* A longer copy of the L1 in new clusters; what it points to stays where it is. */
-static int write_longer_l1(struct image *img, uint32_t l1_size, uint64_t **l1, uint64_t *l1_off)
+/* A copy of the L1's first `keep` entries, of `l1_size` entries. */
+static int copy_l1(struct image *img, uint64_t keep, uint32_t l1_size, uint64_t **l1)
+{
+    *l1 = calloc(l1_size + UINT64_C(1), sizeof(**l1));
+    if (!*l1)
+        return image_no_memory(img);
+    if (keep > 0)
+        memcpy(*l1, img->l1, (size_t)keep * sizeof(**l1));
+    return 0;
+}
+
+/* Writes it to new clusters. */
+static int write_l1(struct image *img, const uint64_t *l1, uint32_t l1_size, uint64_t *l1_off)
 {
     uint64_t clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
     size_t bytes = (size_t)(clusters << img->geo.cluster_bits);
     uint8_t *table = calloc(1, bytes);
-    *l1 = calloc(l1_size, sizeof(**l1));
-    int ret = table && *l1 ? 0 : image_no_memory(img);
-    for (uint32_t i = 0; ret == 0 && i < img->header.l1_size; i++) {
-        (*l1)[i] = img->l1[i];
-        store_be64(table + i * UINT64_C(8), img->l1[i]);
-    }
-    if (ret == 0)
-        ret = refcount_alloc(img, clusters, l1_off);
+    int ret = table ? refcount_alloc(img, clusters, l1_off) : image_no_memory(img);
+    for (uint32_t i = 0; ret == 0 && i < l1_size; i++)
+        store_be64(table + i * UINT64_C(8), l1[i]);
     if (ret == 0)
         ret = image_write_meta(img, REGION_NONE, *l1_off, table, bytes);
     free(table);
     return ret;
 }
 
-/* The header has the new size and place; so has memory now, and the old L1 is given up. */
-static void take_l1(struct image *img, uint64_t *l1, uint32_t l1_size, uint64_t l1_off)
+/* The header has the new size and place; so has memory now, and the old L1 is given up.  Returns
+ * the old one, for the caller to free. */
+static uint64_t *take_l1(struct image *img, uint64_t *l1, uint32_t l1_size, uint64_t l1_off)
 {
+    uint64_t *old = img->l1;
     struct qcow2_header *h = &img->header;
     image_drop(
         img, cluster_of(&img->geo, h->l1_off), clusters_for(&img->geo, h->l1_size * UINT64_C(8)));
     img->dropped_durable = img->dropped.count;
-    free(img->l1);
     img->l1 = l1;
     h->l1_size = l1_size;
     h->l1_off = l1_off;
+    return old;
 }
 
 /* 1. what is behind the end is cleared (zeros, unmapped)
@@ -250,7 +258,9 @@ static int grow(struct image *img, uint64_t size_bytes, struct tree *gone, uint6
     int ret = clear_behind_end(img, gone, gone_l1);
     if (ret == 0 && need > l1_size) {
         l1_size = (uint32_t)need;
-        ret = write_longer_l1(img, l1_size, &l1, &l1_off);
+        ret = copy_l1(img, img->header.l1_size, l1_size, &l1);
+        if (ret == 0)
+            ret = write_l1(img, l1, l1_size, &l1_off);
     }
     if (ret == 0)
         ret = refcount_write(img);
@@ -264,21 +274,101 @@ static int grow(struct image *img, uint64_t size_bytes, struct tree *gone, uint6
     }
     img->header.size_bytes = size_bytes;
     if (l1)
-        take_l1(img, l1, l1_size, l1_off);
+        free(take_l1(img, l1, l1_size, l1_off));
     return 0;
 }
 
-/* 1. header 24..47 -- barrier, commit
- * 2. what is behind the new end is cleared, as in grow(): not every program does that when it
- *    makes the disk larger again
- *    -- barrier: what was unmapped is so for good before it is freed */
+/* An L2 table of which the new end leaves only the first entries: its shorter copy, in a new
+ * cluster, in `batch`, and the L1 entry for it.  Left alone if nothing is mapped in the rest. */
+static int cut_l2(struct image *img, uint64_t end, struct batch *batch, uint64_t *l1_entry)
+{
+    struct batch_table *table;
+    int ret = batch_table(batch, (uint32_t)(end / img->geo.l2_span), &table);
+    if (ret == 0)
+        table->host_off = 0; /* a copy, also if it is ours alone */
+    for (uint64_t i = end % img->geo.l2_span >> img->geo.cluster_bits;
+         ret == 0 && i < img->geo.l2_entries; i++) {
+        struct qcow2_l2_entry entry;
+        ret = map_entry(img, table->bytes, (uint32_t)i, &entry);
+        if (ret == 0 && (entry.raw != 0 || entry.bitmap != 0)) {
+            ret = batch_drop(batch, &entry);
+            if (ret == 0)
+                ret = batch_set(batch, table, (uint32_t)i, 0, 0);
+        }
+    }
+    if (ret < 0 || !table->fresh)
+        return ret;
+    *l1_entry = table->host_off | QCOW2_ENTRY_COPIED;
+    return image_write_meta(img, REGION_NONE, table->host_off, table->bytes, img->geo.cluster_size);
+}
+
+/* The L1 without what is behind the new end, in new clusters; the old one stays if nothing is. */
+static int cut_tree(
+    struct image *img, uint64_t end, struct batch *batch, uint64_t **l1, uint64_t *l1_off)
+{
+    uint32_t size = img->header.l1_size;
+    uint64_t keep = l1_entries_for(&img->geo, end), edge = end / img->geo.l2_span;
+    uint64_t *copy;
+    int ret = copy_l1(img, keep, size, &copy);
+    if (ret == 0 && edge < keep && copy[edge] & QCOW2_OFFSET_MASK)
+        ret = cut_l2(img, end, batch, &copy[edge]);
+    bool changed = ret == 0 && size > 0 && memcmp(copy, img->l1, size * sizeof(*copy)) != 0;
+    if (changed)
+        ret = write_l1(img, copy, size, l1_off);
+    if (ret == 0)
+        ret = refcount_write(img);
+    if (changed)
+        *l1 = copy;
+    else
+        free(copy);
+    return ret;
+}
+
+/* Both durable: what the old tree had and the new one has not.  Whole tables become `gone`. */
+static int drop_cut(struct image *img, const struct batch *batch, uint64_t *old, struct tree *gone)
+{
+    uint64_t keep = l1_entries_for(&img->geo, img->header.size_bytes);
+    for (unsigned i = 0; i < batch->count; i++) {
+        const struct batch_table *table = &batch->tables[i];
+        if (table->fresh)
+            image_drop(img, cluster_of(&img->geo, old[table->l1_idx] & QCOW2_OFFSET_MASK), 1);
+    }
+    for (size_t i = 0; i < batch->drops.count; i++)
+        image_drop(img, batch->drops.list[i].first, batch->drops.list[i].count);
+    img->dropped_durable = img->dropped.count;
+    memset(old, 0, (size_t)keep * sizeof(*old));
+    return tree_init(img, old, img->header.l1_size, gone);
+}
+
+/* 1. if something is mapped behind the new end: an L1 without it in new clusters, a shorter copy of
+ *    the L2 table that lies across the end, counts
+ *    -- barrier: durable before the header points there
+ * 2. header 24..47: size and L1 -- barrier, commit; what is gone is given up
+ * 3. zeros in the rest of the last cluster: not every program does that when it makes the disk
+ *    larger again -- barrier, as the caller frees next */
 static int shrink(struct image *img, uint64_t size_bytes, struct tree *gone, uint64_t **gone_l1)
 {
-    int ret = switch_size(img, size_bytes, img->header.l1_size, img->header.l1_off);
-    if (ret < 0)
+    struct batch batch = {.img = img};
+    uint64_t *l1 = NULL, l1_off = img->header.l1_off;
+    uint64_t end = div_up(size_bytes, img->geo.cluster_size) * img->geo.cluster_size;
+    int ret = cut_tree(img, end, &batch, &l1, &l1_off);
+    if (ret == 0 && img->unflushed)
+        ret = image_barrier(img);
+    if (ret == 0)
+        ret = switch_size(img, size_bytes, img->header.l1_size, l1_off);
+    if (ret < 0) {
+        free(l1);
+        batch_abort(&batch);
         return ret;
+    }
     img->header.size_bytes = size_bytes;
-    ret = clear_behind_end(img, gone, gone_l1);
+    if (l1) {
+        *gone_l1 = take_l1(img, l1, img->header.l1_size, l1_off);
+        ret = drop_cut(img, &batch, *gone_l1, gone);
+    }
+    batch_abort(&batch);
+    if (ret == 0)
+        ret = clear_last_cluster(img);
     return ret == 0 && img->unflushed ? image_barrier(img) : ret;
 }
 

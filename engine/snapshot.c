@@ -97,10 +97,11 @@ static int lower_again(struct image *img, struct tree *tree, uint64_t l1_off, ui
     const struct new_table *table)
 {
     uint64_t l1_clusters = clusters_for(&img->geo, l1_size * UINT64_C(8));
+    tree->limit = tree->done; /* it may have failed half-way */
     int ret = tree_add(img, tree, -1);
-    if (ret == 0)
+    if (ret == 0 && l1_off)
         ret = refcount_add(img, cluster_of(&img->geo, l1_off), l1_clusters, -1);
-    if (ret == 0 && table)
+    if (ret == 0 && table && table->host_off)
         ret = refcount_add(img, cluster_of(&img->geo, table->host_off), table->clusters, -1);
     return ret == 0 ? refcount_write(img) : ret;
 }
@@ -146,7 +147,7 @@ static int create_prepare(struct image *img, struct qcow2_snapshot *record, stru
  *    disk, so a count that cannot grow ends it here, with nothing written
  * 1. copy of the L1, COPIED cleared, and the new snapshot table, both in new clusters: a full
  *    file system ends it here
- * 2. the raised counts
+ * 2. the raised counts (of a very large disk as memory requires, also before 1.)
  * 3. COPIED cleared in the active L2 tables and the active L1
  *    -- barrier: 1. to 3. are durable before the header makes the second owner known.  Among
  *       themselves they may come in any order: high counts and missing COPIED flags do no harm

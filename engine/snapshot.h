@@ -40,7 +40,8 @@ int snapshot_load(struct image *img);
 void snapshot_release(struct image *img);
 
 /* snaptable.c: a new table of the old one's records without `without` (or UINT32_MAX) and with
- * `added` (or NULL) at the end, in new clusters: allocated and written, not yet pointed to. */
+ * `added` (or NULL) at the end, in new clusters: allocated and written, not yet pointed to.  After
+ * an error out->host_off tells what was allocated, if anything. */
 struct new_table {
     uint64_t host_off, clusters;
     uint32_t count;

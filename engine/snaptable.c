@@ -175,11 +175,11 @@ int snapshot_table_write(
     table.clusters = clusters_for(&img->geo, length);
     ret = refcount_alloc(img, table.clusters, &table.host_off);
     if (ret == 0)
+        *out = table; /* also when writing fails: to be given back */
+    if (ret == 0)
         ret = image_write_meta(img, REGION_NONE, table.host_off, bytes,
             (size_t)(table.clusters << img->geo.cluster_bits));
     free(bytes);
-    if (ret == 0)
-        *out = table;
     return ret;
 }
 

@@ -13,7 +13,8 @@
 
 int tree_init(struct image *img, const uint64_t *l1, uint32_t l1_size, struct tree *tree)
 {
-    *tree = (struct tree){.l1 = l1, .l1_size = l1_size, .copied = calloc(1, l1_size / 8 + 1)};
+    *tree = (struct tree){
+        .l1 = l1, .l1_size = l1_size, .copied = calloc(1, l1_size / 8 + 1), .limit = UINT64_MAX};
     return tree->copied ? 0 : image_no_memory(img);
 }
 
@@ -32,82 +33,118 @@ static bool shared(const struct tree *tree, uint32_t idx)
            !(other->l1[idx] & QCOW2_ENTRY_COPIED) && tree->l1[idx] == other->l1[idx];
 }
 
-struct run {
-    uint64_t first, count;
+/* A walk over a tree: neighbours wait in `run` to be counted together. */
+struct walk {
+    struct image *img;
+    struct tree *tree;
+    int delta;
+    struct cluster_run run;
+    uint8_t *l2, *other; /* a table, and the other tree's at the same index */
+    bool has_other;
 };
 
-static int run_end(struct image *img, struct run *run, int delta)
+static int run_end(struct walk *walk)
 {
-    int ret = run->count > 0 ? refcount_add(img, run->first, run->count, delta) : 0;
-    run->count = 0;
-    return ret;
+    struct tree *tree = walk->tree;
+    uint64_t left = tree->limit - tree->done, count = walk->run.count;
+    count = count < left ? count : left;
+    walk->run.count = 0;
+    return count > 0
+               ? refcount_add_tree(walk->img, walk->run.first, count, walk->delta, &tree->done)
+               : 0;
 }
 
-static int run_extend(struct image *img, struct run *run, uint64_t first, uint64_t count, int delta)
+static int run_extend(struct walk *walk, uint64_t first, uint64_t count)
 {
+    struct cluster_run *run = &walk->run;
     if (run->count > 0 && run->first + run->count == first) {
         run->count += count;
         return 0;
     }
-    int ret = run_end(img, run, delta);
-    *run = (struct run){first, count};
+    int ret = run_end(walk);
+    *run = (struct cluster_run){first, count};
     return ret;
+}
+
+/* The other tree holds the same reference at the same place.  COPIED does not count: it is cleared
+ * in one tree between its walk and that of the other. */
+static bool entry_shared(const struct walk *walk, size_t at, uint64_t raw)
+{
+    return walk->has_other && ((load_be64(walk->other + at) ^ raw) & ~QCOW2_ENTRY_COPIED) == 0;
 }
 
 /* The entry's clusters.  What nearly all entries are, a plain cluster in the file, is seen without
  * decoding; all else goes the long way, which also finds what is wrong. */
-static int add_entry(
-    struct image *img, const uint8_t *l2, uint32_t idx, uint64_t raw, struct run *run, int delta)
+static int add_entry(struct walk *walk, uint32_t idx, uint64_t raw)
 {
+    struct image *img = walk->img;
     const struct qcow2_geometry *geo = &img->geo;
     uint64_t host_off = raw & ~QCOW2_ENTRY_COPIED;
+    bool skip = entry_shared(walk, (size_t)idx * geo->l2_entry_size, raw);
     if (!geo->extended_l2 && cluster_aligned(geo, host_off) && host_off < img->file_size)
-        return run_extend(img, run, cluster_of(geo, host_off), 1, delta);
+        return skip ? 0 : run_extend(walk, cluster_of(geo, host_off), 1);
     struct qcow2_l2_entry entry;
-    int ret = map_entry(img, l2, idx, &entry);
-    if (ret < 0)
+    int ret = map_entry(img, walk->l2, idx, &entry);
+    if (ret < 0 || skip)
         return ret;
     struct cluster_run clusters = map_entry_clusters(geo, &entry);
-    return clusters.count ? run_extend(img, run, clusters.first, clusters.count, delta) : 0;
+    return clusters.count ? run_extend(walk, clusters.first, clusters.count) : 0;
 }
 
-static int add_table(struct image *img, const uint8_t *l2, struct run *run, int delta, bool *copied)
+static int add_table(struct walk *walk, bool *copied)
 {
-    const struct qcow2_geometry *geo = &img->geo;
-    *copied = false;
+    const struct qcow2_geometry *geo = &walk->img->geo;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        uint64_t raw = load_be64(l2 + (size_t)i * geo->l2_entry_size);
+        uint64_t raw = load_be64(walk->l2 + (size_t)i * geo->l2_entry_size);
         if (raw == 0 && !geo->extended_l2)
             continue;
         *copied |= raw >> 63;
-        int ret = add_entry(img, l2, i, raw, run, delta);
+        int ret = add_entry(walk, i, raw);
         if (ret < 0)
             return ret;
     }
     return 0;
 }
 
+static int read_other(struct walk *walk, uint32_t idx)
+{
+    const struct tree *other = walk->tree->other;
+    walk->has_other = other && idx < other->l1_size && other->l1[idx] & QCOW2_OFFSET_MASK;
+    return walk->has_other ? map_read_l2(walk->img, other->l1[idx], walk->other) : 0;
+}
+
+/* What hangs on one L1 index. */
+static int add_below(struct walk *walk, uint32_t idx)
+{
+    struct tree *tree = walk->tree;
+    bool copied = false;
+    int ret = map_read_l2(walk->img, tree->l1[idx], walk->l2);
+    if (ret == 0)
+        ret = read_other(walk, idx);
+    if (ret == 0)
+        ret = run_extend(walk, cluster_of(&walk->img->geo, tree->l1[idx] & QCOW2_OFFSET_MASK), 1);
+    if (ret == 0)
+        ret = add_table(walk, &copied);
+    if (copied)
+        tree->copied[idx / 8] |= (uint8_t)(1u << (idx % 8));
+    return ret;
+}
+
 int tree_add(struct image *img, struct tree *tree, int delta)
 {
-    struct run run = {0};
-    uint8_t *l2 = malloc(img->geo.cluster_size);
-    int ret = l2 ? 0 : image_no_memory(img);
-    for (uint32_t i = 0; ret == 0 && i < tree->l1_size; i++) {
-        uint64_t host_off = tree->l1[i] & QCOW2_OFFSET_MASK;
-        bool copied = false;
-        if (host_off == 0 || shared(tree, i))
-            continue;
-        ret = map_read_l2(img, tree->l1[i], l2);
-        if (ret == 0)
-            ret = run_extend(img, &run, cluster_of(&img->geo, host_off), 1, delta);
-        if (ret == 0)
-            ret = add_table(img, l2, &run, delta, &copied);
-        if (copied)
-            tree->copied[i / 8] |= (uint8_t)(1u << (i % 8));
+    struct walk walk = {.img = img, .tree = tree, .delta = delta};
+    walk.l2 = malloc(img->geo.cluster_size);
+    walk.other = tree->other ? malloc(img->geo.cluster_size) : NULL;
+    int ret = walk.l2 && (walk.other || !tree->other) ? 0 : image_no_memory(img);
+    tree->done = 0;
+    for (uint32_t i = 0; ret == 0 && i < tree->l1_size && tree->done < tree->limit; i++) {
+        if (tree->l1[i] & QCOW2_OFFSET_MASK && !shared(tree, i))
+            ret = add_below(&walk, i);
     }
     if (ret == 0)
-        ret = run_end(img, &run, delta);
-    free(l2);
+        ret = run_end(&walk);
+    free(walk.l2);
+    free(walk.other);
     return ret;
 }
 

@@ -9,16 +9,19 @@
 struct tree {
     const uint64_t *l1;
     uint32_t l1_size;
-    const struct tree *other; /* or NULL: branches that both share are skipped */
+    const struct tree *other; /* or NULL: what both have at the same guest offset is skipped */
     uint8_t *copied;          /* tree_add() notes: a bit per L1 index, COPIED in that L2 table */
+    uint64_t done;            /* clusters the last tree_add() counted, in the order of its walk */
+    uint64_t limit;           /* and how many it may */
 };
 
 /* Makes room for `copied`. */
 int tree_init(struct image *img, const uint64_t *l1, uint32_t l1_size, struct tree *tree);
 void tree_release(struct tree *tree);
 
-/* Stages +1 or -1 for every L2 table and every cluster that one maps, not for the L1.  Reads each
- * L2 table once, and no two at the same time. */
+/* +1 or -1 for every L2 table and every cluster that one maps, not for the L1; staged, and written
+ * as refcount_add_tree() does.  Reads each L2 table once.  With `other` the two trees together are
+ * counted right: what one gains there the other loses. */
 int tree_add(struct image *img, struct tree *tree, int delta);
 
 /* Clears COPIED in the L2 tables where tree_add() saw it: writes each at most once. */
