@@ -231,7 +231,6 @@ CHECK_FN(header_snapshot_count)
     if (count <= QCOW2_MAX_SNAPSHOTS)
         return false;
     finding_got_want(finding, count, QCOW2_MAX_SNAPSHOTS);
-    finding->weight = count - QCOW2_MAX_SNAPSHOTS;
     return true;
 }
 
@@ -348,6 +347,7 @@ CHECK_FN(ext_repeated)
 static bool ext_known(uint32_t type)
 {
     switch (type) {
+    case QCOW2_EXT_END: /* shown only where even a head has no room */
     case QCOW2_EXT_FEATURE_NAMES:
     case QCOW2_EXT_BITMAPS:
     case QCOW2_EXT_CRYPTO:
