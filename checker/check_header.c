@@ -246,7 +246,8 @@ CHECK_FN(header_snapshots_outside)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
-    /* Without snapshots the offset means nothing, but programs refuse an absurd one all the same. */
+    /* Without snapshots the offset means nothing, but programs refuse an absurd one all the same.
+     */
     uint64_t limit = header->snapshot_count > 0 ? view->file_size - 1 : INT64_MAX;
     return wrong(finding, header->snapshots_off > limit, header->snapshots_off);
 }
@@ -365,6 +366,8 @@ CHECK_FN(ext_unknown)
     return wrong(finding, !ext_known(subject->ext.ext.type), subject->ext.ext.type);
 }
 
+enum { MAX_FORMAT_NAME = 15 };
+
 CHECK_FN(ext_length)
 {
     (void)view;
@@ -378,6 +381,8 @@ CHECK_FN(ext_length)
             finding, length != QCOW2_CRYPTO_EXT_BYTES, length, QCOW2_CRYPTO_EXT_BYTES);
     case QCOW2_EXT_FEATURE_NAMES:
         return wrong(finding, length % QCOW2_FEATURE_NAME_BYTES != 0, length);
+    case (uint32_t)QCOW2_EXT_BACKING_FORMAT: /* QEMU; names of formats are short */
+        return wrong_want(finding, length > MAX_FORMAT_NAME, length, MAX_FORMAT_NAME);
     default:
         return false;
     }
