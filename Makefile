@@ -36,7 +36,7 @@ FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
-                 tests/interplay.c)
+                 tests/interplay.c tests/bench_crash.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -120,6 +120,13 @@ crash: $(BUILD)/qcrash          ## explore crashes of every workload on every im
 	$(BUILD)/qcrash run --sequences 3
 	$(BUILD)/qcrash run --random 200,12
 
+$(BUILD)/tests/bench_crash: $(BUILD)/tests/bench_crash.o $(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) \
+		$(ENGINE_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
+		$(LIBS_THREAD) -lm
+bench-crash: $(BUILD)/tests/bench_crash   ## crash states a second, against files and qemu-img
+	$(BUILD)/tests/bench_crash
+
 mutants: $(BUILD)/qcrash        ## wrong engines that qcrash must find
 	$(BUILD)/qcrash mutants
 
@@ -169,7 +176,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants demo lint san deps install uninstall oracle repair-trial interplay \
+.PHONY: all check crash mutants bench-crash demo lint san deps install uninstall oracle repair-trial interplay \
         clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -167,6 +167,11 @@ bool census_has_conflicts(const struct census *census)
 
 int census_unknown(struct census *census, uint64_t first, uint64_t count)
 {
+    struct unknown_range *last = census->unknown + census->unknown_count - 1;
+    if (census->unknown_count > 0 && last->first + last->count == first && first + count > first) {
+        last->count += count;
+        return 0;
+    }
     struct unknown_range *ranges =
         realloc(census->unknown, (census->unknown_count + 1) * sizeof(*census->unknown));
     if (!ranges)

@@ -179,10 +179,11 @@ CHECK_FN(header_l1_outside)
 {
     (void)subject;
     const struct qcow2_header *header = view->header;
+    /* Offset 0 is the header's own place. */
+    bool misplaced =
+        header->l1_off == 0 || check_outside(view, header->l1_off, (uint64_t)header->l1_size * 8);
     return wrong(finding,
-        header->l1_size > 0 && cluster_aligned(view->geo, header->l1_off) &&
-            l1_bytes(view) <= QCOW2_MAX_L1_BYTES &&
-            check_outside(view, header->l1_off, l1_bytes(view)),
+        header->l1_size > 0 && cluster_aligned(view->geo, header->l1_off) && misplaced,
         header->l1_off);
 }
 
@@ -249,7 +250,8 @@ CHECK_FN(header_snapshots_outside)
     /* Without snapshots the offset means nothing, but programs refuse an absurd one all the same.
      */
     uint64_t limit = header->snapshot_count > 0 ? view->file_size - 1 : INT64_MAX;
-    return wrong(finding, header->snapshots_off > limit, header->snapshots_off);
+    bool in_header = header->snapshot_count > 0 && header->snapshots_off == 0;
+    return wrong(finding, in_header || header->snapshots_off > limit, header->snapshots_off);
 }
 
 CHECK_FN(header_crypt_method)

@@ -103,7 +103,8 @@ static void judge_table(struct walk *walk, const struct table *table, const uint
             continue;
         uint64_t guest_off = ((uint64_t)table->l1_idx << geo->l2_bits | i) << geo->cluster_bits;
         struct touched touched = look_up(walk, &e);
-        if (touched.noteworthy || i >= table->legal || !l2_entry_plain(walk, &e, guest_off))
+        if (walk->options->no_fast_paths || touched.noteworthy || i >= table->legal ||
+            !l2_entry_plain(walk, &e, guest_off))
             judge_entry(walk, table, i, &e, &touched);
     }
 }

@@ -14,6 +14,10 @@ struct check_options {
     bool backing; /* follow the backing chain */
     unsigned threads;
 
+    /* Shows every object to the checks, also where a fast path knows that none of them can have
+     * anything to say: for tests, which compare. */
+    bool no_fast_paths;
+
     /* Set from a signal handler to end the check; NULL: never. */
     const volatile sig_atomic_t *stop;
 

@@ -28,6 +28,15 @@ bool repair_deficit(const struct repair *repair, uint64_t host_off)
     return census_known(walk->census, cluster) && census_get(walk->census, cluster).balance > 0;
 }
 
+bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
+{
+    struct walk *walk = repair->walk;
+    uint64_t stored;
+    return host_off >= walk->view.file_size && host_off <= INT64_MAX &&
+           census_known(walk->census, cluster_of(&walk->geo, host_off)) &&
+           walk_stored(walk, cluster_of(&walk->geo, host_off), &stored) && stored > 0;
+}
+
 int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs)
 {
     bool conflict;
@@ -85,8 +94,10 @@ static void collect(void *arg, const struct finding *finding)
     struct repair *repair = arg;
     struct finding_set *set = &repair->findings;
     repair->lost_references |= loses_references(finding->check);
-    if (check_rows[finding->check].kind == OBJECT_CLUSTER || set->failed ||
-        set->count == MAX_FINDINGS_A_ROUND)
+    enum object_kind kind = check_rows[finding->check].kind;
+    bool in_header = (kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY) &&
+                     finding->table_off < QCOW2_V2_HEADER_BYTES;
+    if (in_header || kind == OBJECT_CLUSTER || set->failed || set->count == MAX_FINDINGS_A_ROUND)
         return; /* counts are taken from the census; what is too much, from the next round */
     if (set->count == set->room) {
         size_t room = set->room ? set->room * 2 : 64;
@@ -149,14 +160,42 @@ static void print_remarks(const struct repair *repair)
         fprintf(repair->options->remarks, "    %s\n", repair->plan.remarks[i].text);
 }
 
+/* Where the last round left off.  A stage that comes again with the same image before it has no
+ * effect, and is left out from then on. */
+struct progress_mark {
+    uint64_t corruptions, leaks, findings;
+    size_t stage;
+    uint64_t given_up; /* bits by stage */
+};
+
+static struct progress_mark mark_of(
+    const struct repair *repair, const struct progress_mark *last, size_t stage)
+{
+    return (struct progress_mark){.corruptions = repair->report.corruptions,
+        .leaks = repair->report.leaks,
+        .findings = repair->findings.count,
+        .stage = stage,
+        .given_up = last->given_up};
+}
+
+static bool stands_still(const struct repair *repair, struct progress_mark *last, size_t stage)
+{
+    struct progress_mark now = mark_of(repair, last, stage);
+    if (memcmp(&now, last, sizeof(now)) == 0)
+        last->given_up |= UINT64_C(1) << stage;
+    return last->given_up >> stage & 1;
+}
+
 /* Applies the first stage that has anything to do.  *more: it had. */
-static int run_round(struct repair *repair, bool marked, bool *mark_now, bool *more)
+static int run_round(
+    struct repair *repair, struct progress_mark *last, bool marked, bool *mark_now, bool *more)
 {
     static repair_stage *const stages[] = {
         repair_header_fields,
         repair_fields,
         repair_l1,
         repair_l2,
+        repair_find_structure,
         repair_rebuild,
         repair_raise,
         repair_shared,
@@ -169,7 +208,8 @@ static int run_round(struct repair *repair, bool marked, bool *mark_now, bool *m
     *more = false;
     for (size_t i = 0; ret == 0 && !*more && i < sizeof(stages) / sizeof(stages[0]); i++) {
         if ((repair->options->leaks_only && stages[i] != repair_lower) ||
-            (!repair->walk->judgeable && stages[i] != repair_header_fields))
+            (!repair->walk->judgeable && stages[i] != repair_header_fields) ||
+            stands_still(repair, last, i))
             continue;
         plan_init(&repair->plan, repair->walk);
         ret = stages[i](repair);
@@ -177,6 +217,7 @@ static int run_round(struct repair *repair, bool marked, bool *mark_now, bool *m
             print_remarks(repair);
         if (ret == 0 && repair->plan.count > 0) {
             *more = true;
+            *last = mark_of(repair, last, i);
             if (repair->plan.needs_mark && !marked) {
                 ret = set_incompatible(repair->io, QCOW2_INCOMPAT_CORRUPT, 0);
                 *mark_now = true;
@@ -200,6 +241,7 @@ struct outcome {
 
 static int run_rounds(struct repair *repair, struct outcome *outcome)
 {
+    struct progress_mark last = {.stage = SIZE_MAX};
     bool more = true;
     int ret = 0;
     for (unsigned round = 0; ret == 0 && more && round < MAX_ROUNDS; round++) {
@@ -211,7 +253,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
             outcome->was_corrupt = repair->walk->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
         }
         if (ret == 0)
-            ret = run_round(repair, outcome->marked, &outcome->marked, &more);
+            ret = run_round(repair, &last, outcome->marked, &outcome->marked, &more);
         outcome->clean = ret == 0 && !more && repair->report.corruptions == 0 &&
                          !repair->report.incomplete && !repair->report.unsupported;
         if (repair->walk)

@@ -7,6 +7,7 @@
  *   repair_header.c    what the header must have been, tried out on a copy
  *   repair_field.c     single fields and flags
  *   repair_refcount.c  counts: raised, lowered, or the whole structure made anew
+ *   repair_structure.c refcount table and blocks found again
  *   repair_l1.c        lost L2 tables put back, lost L1 tables found
  *   repair_l2.c        lost data clusters put back
  *   repair_shared.c    cross-linked clusters: every owner gets its own
@@ -56,8 +57,35 @@ struct repair {
 
 /* A stage adds edits to the round's plan; the first stage with any wins the round. */
 typedef int repair_stage(struct repair *repair);
+repair_stage repair_find_structure;
 repair_stage repair_header_fields, repair_fields, repair_l1, repair_l2, repair_rebuild,
     repair_raise, repair_shared, repair_snapshots, repair_lossy, repair_lower, repair_copied;
+
+/* A change of one field that might be what the image needs. */
+struct patch {
+    uint64_t off;
+    uint8_t bytes[8];
+    size_t length;
+};
+
+static inline struct patch patch_be32(uint64_t off, uint32_t value)
+{
+    struct patch patch = {.off = off, .length = 4};
+    store_be32(patch.bytes, value);
+    return patch;
+}
+
+static inline struct patch patch_be64(uint64_t off, uint64_t value)
+{
+    struct patch patch = {.off = off, .length = 8};
+    store_be64(patch.bytes, value);
+    return patch;
+}
+
+/* Plans the patch under which the image makes most sense; among equals the one that changes the
+ * fewest bits; none if there is no single best one. */
+int repair_take_best(
+    struct repair *repair, enum check_id why, const struct patch *patches, size_t count);
 
 /* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
 int repair_make_room(struct repair *repair);
@@ -67,6 +95,9 @@ uint64_t repair_entry_off(const struct repair *repair, const struct finding *fin
 
 /* The stored count is higher than the references found: somebody's reference is missing. */
 bool repair_deficit(const struct repair *repair, uint64_t host_off);
+
+/* The file once went on there: what points there is right, the file was cut off. */
+bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);
 
 /* The compressed data of the entry makes a whole cluster. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);

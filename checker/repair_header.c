@@ -9,26 +9,6 @@
 
 #include "repair.h"
 
-struct patch {
-    uint64_t off;
-    uint8_t bytes[8];
-    size_t length;
-};
-
-static struct patch patch_be32(uint64_t off, uint32_t value)
-{
-    struct patch patch = {.off = off, .length = 4};
-    store_be32(patch.bytes, value);
-    return patch;
-}
-
-static struct patch patch_be64(uint64_t off, uint64_t value)
-{
-    struct patch patch = {.off = off, .length = 8};
-    store_be64(patch.bytes, value);
-    return patch;
-}
-
 /* How much is wrong with the image under the patch: UINT64_MAX if it cannot be judged at all. */
 static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
 {
@@ -62,9 +42,7 @@ static int distance(struct repair *repair, const struct patch *patch, unsigned *
     return ret;
 }
 
-/* Takes the patch under which the image makes most sense; among equals the one that changes the
- * fewest bits, if there is one. */
-static int take_best(
+int repair_take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count)
 {
     uint64_t best_wrong = UINT64_MAX;
@@ -102,7 +80,7 @@ static int try_values(
     size_t count = 0;
     for (uint32_t value = first; value <= last && count < MAX_TRIES; value++)
         patches[count++] = patch_be32(off, value);
-    return take_best(repair, why, patches, count);
+    return repair_take_best(repair, why, patches, count);
 }
 
 /* Every value one bit away from the present one. */
@@ -111,7 +89,7 @@ static int try_bits(struct repair *repair, enum check_id why, uint64_t off, uint
     struct patch patches[MAX_TRIES];
     for (unsigned bit = 0; bit < MAX_TRIES; bit++)
         patches[bit] = patch_be64(off, value ^ UINT64_C(1) << bit);
-    return take_best(repair, why, patches, MAX_TRIES);
+    return repair_take_best(repair, why, patches, MAX_TRIES);
 }
 
 /* The two fields of the compression type together: what the compressed clusters are cannot be seen
@@ -140,8 +118,8 @@ static int mend_l1_size(struct repair *repair, enum check_id why)
     struct patch patches[2] = {patch_be32(QCOW2_HDR_L1_SIZE, (uint32_t)needed),
         patch_be64(QCOW2_HDR_SIZE, walk->header.l1_size * walk->geo.l2_span)};
     if (needed == 0 || needed > QCOW2_MAX_L1_BYTES / 8)
-        return repair->options->lossy ? take_best(repair, why, patches + 1, 1) : 0;
-    return take_best(repair, why, patches, repair->options->lossy ? 2 : 1);
+        return repair->options->lossy ? repair_take_best(repair, why, patches + 1, 1) : 0;
+    return repair_take_best(repair, why, patches, repair->options->lossy ? 2 : 1);
 }
 
 /* Data is mapped behind the disk's end.  The size was a snapshot's, perhaps, or reaches to the end
@@ -164,7 +142,7 @@ static int mend_small_size(struct repair *repair, enum check_id why)
     }
     if (count == 0)
         patches[count++] = patch_be64(QCOW2_HDR_SIZE, mapped_end);
-    return mapped_end ? take_best(repair, why, patches, count) : 0;
+    return mapped_end ? repair_take_best(repair, why, patches, count) : 0;
 }
 
 static int mend_crypt_method(struct repair *repair, enum check_id why)
@@ -199,6 +177,48 @@ static int end_extensions(struct repair *repair, const struct finding *f)
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, f->check, f->host_off, 0);
 }
 
+/* The snapshot table: a bit away, or gone with the end of the file, or at least not to be found. */
+static int mend_snapshots_off(struct repair *repair, enum check_id why)
+{
+    const struct qcow2_header *header = &repair->walk->header;
+    uint8_t none[12] = {0};
+    int ret = 0;
+    if (!repair_was_cut_off(repair, header->snapshots_off) &&
+        header->snapshot_count <= QCOW2_MAX_SNAPSHOTS)
+        ret = try_bits(repair, why, QCOW2_HDR_SNAPSHOTS_OFF, header->snapshots_off);
+    if (ret < 0 || repair->plan.count > 0)
+        return ret;
+    ret = plan_remark(&repair->plan, "lost: all %u snapshots, whose table cannot be found",
+        header->snapshot_count);
+    return ret < 0 ? ret
+                   : plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOT_COUNT, none,
+                         sizeof(none));
+}
+
+/* Every combination of the bits that are known. */
+static int mend_incompatible(struct repair *repair, enum check_id why)
+{
+    struct patch patches[QCOW2_INCOMPAT_KNOWN + 1];
+    for (uint64_t bits = 0; bits <= QCOW2_INCOMPAT_KNOWN; bits++)
+        patches[bits] = patch_be64(QCOW2_HDR_INCOMPATIBLE, bits);
+    return repair_take_best(repair, why, patches, QCOW2_INCOMPAT_KNOWN + 1);
+}
+
+/* Extensions of fixed length: that is what the field must say. */
+static int mend_ext(struct repair *repair, const struct finding *f)
+{
+    uint64_t type;
+    int ret = plan_peek(&repair->plan, f->host_off, &type);
+    type >>= 32;
+    if (ret == 0 && type == QCOW2_EXT_CRYPTO)
+        return plan_be32(
+            &repair->plan, PHASE_SWITCH, f->check, f->host_off + 4, QCOW2_CRYPTO_EXT_BYTES);
+    if (ret == 0 && type == QCOW2_EXT_BITMAPS)
+        return plan_be32(
+            &repair->plan, PHASE_SWITCH, f->check, f->host_off + 4, QCOW2_BITMAPS_EXT_BYTES);
+    return ret < 0 || f->check != CHECK_ext_truncated ? ret : end_extensions(repair, f);
+}
+
 static int mend_field(struct repair *repair, const struct finding *f)
 {
     const struct qcow2_header *header = &repair->walk->header;
@@ -206,12 +226,12 @@ static int mend_field(struct repair *repair, const struct finding *f)
     switch (f->check) {
     case CHECK_header_magic: {
         struct patch magic = patch_be32(0, QCOW2_MAGIC);
-        return lossy ? take_best(repair, f->check, &magic, 1) : 0;
+        return lossy ? repair_take_best(repair, f->check, &magic, 1) : 0;
     }
     case CHECK_header_version:
         return lossy ? try_values(repair, f->check, QCOW2_HDR_VERSION, 2, 3) : 0;
     case CHECK_header_incompatible_unknown:
-        return lossy ? try_bits(repair, f->check, QCOW2_HDR_INCOMPATIBLE, header->incompatible) : 0;
+        return lossy ? mend_incompatible(repair, f->check) : 0;
     case CHECK_header_cluster_bits:
         return try_values(repair, f->check, QCOW2_HDR_CLUSTER_BITS, QCOW2_MIN_CLUSTER_BITS,
             QCOW2_MAX_CLUSTER_BITS);
@@ -220,7 +240,7 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_length: {
         struct patch lengths[] = {
             patch_be32(QCOW2_HDR_LENGTH, 104), patch_be32(QCOW2_HDR_LENGTH, 112)};
-        return take_best(repair, f->check, lengths, 2);
+        return repair_take_best(repair, f->check, lengths, 2);
     }
     case CHECK_header_compression_type:
     case CHECK_header_compression_bit:
@@ -236,14 +256,14 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_backing_name:
         return drop_backing_name(repair, f->check);
     case CHECK_ext_truncated:
-        return end_extensions(repair, f);
+    case CHECK_ext_length:
+        return mend_ext(repair, f);
     case CHECK_header_snapshot_count:
     case CHECK_header_snapshots_unaligned:
     case CHECK_header_snapshots_outside:
         if (header->snapshot_count == 0) /* of no table at all */
             return plan_be64(&repair->plan, PHASE_SWITCH, f->check, QCOW2_HDR_SNAPSHOTS_OFF, 0);
-        return lossy ? try_bits(repair, f->check, QCOW2_HDR_SNAPSHOTS_OFF, header->snapshots_off)
-                     : 0;
+        return lossy ? mend_snapshots_off(repair, f->check) : 0;
     default:
         return 0;
     }

@@ -115,6 +115,8 @@ static size_t find_places(const struct repair *repair, struct place *places)
         default:
             continue;
         }
+        if (repair_was_cut_off(repair, f->host_off))
+            continue;
         place.entry_off = repair_entry_off(repair, f);
         if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0 &&
             (count == 0 || places[count - 1].entry_off != place.entry_off))

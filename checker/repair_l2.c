@@ -179,6 +179,8 @@ static size_t find_places(const struct repair *repair, struct place *places)
             .entry_off = repair_entry_off(repair, f),
             .host_off = f->host_off,
         };
+        if (repair_was_cut_off(repair, f->host_off))
+            continue;
         if (place.table && plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
             places[count++] = place;
     }

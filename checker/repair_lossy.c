@@ -4,6 +4,7 @@
  * Every loss is told, with its guest range. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "repair.h"
 
@@ -42,12 +43,42 @@ static int drop_l1_entry(struct repair *repair, const struct finding *f)
                : plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), 0);
 }
 
+/* The table is where it should be, but most of it was overwritten: what makes no sense goes. */
+static int clean_table(struct repair *repair, const struct finding *f)
+{
+    struct walk *walk = repair->walk;
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint8_t *bytes = malloc(geo->cluster_size);
+    if (!bytes)
+        return -ENOMEM;
+    int ret = io_read_padded(walk->io, f->host_off, bytes, geo->cluster_size);
+    for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++) {
+        uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(geo, p, &e);
+        if (l2_entry_plain(walk, &e, 0))
+            continue;
+        bool zero = geo->version >= 3 && !geo->extended_l2 && !(e.raw & QCOW2_ENTRY_COMPRESSED) &&
+                    (e.raw & QCOW2_ENTRY_ZERO);
+        memset(p, 0, geo->l2_entry_size);
+        store_be64(p, zero ? QCOW2_ENTRY_ZERO : 0);
+    }
+    if (ret < 0) {
+        free(bytes);
+        return ret;
+    }
+    return plan_data(&repair->plan, PHASE_SWITCH, f->check, f->host_off, bytes, geo->cluster_size);
+}
+
 /* Every L1 entry that points to a table that is none. */
 static int drop_table(struct repair *repair, const struct finding *f)
 {
     const struct walk *walk = repair->walk;
     const struct table *table = table_find(&walk->tables, f->host_off);
     int ret = tell_loss(repair, f);
+    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, f->host_off));
+    if (ret == 0 && !cell.conflict && !walk->geo.data_file && table && !table->elsewhere)
+        return clean_table(repair, f);
     for (size_t i = 0; ret == 0 && table && i < walk->tree_count; i++) {
         const struct tree *tree = &walk->trees[i];
         uint64_t off = tree->l1_off + table->l1_idx * UINT64_C(8), raw;

@@ -9,6 +9,13 @@
 
 #include "repair.h"
 
+/* More references than a count of this width can say: it is as high as it gets. */
+static bool at_limit(const struct repair *repair, uint64_t cluster)
+{
+    uint64_t stored;
+    return walk_stored(repair->walk, cluster, &stored) && stored == repair->walk->geo.refcount_max;
+}
+
 /* Plans a rewrite of every block in which a count is wrong in that direction. */
 static int plan_blocks(struct repair *repair, bool lower)
 {
@@ -18,6 +25,8 @@ static int plan_blocks(struct repair *repair, bool lower)
     while (ret == 0 && census_next_mismatch(walk->census, cluster, &cluster)) {
         uint64_t table_idx = cluster >> walk->geo.refblock_bits;
         bool wrong = (census_get(walk->census, cluster).balance > 0) == lower;
+        if (wrong && !lower && at_limit(repair, cluster))
+            wrong = false;
         if (!wrong || cluster >= walk->cluster_end || !census_known(walk->census, cluster)) {
             cluster++;
             continue;

@@ -169,11 +169,22 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
     return 0;
 }
 
+/* More metadata than any image has; fields of a crafted one may claim the same clusters, or holes
+ * of a sparse file, thousands of times over. */
+enum { MAX_AREA_CLUSTERS = 64 << 20 };
+
 int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict)
 {
     *conflict = false;
     if (area->length == 0 || check_outside(&walk->view, area->host_off, area->length))
         return 0;
+    uint64_t clusters = clusters_for(&walk->geo, area->length);
+    if (clusters > MAX_AREA_CLUSTERS - walk->area_clusters) {
+        report_problem(walk->report, "more metadata than an image can have: not all was looked at");
+        *conflict = walk->refs_incomplete = true;
+        return 0;
+    }
+    walk->area_clusters += clusters;
     struct area_list *list = &walk->areas;
     if (list->count == list->room) {
         size_t room = list->room ? list->room * 2 : 32;

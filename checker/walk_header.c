@@ -177,8 +177,8 @@ static bool can_be_judged(struct walk *walk)
     int ret = qcow2_header_decode(walk->head, walk->head_len, header);
     if (ret < 0 && walk->head_len >= 4)
         header->magic = load_be32(walk->head);
-    if (ret < 0 && walk->head_len >= 8)
-        header->version = load_be32(walk->head + QCOW2_HDR_VERSION);
+    if (ret < 0) /* a file that ends before the version is cut short, whatever version it was */
+        header->version = walk->head_len >= 8 ? load_be32(walk->head + QCOW2_HDR_VERSION) : 3;
     if (ret == 0)
         find_feature_names(walk);
     bool fine = ret == 0 && header->magic == QCOW2_MAGIC &&

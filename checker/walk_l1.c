@@ -408,7 +408,8 @@ int walk_judge_l1(struct walk *walk)
     int ret = holes_tell_something(walk, &holes);
     if (ret < 0)
         return ret;
-    if (!walk->judge_l1 && !holes && !census_has_conflicts(walk->census))
+    if (!walk->judge_l1 && !holes && !census_has_conflicts(walk->census) &&
+        !walk->options->no_fast_paths)
         return 0;
     for (size_t i = 0; ret == 0 && i < walk->tree_count; i++) {
         if (walk->trees[i].usable && walk->trees[i].same_l1 > 0)

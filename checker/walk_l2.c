@@ -62,8 +62,9 @@ static bool entry_absurd(const struct walk *walk, const struct qcow2_l2_entry *e
            check_outside(&walk->view, e->host_off, walk->geo.cluster_size);
 }
 
-/* A few bad entries are damage to a table; mostly bad entries are no table. */
-enum { ABSURD_ENTRIES = 8 };
+/* A few bad entries, or a sector of them, are damage to a table.  It is no table if nothing in it
+ * makes sense: in other data hardly one in ten thousand entries would. */
+enum { ABSURD_ENTRIES = 8, ABSURD_PER_SANE = 16 };
 
 static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes)
 {
@@ -85,7 +86,8 @@ static void test_plausible(const struct walk *walk, struct table *table, const u
         table->used += e.raw != 0;
         table->absurd += e.raw != 0 && entry_absurd(walk, &e);
     }
-    table->implausible = table->absurd >= ABSURD_ENTRIES && table->absurd > table->used / 2;
+    table->implausible = table->absurd >= ABSURD_ENTRIES &&
+                         (table->used - table->absurd) * ABSURD_PER_SANE <= table->absurd;
     struct subject subject = {.kind = OBJECT_L2_TABLE,
         .l2_table = {
             .implausible = table->implausible, .absurd = table->absurd, .used = table->used}};
@@ -131,7 +133,7 @@ static int claim_entry(
     if (geo->data_file || (packed && e->bitmap) ||
         check_outside(&walk->view, e->host_off, e->length))
         return 0;
-    if (!packed && cluster_aligned(geo, e->host_off)) {
+    if (!packed && cluster_aligned(geo, e->host_off) && !walk->options->no_fast_paths) {
         *exact = census_claim_exact(walk->census, cluster_of(geo, e->host_off), refs);
         if (*exact)
             return 0;
@@ -184,7 +186,7 @@ static uint32_t run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uin
 static int claim_single(struct walk *walk, struct table *table, const uint8_t *bytes)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    bool runs = !geo->extended_l2 && !geo->data_file;
+    bool runs = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
     uint64_t next_off = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
         const uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
@@ -375,6 +377,8 @@ int walk_l2_tables(struct walk *walk)
     most = most < set->count ? most : set->count;
     struct io_read_req *reqs = calloc(most + 1, sizeof(*reqs));
     int ret = reqs ? 0 : -ENOMEM;
+    for (size_t i = 0; walk->options->no_fast_paths && i < set->count; i++)
+        set->items[i].odd = true;
     for (size_t first = 0, count; ret == 0 && first < set->count; first += count) {
         count = group_size(set, first);
         bool tall = count > most;

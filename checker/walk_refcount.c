@@ -99,17 +99,51 @@ static int load_batch(struct walk *walk, struct batch *batch)
     return ret < 0 ? ret : walk_pause(walk, 0);
 }
 
+struct block_use {
+    uint64_t off;
+    size_t table_idx;
+};
+
+static int compare_block_uses(const void *a, const void *b)
+{
+    const struct block_use *x = a, *y = b;
+    if (x->off != y->off)
+        return x->off > y->off ? 1 : -1;
+    return (x->table_idx > y->table_idx) - (x->table_idx < y->table_idx);
+}
+
+/* Entries that all refer to one block make counts for any number of clusters out of one: only the
+ * first few of them are believed.  (*crowded)[i] tells which are not; freed by the caller. */
+static int find_crowded(const struct walk *walk, bool **crowded)
+{
+    enum { BELIEVED = 4 };
+    size_t count = walk->reftable_len;
+    struct block_use *uses = calloc(count + 1, sizeof(*uses));
+    *crowded = calloc(count + 1, sizeof(**crowded));
+    for (size_t i = 0; uses && i < count; i++)
+        uses[i] = (struct block_use){block_off(walk->reftable[i]), i};
+    if (uses && *crowded) {
+        qsort(uses, count, sizeof(*uses), compare_block_uses);
+        for (size_t i = BELIEVED; i < count; i++)
+            (*crowded)[uses[i].table_idx] =
+                uses[i].off != 0 && uses[i].off == uses[i - BELIEVED].off;
+    }
+    free(uses);
+    return uses && *crowded ? 0 : -ENOMEM;
+}
+
 static int load_blocks(struct walk *walk)
 {
     size_t most = WALK_BUF_BYTES / walk->geo.cluster_size;
     struct batch *batch = malloc(sizeof(*batch));
+    bool *crowded = NULL;
     if (!batch)
         return -ENOMEM;
     batch->count = 0;
-    int ret = 0;
+    int ret = find_crowded(walk, &crowded);
     for (size_t i = 0; ret == 0 && i < walk->reftable_len; i++) {
         uint64_t entry = walk->reftable[i];
-        if (block_unknown(walk, entry)) {
+        if (block_unknown(walk, entry) || crowded[i]) {
             /* In order: what is unknown is remembered by ascending cluster. */
             ret = load_batch(walk, batch);
             if (ret == 0)
@@ -128,6 +162,7 @@ static int load_blocks(struct walk *walk)
     }
     if (ret == 0)
         ret = load_batch(walk, batch);
+    free(crowded);
     free(batch);
     return ret;
 }

@@ -155,7 +155,7 @@ static bool snapshot_table_usable(const struct walk *walk)
 {
     const struct qcow2_header *header = &walk->header;
     return header->snapshot_count > 0 && header->snapshot_count <= QCOW2_MAX_SNAPSHOTS &&
-           cluster_aligned(&walk->geo, header->snapshots_off) &&
+           cluster_aligned(&walk->geo, header->snapshots_off) && header->snapshots_off != 0 &&
            header->snapshots_off < walk->file_size;
 }
 

@@ -221,15 +221,23 @@ static int write_failed(struct image *img, const char *what, uint64_t host_off, 
         img, err, "cannot write %s at 0x%" PRIx64 ": %s", what, host_off, strerror(-err));
 }
 
+int image_check_flushed(struct image *img)
+{
+    return img->failed ? image_fail(img, -EIO, "a flush failed; open the image again") : 0;
+}
+
 int image_write_meta(
     struct image *img, unsigned own, uint64_t host_off, const void *buf, size_t length)
 {
+    int ret = image_check_flushed(img);
+    if (ret < 0)
+        return ret;
     enum region hit = layout_overlap(img, (enum region)own, host_off, length);
     if (hit != REGION_NONE)
         return image_fail(img, -EUCLEAN,
             "a write to 0x%" PRIx64 " would destroy %s; run qcheck --repair", host_off,
             layout_name(hit));
-    int ret = io_write(img->io, host_off, buf, length);
+    ret = io_write(img->io, host_off, buf, length);
     img->unflushed = true;
     if (ret < 0)
         return write_failed(img, "metadata", host_off, ret);
@@ -240,18 +248,24 @@ int image_write_meta(
 
 int image_write_header(struct image *img, uint64_t host_off, const void *buf, size_t length)
 {
+    int ret = image_check_flushed(img);
+    if (ret < 0)
+        return ret;
     img->unflushed = true;
-    int ret = io_write(img->io, host_off, buf, length);
+    ret = io_write(img->io, host_off, buf, length);
     return ret < 0 ? write_failed(img, "the header", host_off, ret) : 0;
 }
 
 int image_barrier(struct image *img)
 {
-    int ret = io_flush(img->io);
+    int ret = image_check_flushed(img);
+    if (ret < 0)
+        return ret;
+    ret = io_flush(img->io);
     if (ret < 0) {
-        /* Each write since the last barrier may be there or not.  What was dropped meanwhile may
-         * still be referenced on the device: it leaks. */
-        img->dropped.count = img->dropped_durable;
+        /* Each write since the last barrier may be there or not, whatever can be read.  What was
+         * dropped may still be referenced on the device: it leaks. */
+        img->failed = true;
         img->stale = true;
         return image_fail(img, ret, "cannot make the changes durable: %s", strerror(-ret));
     }
@@ -325,7 +339,8 @@ static int check_writable(struct image *img)
     if ((h->incompatible & QCOW2_INCOMPAT_DIRTY) && !img->own_dirty)
         return image_fail(img, -EUCLEAN,
             "the image is marked dirty (not closed cleanly); run qcheck --repair first");
-    return image_needs_plain_data(img);
+    int ret = image_check_flushed(img);
+    return ret < 0 ? ret : image_needs_plain_data(img);
 }
 
 int image_needs_plain_data(struct image *img)
@@ -379,6 +394,8 @@ int image_flush(struct image *img)
 {
     int ret = image_begin(img, false);
     if (ret == 0)
+        ret = image_check_flushed(img);
+    if (ret == 0)
         ret = flush_now(img);
     return image_end(img, ret);
 }
@@ -403,11 +420,14 @@ static int write_incompatible(struct image *img, uint64_t bits)
 
 int image_lazy_begin(struct image *img)
 {
-    if (!image_is_lazy(img) || img->own_dirty)
+    if (!image_is_lazy(img) || img->dirty_set)
         return 0;
-    /* The bit may be on the device even if the call fails, and it is ours then. */
+    /* The bit may be on the device even if the call fails, and it is ours then; but counts may lag
+     * behind only once it is known to be there. */
     img->own_dirty = true;
-    return write_incompatible(img, img->header.incompatible | QCOW2_INCOMPAT_DIRTY);
+    int ret = write_incompatible(img, img->header.incompatible | QCOW2_INCOMPAT_DIRTY);
+    img->dirty_set = ret == 0;
+    return ret;
 }
 
 int image_close(struct image *img)

@@ -4,7 +4,10 @@
  *
  * Every function returns 0 or -errno and leaves one line for people in image_error().  After an
  * error the image is as before the call or as after it, at worst with leaked clusters, and the
- * handle can be used on: what memory holds is what the device holds, or is read again first.
+ * handle can be used on: what memory holds is what the device holds, or is read again first.  Only
+ * a failed flush ends its life as a writer: what can be read then may be a cache that the device
+ * has lost and that no later flush saves, so all that writes or flushes answers -EIO from then on,
+ * image_close() too.  Reading goes on.
  *
  * Order is all there is to crash safety here.  Nothing is written behind a caller's back; each
  * function lists its writes and barriers, and these rules hold between any two barriers:
@@ -160,8 +163,10 @@ struct image {
 
     bool unflushed; /* something other than freeing was written since the last barrier */
     bool stale;     /* memory and device may differ: read again before anything else */
+    bool failed;    /* a flush failed: nothing is written any more */
     bool prepared;  /* the autoclear bits are seen to */
-    bool own_dirty; /* the dirty bit on disk is ours */
+    bool own_dirty; /* the dirty bit on disk, if it is set, is ours */
+    bool dirty_set; /* and is set, durably */
     struct codec *codec;
     struct image_error error;
 };
@@ -191,8 +196,11 @@ int image_needs_plain_data(struct image *img);
 int image_write_meta(
     struct image *img, unsigned own, uint64_t host_off, const void *buf, size_t length);
 
-/* A barrier: what was written before is durable when it returns 0.  After an error nobody knows;
- * then nothing dropped before it may ever be lowered, and memory is read again. */
+/* -EIO once a flush has failed: what may not be built upon any more must not be written to. */
+int image_check_flushed(struct image *img);
+
+/* A barrier: what was written before is durable when it returns 0.  After an error nobody knows,
+ * nor will a later flush tell: nothing is written any more. */
 int image_barrier(struct image *img);
 
 /* Writes header bytes [host_off, + length) of the first sector: a switch that cannot tear. */

@@ -72,7 +72,13 @@ static int file_flush(struct io *io)
 {
     /* Not repeated on EINTR or EIO: after a failed sync the kernel may have dropped the pages, and
      * a second call would report success for data that is gone. */
-    return fdatasync(self(io)->fd) < 0 ? -errno : 0;
+    if (fdatasync(self(io)->fd) == 0)
+        return 0;
+    int err = -errno;
+    /* Those pages count as clean and show what the device does not have: let go of them, so that
+     * whoever reads or opens the image again sees the device.  Advice, no more. */
+    (void)posix_fadvise(self(io)->fd, 0, 0, POSIX_FADV_DONTNEED);
+    return err;
 }
 
 static int file_resize(struct io *io, uint64_t size_bytes)

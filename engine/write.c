@@ -27,13 +27,16 @@ struct part {
 
 static int write_data(struct image *img, uint64_t host_off, const uint8_t *src, size_t length)
 {
+    int ret = image_check_flushed(img);
+    if (ret < 0)
+        return ret;
     enum region hit = layout_overlap(img, REGION_NONE, host_off, length);
     if (hit != REGION_NONE)
         return image_fail(img, -EUCLEAN,
             "guest data at 0x%" PRIx64 " lies over %s; run qcheck --repair", host_off,
             layout_name(hit));
     img->unflushed = true;
-    int ret = io_write(img->io, host_off, src, length);
+    ret = io_write(img->io, host_off, src, length);
     if (ret < 0)
         return image_fail(
             img, ret, "cannot write data at 0x%" PRIx64 ": %s", host_off, strerror(-ret));

@@ -28,6 +28,7 @@ struct explore_options explore_options_default(void)
         .seed = 1,
         .check_full = 256,
         .continue_full = 256,
+        .repair_full = 16,
     };
 }
 
@@ -40,6 +41,9 @@ void explore_counts_add(struct explore_counts *sum, const struct explore_counts 
     sum->checked += more->checked;
     sum->continued += more->continued;
     sum->refused += more->refused;
+    sum->repaired += more->repaired;
+    sum->orphaned += more->orphaned;
+    sum->repair_cuts += more->repair_cuts;
     sum->harmed += more->harmed;
     sum->silent += more->silent;
     sum->epochs += more->epochs;
@@ -209,7 +213,7 @@ static bool checker_agrees(struct explorer *ex, struct breach *breach)
     return good;
 }
 
-int explorer_judge(struct explorer *ex, bool check, bool go_on, struct breach *breach)
+int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, struct breach *breach)
 {
     const struct explore_options *options = ex->options;
     bool good = oracle_look(&ex->oracle, ex->state, breach);
@@ -224,17 +228,26 @@ int explorer_judge(struct explorer *ex, bool check, bool go_on, struct breach *b
         if (!checker_agrees(ex, breach))
             return 0;
     }
-    if (!go_on)
-        return 0;
-    int ret = continuation_run(&ex->continuation, ex->state, &ex->oracle.model, breach);
-    ex->counts->continued += !ex->continuation.refused;
-    ex->counts->refused += ex->continuation.refused;
+    int ret = 0;
+    if (go_on && !options->no_continuation) {
+        ret = continuation_run(&ex->continuation, ex->state, &ex->oracle.model, breach);
+        ex->counts->continued += !ex->continuation.refused;
+        ex->counts->refused += ex->continuation.refused;
+    }
+    if (ret == 0 && repair && breach->invariant == INVARIANT_NONE) {
+        uint64_t before = ex->repairing.cuts;
+        ret = repairing_run(&ex->repairing, ex->state, &ex->oracle.model, breach);
+        ex->counts->repaired++;
+        ex->counts->orphaned += ex->repairing.orphaned;
+        ex->counts->repair_cuts += ex->repairing.cuts - before;
+    }
     return ret;
 }
 
 static bool sampled(uint64_t seen, uint64_t full)
 {
-    return seen <= full || (seen % SAMPLE_ONE_IN == 0 && seen / SAMPLE_ONE_IN <= full);
+    return seen <= full || full == UINT64_MAX ||
+           (seen % SAMPLE_ONE_IN == 0 && seen / SAMPLE_ONE_IN <= full);
 }
 
 /* Models that promise less: counted, not reported. */
@@ -295,7 +308,8 @@ int explorer_visit(void *arg, const unsigned *choice)
         return judge_lightly(ex);
     struct breach breach = {0};
     ret = explorer_judge(ex, sampled(ex->seen_here, ex->options->check_full),
-        sampled(ex->seen_here, ex->options->continue_full), &breach);
+        sampled(ex->seen_here, ex->options->continue_full),
+        sampled(ex->seen_here, ex->options->repair_full), &breach);
     if (ret < 0 || breach.invariant == INVARIANT_NONE)
         return ret;
     if (ex->reported_here++ >= REPORTS_PER_EPOCH)
@@ -388,6 +402,7 @@ static int explorer_open(struct explorer *ex)
     }
     oracle_init(&ex->oracle);
     continuation_init(&ex->continuation);
+    repairing_init(&ex->repairing);
     int ret = state_open(room, &ex->durable);
     if (ret == 0)
         ret = state_open(room, &ex->state);
@@ -405,6 +420,7 @@ static void explorer_close(struct explorer *ex)
     free(ex->current);
     oracle_release(&ex->oracle);
     continuation_release(&ex->continuation);
+    repairing_release(&ex->repairing);
     hash_set_release(&ex->seen);
 }
 
@@ -463,7 +479,7 @@ int explore_replay(const struct history *history, const struct recording *record
     }
     if (ret == 0) {
         explorer_set(&ex, choice);
-        ret = explorer_judge(&ex, true, true, &breach);
+        ret = explorer_judge(&ex, true, true, true, &breach);
     }
     if (ret == 0 && breach.invariant != INVARIANT_NONE)
         ret = report_vector(&ex, choice, &breach);

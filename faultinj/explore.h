@@ -13,6 +13,8 @@ struct explore_options {
     uint64_t seed;
     uint64_t check_full;    /* distinct states of an epoch that the checker sees; then one in 64 */
     uint64_t continue_full; /* the same for I8; then one in 64 */
+    uint64_t repair_full;   /* the same for I9 */
+    bool no_continuation;   /* I8 is not run */
     bool metadata_only;     /* I1 to I4 and nothing else: for measuring */
     double deadline;        /* seconds on the monotonic clock; 0: none */
     unsigned only_epoch;    /* 1 + its number; 0: all */
@@ -25,6 +27,8 @@ struct explore_counts {
     long double certified; /* covered by a leaf of the tree of choices without being walked */
     uint64_t executed, distinct;
     uint64_t checked, continued, refused; /* seen by the checker; went on; engine refused to */
+    uint64_t repaired, repair_cuts;       /* repaired, and power cuts inside a repair */
+    uint64_t orphaned;       /* not clean then: leaks that look like lost tables are kept */
     uint64_t harmed, silent; /* models that promise less: states with damage, and unnoticed */
     uint64_t epochs, epochs_exhaustive, units, units_touched;
     uint64_t largest_epoch_units;

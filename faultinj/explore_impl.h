@@ -6,6 +6,7 @@
 
 #include "continuation.h"
 #include "explore.h"
+#include "repairing.h"
 
 /* A set of hashes. */
 struct hash_set {
@@ -36,6 +37,7 @@ struct explorer {
 
     struct oracle oracle;
     struct continuation continuation;
+    struct repairing repairing;
     struct hash_set seen;
 };
 
@@ -43,7 +45,7 @@ struct explorer {
 void explorer_set(struct explorer *ex, const unsigned *choice);
 
 /* The promises that this state breaks, if any.  -errno of the machine. */
-int explorer_judge(struct explorer *ex, bool check, bool go_on, struct breach *breach);
+int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, struct breach *breach);
 
 /* One vector: sets, skips what was seen, judges, shrinks and reports.  A fault_visit. */
 int explorer_visit(void *arg, const unsigned *choice);

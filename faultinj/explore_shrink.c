@@ -10,12 +10,13 @@
 
 #include "explore_impl.h"
 
-static int still_broken(
-    struct explorer *ex, const unsigned *choice, bool go_on, struct breach *breach, bool *broken)
+static int still_broken(struct explorer *ex, const unsigned *choice, enum invariant what,
+    struct breach *breach, bool *broken)
 {
     struct breach now = {0};
+    bool go_on = what == INVARIANT_CONTINUES, repair = what == INVARIANT_REPAIRS;
     explorer_set(ex, choice);
-    int ret = explorer_judge(ex, true, go_on, &now);
+    int ret = explorer_judge(ex, true, go_on, repair, &now);
     *broken = now.invariant != INVARIANT_NONE;
     if (*broken)
         *breach = now;
@@ -23,12 +24,12 @@ static int still_broken(
 }
 
 static int try_choice(struct explorer *ex, unsigned *choice, size_t factor, unsigned value,
-    bool go_on, struct breach *breach)
+    enum invariant what, struct breach *breach)
 {
     unsigned old = choice[factor];
     bool broken;
     choice[factor] = value;
-    int ret = still_broken(ex, choice, go_on, breach, &broken);
+    int ret = still_broken(ex, choice, what, breach, &broken);
     if (ret < 0 || !broken)
         choice[factor] = old;
     return ret;
@@ -37,13 +38,13 @@ static int try_choice(struct explorer *ex, unsigned *choice, size_t factor, unsi
 int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach)
 {
     size_t factors = epoch_factors(&ex->epoch);
-    bool go_on = breach->invariant == INVARIANT_CONTINUES;
+    enum invariant what = breach->invariant;
     int ret = 0;
     for (int round = 0; ret == 0 && round < 2;
          round++) { /* the second finds what the first freed */
         for (size_t f = 0; ret == 0 && f < factors; f++) {
             if (choice[f] != 0)
-                ret = try_choice(ex, choice, f, 0, go_on, breach);
+                ret = try_choice(ex, choice, f, 0, what, breach);
         }
     }
     bool *persisted = calloc(factors, sizeof(*persisted));
@@ -53,7 +54,7 @@ int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach
         persisted[f] = choice[f] != 0;
     for (size_t f = 0; ret == 0 && f < factors; f++) {
         if (!persisted[f] && epoch_choices(&ex->epoch, f) > 1)
-            ret = try_choice(ex, choice, f, epoch_choices(&ex->epoch, f) - 1, go_on, breach);
+            ret = try_choice(ex, choice, f, epoch_choices(&ex->epoch, f) - 1, what, breach);
     }
     free(persisted);
     return ret;

@@ -147,7 +147,7 @@ static int run_once(struct tree_walk *w, bool *good, size_t *branch)
     explorer_set(ex, w->choice);
     put_bounds(w);
     memset(ex->state->marks, 0, (size_t)(ex->state->room_bytes / STATE_SECTOR));
-    int ret = explorer_judge(ex, false, false, &breach);
+    int ret = explorer_judge(ex, false, false, false, &breach);
     *good = breach.invariant == INVARIANT_NONE && bounds_hold(w);
     *branch = SIZE_MAX;
     for (size_t f = factors; ret == 0 && f-- > 0;) {

@@ -67,7 +67,7 @@ static int walk_covering(struct explorer *ex, unsigned *choice)
             choice[f] = choice[f] * 2 < epoch_choices(epoch, f) ? 0 : epoch_choices(epoch, f) - 1;
         for (size_t i = 0; i < n; i++) {
             for (size_t j = i + 1; j < n; j++) {
-                unsigned two = (choice[i] > 0) | (choice[j] > 0) << 1;
+                unsigned two = (choice[i] > 0 ? 1u : 0u) | (choice[j] > 0 ? 2u : 0u);
                 uint8_t *at = shown + (i * n + j) * n;
                 for (size_t k = j + 1; k < n; k++) {
                     uint8_t bit = (uint8_t)(1u << (two | (unsigned)(choice[k] > 0) << 2));
@@ -92,14 +92,31 @@ static int walk_samples(struct explorer *ex, unsigned *choice)
     return ret;
 }
 
+/* A first pass may not be longer than the cap. */
+struct limited {
+    struct explorer *ex;
+    uint64_t left;
+};
+
+static int visit_limited(void *arg, const unsigned *choice)
+{
+    struct limited *limited = arg;
+    if (limited->left-- == 0 || ((limited->left & 255) == 0 && out_of_time(limited->ex)))
+        return -E2BIG;
+    return explorer_visit(limited->ex, choice);
+}
+
 static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
 {
     fault_walk *const first[] = {fault_prefix, fault_omit_one, fault_torn, fault_atomic};
     long double covered = 0;
     int ret = 0;
     *complete = false;
-    for (size_t i = 0; ret == 0 && i < sizeof(first) / sizeof(first[0]) && !out_of_time(ex); i++)
-        ret = first[i](&ex->epoch, explorer_visit, ex);
+    for (size_t i = 0; ret == 0 && i < sizeof(first) / sizeof(first[0]) && !out_of_time(ex); i++) {
+        struct limited limited = {ex, ex->options->cap};
+        ret = first[i](&ex->epoch, visit_limited, &limited);
+        ret = ret == -E2BIG ? 0 : ret;
+    }
     if (ret == 0)
         ret = explorer_walk_tree(ex, &covered, complete);
     if (ret == 0 && !*complete)
@@ -132,9 +149,11 @@ int explorer_walk(struct explorer *ex)
     unsigned *choice = calloc(epoch_factors(&ex->epoch), sizeof(*choice));
     if (!choice)
         return -ENOMEM;
-    ex->counts->legal += exp2l(epoch_product_log2(&ex->epoch));
-    int ret = epoch_product(&ex->epoch) <= ex->options->cap ? walk_product(ex, choice, &complete)
-                                                            : walk_large(ex, choice, &complete);
+    uint64_t product = epoch_product(&ex->epoch);
+    ex->counts->legal +=
+        product < UINT64_MAX ? (long double)product : exp2l(epoch_product_log2(&ex->epoch));
+    int ret = product <= ex->options->cap ? walk_product(ex, choice, &complete)
+                                          : walk_large(ex, choice, &complete);
     ex->counts->epochs_exhaustive += ret == 0 && complete;
     free(choice);
     return ret;

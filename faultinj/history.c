@@ -16,6 +16,7 @@ void history_release(struct history *history)
         model_release(&history->models[i]);
     free(history->models);
     free(history->results);
+    free(history->switched);
     recording_release(&history->recording);
     workload_release(&history->workload);
     io_close(history->base);
@@ -214,7 +215,7 @@ static bool switches(const struct history *h, unsigned step)
 {
     uint64_t sector;
     const struct disk_model *a = &h->models[step].active, *b = &h->models[step + 1].active;
-    if (a->size_bytes != b->size_bytes)
+    if (a->size_bytes != b->size_bytes || (h->switched && h->switched[step]))
         return true;
     return step < h->workload.count && h->workload.ops[step].kind == OP_APPLY &&
            !disk_same(a, b, &sector);

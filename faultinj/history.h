@@ -16,6 +16,7 @@ struct history {
     struct recording recording;
     struct model *models; /* [0] before, [i] after operation i - 1 */
     int *results;         /* of each operation */
+    bool *switched;       /* foreign logs: step i switched the disk as a whole; else NULL */
     size_t step_count;    /* models - 1 */
     uint64_t room_bytes;  /* no state is larger */
     struct io *disk;      /* during the run: what the operations work on */
@@ -34,6 +35,10 @@ int history_run(struct workload *workload, const char *image, struct io *base, b
  * numbers count.  I10. */
 bool history_follows(const struct op *op, uint64_t unit, int result, const struct model *before,
     const struct model *after, struct breach *breach);
+/* A log of another program's writes to `base`, a step for every flush.  Takes over the recording
+ * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged. */
+int history_foreign(
+    const char *name, struct io *base, struct recording *recording, struct history *out);
 void history_release(struct history *history);
 
 /* What is allowed after a cut in an epoch: anything from models[floor] to models[ceil]. */

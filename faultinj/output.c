@@ -148,6 +148,8 @@ static int finish_json(struct output *output)
         (json_int_t)c->checked, "states-continued", (json_int_t)c->continued, "states-per-second",
         per_second(c), "violations", violations, "exhaustive", (int)explore_exhaustive(c), "seed",
         (json_int_t)output->seed);
+    if (top)
+        json_object_set_new(top, "states-repaired", json_integer((json_int_t)c->repaired));
     if (top && output->left_out[0])
         json_object_set_new(top, "left-out", json_string(output->left_out));
     int ret = top ? json_dumpf(top, output->out, JSON_INDENT(2)) : -1;
@@ -167,9 +169,10 @@ static void finish_human(struct output *output)
         " changed units (%" PRIu64 " units changed of %" PRIu64 " touched)\n",
         c->epochs, c->epochs_exhaustive, c->largest_epoch_units, c->units, c->units_touched);
     fprintf(out,
-        "%" PRIu64 " states seen by qcheck, %" PRIu64 " used on (%" PRIu64
-        " refused); repair (I9): not run, there is none yet\n",
-        c->checked, c->continued, c->refused);
+        "%" PRIu64 " states seen by qcheck, %" PRIu64 " used on (%" PRIu64 " refused), %" PRIu64
+        " repaired with %" PRIu64 " cuts inside (%" PRIu64
+        " not clean then: leaks that look like lost tables)\n",
+        c->checked, c->continued, c->refused, c->repaired, c->repair_cuts, c->orphaned);
     fprintf(out, "%.0f states/s, seed %" PRIu64 "\n", per_second(c), output->seed);
     if (output->left_out[0])
         fprintf(out, "stopped by the budget; left out: %s\n", output->left_out);

@@ -58,7 +58,7 @@ struct command_line {
     struct run_options run;
     char *images[LIST_MAX], *models[LIST_MAX];
     enum output_style style;
-    const char *save, *base, *log;
+    const char *save;
     bool done; /* help or version was all */
 };
 
@@ -67,7 +67,7 @@ static void usage(FILE *out)
     fprintf(out,
         "qcrash run [WORKLOAD...] [--image KIND|FILE|all]... [OPTION]...\n"
         "qcrash explore --base IMAGE --log LOG [OPTION]...\n"
-        "qcrash replay ID [--save FILE]\n"
+        "qcrash replay ID [--save FILE] [--base IMAGE --log LOG]\n"
         "qcrash mutants\n"
         "qcrash flushes [WORKLOAD...] [--image KIND]\n"
         "qcrash list\n\n"
@@ -78,7 +78,7 @@ static void usage(FILE *out)
         "  --sequences N        all sequences of up to N operations\n"
         "  --random N,LENGTH    N random workloads\n"
         "  --faults             also make every read, write, flush, discard, allocation fail\n"
-        "  --deep               every distinct state is checked and used on\n"
+        "  --deep               every distinct state is checked, used on, repaired\n"
         "  --budget SECONDS     stop then, and say what was left out\n"
         "  --record LOG         write the run's requests as a dm-log-writes log\n"
         "  --output human|json|tap\n");
@@ -154,16 +154,17 @@ static bool take_option(struct command_line *line, int code, char *value)
         line->save = value;
         return true;
     case OPT_BASE:
-        line->base = value;
+        run->base = value;
         return true;
     case OPT_LOG:
-        line->log = value;
+        run->log = value;
         return true;
     case OPT_FAULTS:
         run->faults = true;
         return true;
     case OPT_DEEP:
         run->explore.check_full = run->explore.continue_full = UINT64_MAX;
+        run->explore.repair_full = UINT64_MAX;
         return true;
     default:
         return false;
@@ -226,7 +227,7 @@ static int finish(struct output *output, int ret)
 
 static int replay(struct command_line *line, struct output *output, const char *id)
 {
-    int ret = run_replay(id, line->save, output);
+    int ret = run_replay(id, line->save, &line->run, output);
     if (ret == 0 && output->style == OUTPUT_HUMAN) {
         for (size_t i = 0; i < output->story_count; i++)
             story_print(&output->stories[i], stdout);
@@ -280,6 +281,8 @@ int main(int argc, char **argv)
     line.run.workload_count = (size_t)(argc - optind);
     if (strcmp(command, "run") == 0)
         return finish(&output, run_all(&line.run, &output));
+    if (strcmp(command, "explore") == 0 && argc == optind && line.run.base && line.run.log)
+        return finish(&output, run_explore(&line.run, &output));
     if (strcmp(command, "replay") == 0 && argc - optind == 1)
         return replay(&line, &output, argv[optind]);
     if (strcmp(command, "mutants") == 0 && argc == optind)

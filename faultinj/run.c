@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dmlog.h"
 #include "mutants.h"
 #include "sweep.h"
 
@@ -50,7 +51,8 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
     ret = history_run(&w, image, base, backtraces, plan, out);
     if (ret < 0) {
         io_close(base);
-        fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
+        if (!plan || plan->call != FAULT_ALLOC)
+            fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
     }
     return ret;
 }
@@ -131,6 +133,8 @@ static int run_models(const struct run_options *o, struct one_run *run)
     return ret;
 }
 
+static int record_log(const struct history *h, const char *path);
+
 static int run_one(
     const struct run_options *o, const char *workload, const char *image, struct output *output)
 {
@@ -147,6 +151,8 @@ static int run_one(
     if (ret < 0)
         return ret;
     ret = run_models(o, &run);
+    if (ret == 0 && o->record)
+        ret = record_log(&run.history, o->record);
     if (ret == 0 && o->faults)
         ret = sweep_run(&run.history, workload, &o->explore, output);
     history_release(&run.history);
@@ -223,6 +229,92 @@ int run_all(const struct run_options *o, struct output *output)
     return ret;
 }
 
+/* ---- other programs' logs ------------------------------------------------------------------ */
+
+static int foreign_history(const char *base_path, const char *log_path, struct history *out)
+{
+    struct recording recording;
+    struct io *log, *base;
+    int ret = io_file_open(log_path, IO_FILE_NO_LOCK, &log, NULL);
+    if (ret == 0) {
+        ret = dmlog_read(log, &recording);
+        io_close(log);
+    }
+    if (ret < 0) {
+        fprintf(stderr, "qcrash: log '%s': %s\n", log_path,
+            ret == -EILSEQ    ? "not a dm-log-writes log"
+            : ret == -ENODATA ? "ends inside an entry"
+                              : strerror(-ret));
+        return ret;
+    }
+    ret = load_file(base_path, &base);
+    if (ret < 0) {
+        recording_release(&recording);
+    } else {
+        ret = history_foreign(log_path, base, &recording, out);
+        if (ret < 0)
+            io_close(base);
+    }
+    if (ret < 0)
+        fprintf(stderr, "qcrash: base '%s': %s\n", base_path,
+            ret == -EUCLEAN ? "is damaged already; run qcheck" : strerror(-ret));
+    return ret;
+}
+
+int run_explore(const struct run_options *o, struct output *output)
+{
+    struct one_run run = {.output = output, .suffix = "", .traced = true};
+    struct run_options options = *o;
+    struct image *img;
+    int ret = foreign_history(o->base, o->log, &run.history);
+    if (ret < 0)
+        return ret;
+    /* What our engine cannot open at all cannot be gone on with. */
+    if (image_open(run.history.base, IMAGE_WRITE, &img, NULL) == 0)
+        image_abandon(img);
+    else
+        options.explore.no_continuation = true;
+    ret = run_models(&options, &run);
+    history_release(&run.history);
+    return ret;
+}
+
+static int save_io(struct io *io, const char *path)
+{
+    struct io *file;
+    uint64_t size;
+    int ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &file, NULL);
+    if (ret < 0)
+        return ret;
+    ret = io_size(io, &size);
+    uint8_t *bytes = ret == 0 ? malloc((size_t)size + 1) : NULL;
+    if (ret == 0)
+        ret = bytes ? io_read(io, 0, bytes, (size_t)size) : -ENOMEM;
+    if (ret == 0)
+        ret = io_write(file, 0, bytes, (size_t)size);
+    free(bytes);
+    io_close(file);
+    return ret;
+}
+
+/* The run as a log, and the image it began with beside it. */
+static int record_log(const struct history *h, const char *path)
+{
+    char base[256];
+    struct io *log;
+    snprintf(base, sizeof(base), "%s.base", path);
+    int ret = save_io(h->base, base);
+    if (ret == 0)
+        ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &log, NULL);
+    if (ret == 0) {
+        ret = dmlog_write(&h->recording, h->base, log);
+        io_close(log);
+    }
+    if (ret < 0)
+        fprintf(stderr, "qcrash: %s: %s\n", path, strerror(-ret));
+    return ret;
+}
+
 /* ---- again --------------------------------------------------------------------------------- */
 
 static int save_state(const struct state *state, const char *path)
@@ -259,12 +351,12 @@ static int mutate(struct history *h, const char *name)
     return -ENOENT;
 }
 
-int run_replay(const char *text, const char *save, struct output *output)
+int run_replay(
+    const char *text, const char *save, const struct run_options *o, struct output *output)
 {
     struct story_id id;
     struct one_run run = {.output = output, .traced = true, .suffix = id.mutant};
     struct state *state = NULL;
-    struct explore_options options = explore_options_default();
     if (story_id_parse(text, &id) < 0 ||
         (!(run.model = fault_model_find(id.model)) && strcmp(id.model, "live") != 0)) {
         fprintf(stderr, "qcrash: '%s' is not an ID\n", text);
@@ -273,7 +365,10 @@ int run_replay(const char *text, const char *save, struct output *output)
     struct fault_plan plan = {0};
     unsigned variant = 0;
     bool faulty = sweep_parse(id.mutant, &plan, &variant);
-    int ret = run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
+    bool foreign = strcmp(id.image, "log") == 0 && o->base && o->log;
+    int ret = foreign
+                  ? foreign_history(o->base, o->log, &run.history)
+                  : run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
     if (ret < 0)
         return ret;
     if (strcmp(id.model, "live") == 0)
@@ -283,7 +378,7 @@ int run_replay(const char *text, const char *save, struct output *output)
     else if (ret == 0 && id.mutant[0])
         ret = mutate(&run.history, id.mutant);
     if (ret == 0 && run.model)
-        ret = explore_replay(&run.history, &run.history.recording, run.model, &options, id.epoch,
+        ret = explore_replay(&run.history, &run.history.recording, run.model, &o->explore, id.epoch,
             id.choices, &state, tell, &run);
     if (ret == -ENOENT)
         fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);

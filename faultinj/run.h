@@ -15,14 +15,19 @@ struct run_options {
     size_t model_count;
     unsigned sequences; /* all sequences of up to so many operations, instead of workloads */
     unsigned random_count, random_length;
-    bool faults;        /* calls that fail, too */
-    const char *record; /* log file for the last run, or NULL */
+    bool faults;            /* calls that fail, too */
+    const char *base, *log; /* of another program */
+    const char *record;     /* log file for the last run, or NULL */
     struct explore_options explore;
 };
 
 /* -errno with a message on stderr.  What is broken is in output->stories. */
 int run_all(const struct run_options *options, struct output *output);
-int run_replay(const char *id, const char *save, struct output *output);
+/* A base image and a log of what another program did to it. */
+int run_explore(const struct run_options *options, struct output *output);
+/* IDs that a log was explored under need it again, as options->base and ->log. */
+int run_replay(
+    const char *id, const char *save, const struct run_options *options, struct output *output);
 
 /* The image of a kind, or a file, in memory. */
 int run_build_image(const char *name, struct io **out);

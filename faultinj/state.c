@@ -25,6 +25,16 @@ uint64_t state_hash_bytes(const void *bytes, size_t length, uint64_t seed)
 {
     const uint8_t *p = bytes;
     uint64_t hash = state_mix(seed + length + 1);
+    uint64_t lanes[4] = {hash, ~hash, hash << 1 | 1, hash >> 1};
+    for (; length >= 32; p += 32, length -= 32) { /* four at a time: they do not wait for another */
+        for (unsigned i = 0; i < 4; i++) {
+            uint64_t word;
+            memcpy(&word, p + (size_t)i * 8, 8);
+            lanes[i] = (lanes[i] ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+            lanes[i] ^= lanes[i] >> 31;
+        }
+    }
+    hash = state_mix(lanes[0] + state_mix(lanes[1] + state_mix(lanes[2] + state_mix(lanes[3]))));
     for (; length >= 8; p += 8, length -= 8) {
         uint64_t word;
         memcpy(&word, p, 8);

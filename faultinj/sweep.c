@@ -137,6 +137,7 @@ static int run_plan(struct sweep *s, struct fault_plan *plan)
     unsigned variants = plan->mode == FAULT_DROP ? LOSE_VARIANTS : 1;
     for (unsigned v = 0; ret == 0 && plan->fired && v < variants; v++)
         ret = cut_power(s, plan, v);
+    s->history = NULL;
     history_release(&history);
     return ret == -ENOENT ? 0 : ret;
 }
@@ -148,6 +149,7 @@ int sweep_run(const struct history *history, const char *workload,
     few.cap = SWEEP_CAP;
     few.samples = 32;
     few.check_full = few.continue_full = 4;
+    few.repair_full = 1;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct sweep s = {.options = &few,

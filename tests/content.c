@@ -1,329 +1,70 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * See content.h. */
 #include "content.h"
 
-#include <inttypes.h>
+#include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SNAPSHOTS = 64 };
+#include "engine_kit.h"
+#include "snapshot.h"
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
-
-static void *grown(void *items, size_t count, size_t size)
+void content_read(struct image *img, struct content *c)
 {
-    items = realloc(items, count * size);
-    if (!items)
-        abort();
-    return items;
-}
-
-static void add_run(struct content_disk *disk, const struct content_run *run)
-{
-    if (disk->count == disk->room) {
-        disk->room = disk->room ? disk->room * 2 : 64;
-        disk->runs = grown(disk->runs, disk->room, sizeof(*disk->runs));
-    }
-    disk->runs[disk->count++] = *run;
-}
-
-static void add_unreadable(struct content_disk *disk, uint64_t guest_idx, uint64_t end)
-{
-    if (guest_idx < end)
-        add_run(disk,
-            &(struct content_run){
-                .guest_idx = guest_idx, .count = end - guest_idx, .digest = CONTENT_UNREADABLE});
-}
-
-static uint64_t digest(const uint8_t *bytes, size_t length)
-{
-    uint64_t sum = 0, any = 0, word;
-    for (size_t i = 0; i < length; i += sizeof(word)) {
-        memcpy(&word, bytes + i, sizeof(word));
-        any |= word;
-        sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-        sum ^= sum >> 29;
-    }
-    return any ? (sum >> 1) | 2 : 0;
-}
-
-static bool past_end(const struct guest_disk *disk, const struct qcow2_l2_entry *e)
-{
-    uint64_t size;
-    return e->kind == QCOW2_L2_NORMAL && io_size(disk->data ? disk->data : disk->io, &size) == 0 &&
-           e->host_off >= size && cluster_aligned(&disk->geo, e->host_off);
-}
-
-static void read_one(struct guest_disk *guest, const struct content *content,
-    struct content_disk *disk, uint64_t guest_idx, uint8_t *buf)
-{
-    struct qcow2_l2_entry e;
-    struct content_run run = {.guest_idx = guest_idx, .count = 1};
-    if (guest_entry(guest, guest_idx, &e, run.at) < 0) {
-        run.digest = CONTENT_UNREADABLE;
-    } else if (e.kind == QCOW2_L2_UNALLOCATED) {
-        run.digest = content->background;
-    } else if (!past_end(guest, &e)) {
-        run.digest = guest_cluster(guest, &e, buf) < 0 ? CONTENT_UNREADABLE
-                                                       : digest(buf, guest->geo.cluster_size);
-        if (e.kind == QCOW2_L2_NORMAL || e.kind == QCOW2_L2_COMPRESSED) {
-            run.host_off = e.host_off;
-            run.length = e.length;
-        }
-    }
-    if (run.digest != content->background || run.length)
-        add_run(disk, &run);
-}
-
-static void read_disk(
-    struct guest_disk *guest, const struct content *content, struct content_disk *disk)
-{
-    const struct qcow2_geometry *geo = &guest->geo;
-    uint64_t file_size = 0, step = geo->l2_entries;
-    io_size(guest->io, &file_size);
-    uint64_t in_file = guest->l1_off < file_size ? (file_size - guest->l1_off) / 8 : 0;
-    uint8_t *buf = grown(NULL, geo->cluster_size, 1);
-    for (uint64_t l1_idx = 0; l1_idx < guest->l1_size; l1_idx++) {
-        uint64_t idx = l1_idx * step, end = idx + step;
-        uint8_t entry[8];
-        if (end > disk->cluster_count)
-            end = disk->cluster_count;
-        if (idx >= end)
-            break;
-        if (l1_idx >= in_file) {
-            add_unreadable(disk, idx, disk->cluster_count);
-            break;
-        }
-        if (io_read(guest->io, guest->l1_off + 8 * l1_idx, entry, 8) < 0) {
-            add_unreadable(disk, idx, end);
-            continue;
-        }
-        uint64_t l2_off = load_be64(entry) & QCOW2_OFFSET_MASK;
-        if (!cluster_aligned(geo, l2_off) || l2_off >= file_size)
-            add_unreadable(disk, idx, end);
-        else if (l2_off)
-            for (; idx < end; idx++)
-                read_one(guest, content, disk, idx, buf);
-    }
-    free(buf);
-}
-
-static bool known(const struct content *content, const char *label)
-{
-    for (size_t i = 0; i < content->disk_count; i++) {
-        if (strcmp(content->disks[i].label, label) == 0)
-            return true;
-    }
-    return false;
-}
-
-void content_read(struct io *io, struct io *data, uint64_t most_bytes, struct content *out)
-{
-    *out = (struct content){0};
-    for (unsigned nth = 0; nth <= MAX_SNAPSHOTS; nth++) {
-        struct guest_disk guest;
-        struct content_disk disk = {0};
-        if (guest_open(&guest, io, data, NULL, nth, disk.label) < 0)
-            break;
-        if (nth == 0) {
-            out->cluster_bits = guest.geo.cluster_bits;
-            out->l2_entry_size = guest.geo.l2_entry_size;
-            out->data_file = guest.data;
-            out->background = guest.header.backing_off && guest.header.backing_len;
-        }
-        if (known(out, disk.label))
-            continue;
-        uint64_t size = guest.size_bytes < most_bytes ? guest.size_bytes : most_bytes;
-        disk.cluster_count = clusters_for(&guest.geo, size);
-        read_disk(&guest, out, &disk);
-        out->disks = grown(out->disks, out->disk_count + 1, sizeof(disk));
-        out->disks[out->disk_count++] = disk;
+    memset(c, 0, sizeof(*c));
+    kit_must(img, image_refresh(img));
+    c->size = image_size(img);
+    c->bytes = malloc(c->size + 1);
+    kit_must(img, image_read(img, 0, c->bytes, c->size));
+    const struct qcow2_snapshot *list = snapshot_list(img, &c->snap_count);
+    ck_assert_uint_le(c->snap_count, CONTENT_SNAPSHOTS);
+    for (uint32_t i = 0; i < c->snap_count; i++) {
+        struct view view;
+        snprintf(c->snaps[i].name, sizeof(c->snaps[i].name), "%.*s", list[i].name_len,
+            (const char *)list[i].name);
+        kit_must(img, snapshot_view(img, i, &view));
+        c->snaps[i].size = view.size_bytes;
+        c->snaps[i].bytes = malloc(view.size_bytes + 1);
+        kit_must(img, view_read(img, &view, 0, c->snaps[i].bytes, view.size_bytes));
+        view_close(&view);
     }
 }
 
-void content_free(struct content *content)
+void content_free(struct content *c)
 {
-    for (size_t i = 0; i < content->disk_count; i++)
-        free(content->disks[i].runs);
-    free(content->disks);
-    *content = (struct content){0};
+    free(c->bytes);
+    for (uint32_t i = 0; i < c->snap_count; i++)
+        free(c->snaps[i].bytes);
 }
 
-uint64_t content_size(const struct content *content)
+bool content_same_snapshots(const struct content *a, const struct content *b)
 {
-    uint64_t most = 0;
-    for (size_t i = 0; i < content->disk_count; i++) {
-        if (content->disks[i].cluster_count > most)
-            most = content->disks[i].cluster_count;
-    }
-    return most << content->cluster_bits;
-}
-
-/* ---- comparing --------------------------------------------------------------------------------
- */
-
-/* NULL: not there, or with clusters of another size, which nobody can read. */
-static const struct content_disk *counterpart(
-    const struct content *truth, const struct content *other, const char *label)
-{
-    for (size_t i = 0; i < other->disk_count; i++) {
-        if (strcmp(other->disks[i].label, label) == 0)
-            return truth->cluster_bits == other->cluster_bits &&
-                           truth->l2_entry_size == other->l2_entry_size
-                       ? &other->disks[i]
-                       : NULL;
-    }
-    return NULL;
-}
-
-static uint64_t digest_at(
-    const struct content *content, const struct content_disk *disk, uint64_t guest_idx)
-{
-    if (!disk || guest_idx >= disk->cluster_count)
-        return CONTENT_UNREADABLE;
-    size_t low = 0, high = disk->count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (disk->runs[middle].guest_idx + disk->runs[middle].count <= guest_idx)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low == disk->count || disk->runs[low].guest_idx > guest_idx)
-        return content->background;
-    return disk->runs[low].digest;
-}
-
-static bool same_bytes(struct io *a, struct io *b, uint64_t host_off, uint64_t length)
-{
-    uint8_t *x = grown(NULL, length, 1), *y = grown(NULL, length, 1);
-    bool same = io_read_padded(a, host_off, x, length) == 0 &&
-                io_read_padded(b, host_off, y, length) == 0 && memcmp(x, y, length) == 0;
-    free(x);
-    free(y);
-    return same;
-}
-
-void content_kept(const struct content *truth, struct io *healthy, struct io *damaged,
-    const struct content *after, struct content_share *share)
-{
-    uint64_t bytes = UINT64_C(1) << truth->cluster_bits;
-    *share = (struct content_share){0};
-    for (size_t i = 0; i < truth->disk_count; i++) {
-        const struct content_disk *disk = &truth->disks[i];
-        const struct content_disk *other = counterpart(truth, after, disk->label);
-        share->snapshots += i > 0;
-        share->snapshots_kept += i > 0 && other;
-        for (size_t k = 0; k < disk->count; k++) {
-            const struct content_run *run = &disk->runs[k];
-            if (run->length == 0 ||
-                (!truth->data_file && !same_bytes(healthy, damaged, run->host_off, run->length)))
-                continue;
-            bool kept = digest_at(after, other, run->guest_idx) == run->digest;
-            bool placed = same_bytes(healthy, damaged, run->at[1], truth->l2_entry_size);
-            bool mapped = placed && same_bytes(healthy, damaged, run->at[0], 8);
-            share->in_file += bytes;
-            share->kept += kept ? bytes : 0;
-            share->placed += placed ? bytes : 0;
-            share->placed_kept += placed && kept ? bytes : 0;
-            share->mapped += mapped ? bytes : 0;
-            share->mapped_kept += mapped && kept ? bytes : 0;
-        }
-    }
-}
-
-/* Counts clusters of the runs of `places` that were right and are not any more. */
-static uint64_t worse_at(const struct content *contents[3], const struct content_disk *disks[3],
-    const struct content_disk *places, FILE *why)
-{
-    uint64_t worse = 0;
-    for (size_t k = 0; k < places->count; k++) {
-        uint64_t idx = places->runs[k].guest_idx;
-        uint64_t right = digest_at(contents[0], disks[0], idx);
-        if (right == CONTENT_UNREADABLE || digest_at(contents[1], disks[1], idx) != right ||
-            digest_at(contents[2], disks[2], idx) == right)
-            continue;
-        if (worse++ == 0 && why)
-            fprintf(why, "disk \"%s\": guest cluster %" PRIu64 " was readable and is %s\n",
-                places->label, idx,
-                digest_at(contents[2], disks[2], idx) == CONTENT_UNREADABLE ? "unreadable"
-                                                                            : "wrong");
-    }
-    return worse;
-}
-
-static bool wholly_sound(const struct content *truth, const struct content_disk *disk,
-    const struct content *before, const struct content_disk *old)
-{
-    for (size_t k = 0; k < disk->count; k++) {
-        if (digest_at(before, old, disk->runs[k].guest_idx) != disk->runs[k].digest)
+    if (a->snap_count != b->snap_count)
+        return false;
+    for (uint32_t i = 0; i < a->snap_count; i++) {
+        if (strcmp(a->snaps[i].name, b->snaps[i].name) != 0 ||
+            a->snaps[i].size != b->snaps[i].size ||
+            memcmp(a->snaps[i].bytes, b->snaps[i].bytes, a->snaps[i].size) != 0)
             return false;
     }
-    for (size_t k = 0; k < old->count; k++) {
-        uint64_t idx = old->runs[k].guest_idx;
-        if (idx < disk->cluster_count && digest_at(truth, disk, idx) != old->runs[k].digest)
+    return true;
+}
+
+bool content_same_disk(const struct content *a, const struct content *b)
+{
+    return a->size == b->size && memcmp(a->bytes, b->bytes, a->size) == 0;
+}
+
+bool content_mixes(const struct content *now, const struct content *a, const struct content *b)
+{
+    if (now->size != a->size || now->size != b->size)
+        return false;
+    for (uint64_t at = 0; at < now->size; at += 512) {
+        if (memcmp(now->bytes + at, a->bytes + at, 512) != 0 &&
+            memcmp(now->bytes + at, b->bytes + at, 512) != 0)
             return false;
     }
-    return old->cluster_count == disk->cluster_count;
-}
-
-uint64_t content_worse(const struct content *truth, const struct content *before,
-    const struct content *after, bool whole, FILE *why)
-{
-    uint64_t worse = 0;
-    const struct content *contents[3] = {truth, before, after};
-    for (size_t i = 0; i < truth->disk_count; i++) {
-        const struct content_disk *disk = &truth->disks[i];
-        const struct content_disk *old = counterpart(truth, before, disk->label);
-        const struct content_disk *new = counterpart(truth, after, disk->label);
-        const struct content_disk *disks[3] = {disk, old, new};
-        if (!old || (whole && !wholly_sound(truth, disk, before, old)))
-            continue;
-        if (!new) {
-            worse++;
-            if (why)
-                fprintf(why, "disk \"%s\" was there and is gone\n", disk->label);
-            continue;
-        }
-        worse += worse_at(contents, disks, disk, why);
-        worse += worse_at(contents, disks, new, why);
-    }
-    return worse;
-}
-
-/* Looks at the runs of `places`; a disk that one of the two does not have may be anything. */
-static uint64_t strange_at(const struct content *contents[3], const struct content_disk *disks[3],
-    const struct content_disk *places, FILE *why)
-{
-    uint64_t strange = 0;
-    for (size_t k = 0; k < places->count; k++) {
-        uint64_t idx = places->runs[k].guest_idx, digests[3];
-        for (int i = 0; i < 3; i++)
-            digests[i] = digest_at(contents[i], disks[i], idx);
-        if (digests[2] == digests[0] || digests[2] == digests[1])
-            continue;
-        if (strange++ == 0)
-            fprintf(why, "disk \"%s\": guest cluster %" PRIu64 " is %s", places->label, idx,
-                digests[2] == CONTENT_UNREADABLE ? "unreadable" : "neither old nor new");
-    }
-    return strange;
-}
-
-uint64_t content_between(
-    const struct content *a, const struct content *b, const struct content *now, FILE *why)
-{
-    uint64_t strange = 0;
-    const struct content *contents[3] = {a, b, now};
-    for (size_t i = 0; i < a->disk_count; i++) {
-        const char *label = a->disks[i].label;
-        const struct content_disk *disks[3] = {
-            &a->disks[i], counterpart(a, b, label), counterpart(a, now, label)};
-        if (!disks[1])
-            continue;
-        for (int k = 0; k < 3 && disks[2] && strange == 0; k++)
-            strange += strange_at(contents, disks, disks[k], why);
-        if (!disks[2] && strange++ == 0)
-            fprintf(why, "disk \"%s\" is gone", label);
-    }
-    return strange;
+    return true;
 }

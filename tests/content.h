@@ -1,74 +1,32 @@
 /* SPDX-License-Identifier: MIT
  *
- * All that the guests of an image can read: the active disk and every snapshot, cluster by cluster,
- * by the plain reader of guest.h.  Of a healthy image it is the truth, against which a damaged or
- * repaired copy is held. */
+ * What a small image holds, the disk and its snapshots, for comparing. */
 #ifndef TESTS_CONTENT_H
 #define TESTS_CONTENT_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
+#include "image.h"
 
-#include "guest.h"
-#include "io.h"
-
-/* Instead of a digest: cannot be read.  Digests are 0 for zeros, 1 for what the backing file has.
- */
-#define CONTENT_UNREADABLE UINT64_MAX
-
-/* Guest clusters in a row; more than one only of unreadable ones.  What is not listed is not
- * allocated. */
-struct content_run {
-    uint64_t guest_idx, count, digest;
-    uint64_t host_off, length; /* of the bytes in the file, length 0: there are none */
-    uint64_t at[2];            /* of the L1 and the L2 entry */
-};
-
-struct content_disk {
-    char label[GUEST_LABEL_BYTES]; /* "" for the active disk, else "ID/name" */
-    uint64_t cluster_count;
-    struct content_run *runs;
-    size_t count, room;
-};
+enum { CONTENT_SNAPSHOTS = 4 };
 
 struct content {
-    unsigned cluster_bits, l2_entry_size;
-    bool data_file;
-    uint64_t background; /* digest of what is not allocated */
-    struct content_disk *disks;
-    size_t disk_count;
+    uint64_t size;
+    uint8_t *bytes;
+    uint32_t snap_count;
+    struct {
+        char name[16];
+        uint64_t size;
+        uint8_t *bytes;
+    } snaps[CONTENT_SNAPSHOTS];
 };
 
-/* Reads up to `most_bytes` of each disk.  What cannot be read is part of the answer; aborts without
- * memory.  Release with content_free(). */
-void content_read(struct io *io, struct io *data, uint64_t most_bytes, struct content *out);
-void content_free(struct content *content);
+/* Fails the test when something cannot be read.  Free with content_free(). */
+void content_read(struct image *img, struct content *c);
+void content_free(struct content *c);
 
-/* The most bytes that a disk of it has. */
-uint64_t content_size(const struct content *content);
+bool content_same_disk(const struct content *a, const struct content *b);
+bool content_same_snapshots(const struct content *a, const struct content *b);
 
-/* Bytes of the truth's allocated clusters whose data is still in the damaged file as it was. */
-struct content_share {
-    uint64_t in_file, kept; /* and those that read as they did */
-    uint64_t placed,
-        placed_kept; /* those whose L2 entry is untouched, so that their place is known */
-    uint64_t mapped, mapped_kept; /* those whose L1 and L2 entry are untouched, too */
-    unsigned snapshots, snapshots_kept;
-};
-
-void content_kept(const struct content *truth, struct io *healthy, struct io *damaged,
-    const struct content *after, struct content_share *share);
-
-/* Guest clusters that read as in the truth before, and after not; a line about the first goes to
- * `why`.  With `whole` a snapshot that was not wholly sound may be gone. */
-uint64_t content_worse(const struct content *truth, const struct content *before,
-    const struct content *after, bool whole, FILE *why);
-
-/* Guest clusters that read neither as in `a` nor as in `b`; a line about the first goes to `why`.
- */
-uint64_t content_between(
-    const struct content *a, const struct content *b, const struct content *now, FILE *why);
+/* Whether each sector of the disk is that of `a` or that of `b`. */
+bool content_mixes(const struct content *now, const struct content *a, const struct content *b);
 
 #endif

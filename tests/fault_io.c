@@ -36,8 +36,12 @@ static int fault_write(struct io *io, uint64_t host_off, const void *buf, size_t
 
 static int fault_flush(struct io *io)
 {
-    self(io)->flushes++;
-    return fires(self(io)) ? -EIO : io_flush(self(io)->next);
+    struct fault_io *fault = self(io);
+    fault->flushes++;
+    if (!fires(fault))
+        return io_flush(fault->next);
+    fault->flush_fired = true;
+    return -EIO;
 }
 
 static int fault_size(struct io *io, uint64_t *size_bytes)

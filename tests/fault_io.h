@@ -14,6 +14,7 @@ struct fault_io {
     unsigned long left; /* calls until one fails; 0: none does */
     unsigned long flushes, writes;
     bool fired, tear; /* tear: the failing write leaves its first half behind */
+    bool flush_fired; /* what failed was a flush */
 };
 
 void fault_io_init(struct fault_io *fault, struct io *next);

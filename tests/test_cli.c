@@ -330,10 +330,9 @@ START_TEST(qemu_has_it_open)
         return;
     struct shelf shelf = shelf_open();
     struct proc_result r =
-        proc_run("cd '%s' && (sleep 5) | qemu-io -f qcow2 -c 'read 0 512' -c 'sleep 1500' clean & "
-                 "sleep 0.7; "
-                 "cd '%s' && '%s' clean; echo \"exit $?\"; '%s' -U clean; echo \"shared $?\"; wait",
-            shelf.dir, shelf.dir, shelf.qcheck, shelf.qcheck);
+        proc_run("cd '%s' && { qemu-io -f qcow2 -c 'sleep 1500' clean & sleep 0.5; '%s' clean; "
+                 "echo \"exit $?\"; '%s' -U clean; echo \"shared $?\"; wait; }",
+            shelf.dir, shelf.qcheck, shelf.qcheck);
     ck_assert_msg(strstr(r.out, "in use") && strstr(r.out, "exit 1") && strstr(r.out, "shared 0"),
         "%s%s", r.out, r.err);
     proc_free(&r);

@@ -2,7 +2,7 @@
  *
  * Every engine call over a device whose n-th call fails, and with an allocator whose n-th call
  * does, for n = 1, 2, 3 ... until nothing fires.  After each: an error or success with the content
- * before or after, a sound image, and a handle that goes on. */
+ * before or after, a sound image, and a handle that goes on, or, after a failed flush, reads on. */
 #include <check.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "content.h"
 #include "fault_io.h"
 #include "image.h"
 #include "proc.h"
@@ -80,19 +81,7 @@ void *realloc(void *old, size_t size)
 }
 #endif
 
-enum { MAX_SNAPSHOTS = 4, DISK = 200 * 1024 };
-
-/* What an image holds, for comparing. */
-struct content {
-    uint64_t size;
-    uint8_t *bytes;
-    uint32_t snap_count;
-    struct {
-        char name[16];
-        uint64_t size;
-        uint8_t *bytes;
-    } snaps[MAX_SNAPSHOTS];
-};
+enum { DISK = 200 * 1024 };
 
 struct kind {
     const char *name;
@@ -165,67 +154,6 @@ static struct io *make_base(const struct kind *kind)
     put(img, 150000, 5, 3000);
     ck_assert_int_eq(image_close(img), 0);
     return io;
-}
-
-/* ---- contents ------------------------------------------------------------------------------ */
-
-static void content_read(struct image *img, struct content *c)
-{
-    memset(c, 0, sizeof(*c));
-    must(img, image_refresh(img));
-    c->size = image_size(img);
-    c->bytes = malloc(c->size + 1);
-    must(img, image_read(img, 0, c->bytes, c->size));
-    const struct qcow2_snapshot *list = snapshot_list(img, &c->snap_count);
-    ck_assert_uint_le(c->snap_count, MAX_SNAPSHOTS);
-    for (uint32_t i = 0; i < c->snap_count; i++) {
-        struct view view;
-        snprintf(c->snaps[i].name, sizeof(c->snaps[i].name), "%.*s", list[i].name_len,
-            (const char *)list[i].name);
-        must(img, snapshot_view(img, i, &view));
-        c->snaps[i].size = view.size_bytes;
-        c->snaps[i].bytes = malloc(view.size_bytes + 1);
-        must(img, view_read(img, &view, 0, c->snaps[i].bytes, view.size_bytes));
-        view_close(&view);
-    }
-}
-
-static void content_free(struct content *c)
-{
-    free(c->bytes);
-    for (uint32_t i = 0; i < c->snap_count; i++)
-        free(c->snaps[i].bytes);
-}
-
-static bool same_snapshots(const struct content *a, const struct content *b)
-{
-    if (a->snap_count != b->snap_count)
-        return false;
-    for (uint32_t i = 0; i < a->snap_count; i++) {
-        if (strcmp(a->snaps[i].name, b->snaps[i].name) != 0 ||
-            a->snaps[i].size != b->snaps[i].size ||
-            memcmp(a->snaps[i].bytes, b->snaps[i].bytes, a->snaps[i].size) != 0)
-            return false;
-    }
-    return true;
-}
-
-static bool same_active(const struct content *a, const struct content *b)
-{
-    return a->size == b->size && memcmp(a->bytes, b->bytes, a->size) == 0;
-}
-
-/* Each sector of the active disk is the one before or the one after. */
-static bool mixture(const struct content *now, const struct content *a, const struct content *b)
-{
-    if (now->size != a->size || now->size != b->size)
-        return false;
-    for (uint64_t at = 0; at < now->size; at += 512) {
-        if (memcmp(now->bytes + at, a->bytes + at, 512) != 0 &&
-            memcmp(now->bytes + at, b->bytes + at, 512) != 0)
-            return false;
-    }
-    return true;
 }
 
 /* ---- operations ---------------------------------------------------------------------------- */
@@ -376,12 +304,13 @@ static void check_content(const struct trial *t, struct image *img, int ret)
 {
     struct content now;
     content_read(img, &now);
-    bool after = same_active(&now, &t->after) && same_snapshots(&now, &t->after);
-    bool before = same_active(&now, &t->before) && same_snapshots(&now, &t->before);
+    bool after = content_same_disk(&now, &t->after) && content_same_snapshots(&now, &t->after);
+    bool before = content_same_disk(&now, &t->before) && content_same_snapshots(&now, &t->before);
     if (t->op->mixes)
-        before |= same_snapshots(&now, &t->before) && mixture(&now, &t->before, &t->after);
+        before |=
+            content_same_snapshots(&now, &t->before) && content_mixes(&now, &t->before, &t->after);
     if (t->op->steps)
-        before |= same_active(&now, &t->before) && now.snap_count == 1;
+        before |= content_same_disk(&now, &t->before) && now.snap_count == 1;
     if (!after && (ret == 0 || !before))
         fail_trial(t, ret == 0 ? "success, but not the content after" : "content is a mixture");
     content_free(&now);
@@ -402,10 +331,36 @@ static void go_on(const struct trial *t, struct image *img)
     must(img, snapshot_find(img, "on", &idx));
     must(img, snapshot_delete(img, idx));
     content_read(img, &now);
-    if (!same_snapshots(&then, &now))
+    if (!content_same_snapshots(&then, &now))
         fail_trial(t, "a snapshot changed when the work went on");
     content_free(&then);
     content_free(&now);
+}
+
+/* A flush failed: nothing is written or promised any more, and the device stays as it is. */
+static void refuse(const struct trial *t, struct fault_io *fault, struct image *img)
+{
+    unsigned long writes = fault->writes, flushes = fault->flushes;
+    uint8_t byte = 0x64;
+    bool refused = image_write(img, 40100, &byte, 1) == -EIO && snap(img, "on") == -EIO &&
+                   image_discard(img, 0, 8192) == -EIO && snapshot_apply(img, 0) == -EIO &&
+                   snapshot_delete(img, 0) == -EIO && image_resize(img, DISK * 4) == -EIO &&
+                   image_flush(img) == -EIO;
+    if (!refused || !strstr(image_error(img), "open the image again"))
+        fail_trial(t, "a failed flush was forgotten");
+    if (image_close(img) != -EIO)
+        fail_trial(t, "closed well though a flush had failed");
+    if (fault->writes != writes || fault->flushes != flushes)
+        fail_trial(t, "something was written after a failed flush");
+}
+
+/* Opened anew it goes on, unless the dirty bit says no. */
+static struct image *open_again(const struct trial *t, struct io *io)
+{
+    struct image *img = open_image(io);
+    if (!(img->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+        go_on(t, img);
+    return img;
 }
 
 /* One trial; false when the fault did not fire any more. */
@@ -429,11 +384,17 @@ static bool try_once(const struct trial *t)
     if (ret < 0 && !image_error(img)[0])
         fail_trial(t, "an error without a word");
     check_content(t, img, ret);
-    if (fired) {
+    if (fired)
         check_sound(t, io);
+    if (fault.flush_fired) {
+        refuse(t, &fault, img);
+        img = open_again(t, io);
+    } else if (fired) {
         go_on(t, img);
     }
-    ck_assert_int_eq(image_close(img), 0);
+    ret = image_close(img);
+    if (ret < 0 && !fault.flush_fired)
+        fail_trial(t, "not closed well");
     if (fired)
         check_sound(t, io);
     io_close(io);

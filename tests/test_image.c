@@ -94,6 +94,38 @@ START_TEST(lazy_images_are_dirty_between_the_first_change_and_the_end)
 }
 END_TEST
 
+/* The write of the dirty bit fails: counts must not lag behind before it is there. */
+START_TEST(lazy_images_try_again_for_the_dirty_bit)
+{
+    struct io *io;
+    struct fault_io fault;
+    struct image *img = kit_new(1 << 20, "lazy_refcounts=on", &io);
+    image_abandon(img);
+    fault_io_init(&fault, io);
+    img = kit_open(&fault.io);
+    fault.left = 2; /* after the question for the size */
+    uint8_t byte = 1;
+    ck_assert_int_eq(image_write(img, 0, &byte, 1), -ENOSPC);
+    ck_assert_uint_eq(kit_peek64(io, QCOW2_HDR_INCOMPATIBLE), 0);
+    kit_put(img, 0, 1, 1);
+    ck_assert_uint_eq(kit_peek64(io, QCOW2_HDR_INCOMPATIBLE), QCOW2_INCOMPAT_DIRTY);
+    kit_close(img, io);
+}
+END_TEST
+
+START_TEST(shrinking_leaves_nothing_mapped_behind_the_end)
+{
+    struct io *io;
+    struct image *img = kit_new(40 << 10, "cluster_size=512", &io);
+    kit_must(img, image_resize(img, 80 << 10));
+    kit_put(img, 50 << 10, 7, 4096);
+    kit_must(img, image_resize(img, 20 << 10));
+    for (uint32_t i = 1; i < img->header.l1_size; i++)
+        ck_assert_uint_eq(img->l1[i], 0);
+    kit_close(img, io);
+}
+END_TEST
+
 static void expect_barriers(const struct fault_io *count, unsigned long *seen, unsigned expected)
 {
     ck_assert_msg(count->flushes - *seen == expected, "after %lu barriers: %lu, not %u", *seen,
@@ -190,6 +222,8 @@ Suite *test_image(void)
     tcase_add_test(tc, what_cannot_be_handled_is_refused_with_a_reason);
     tcase_add_test(tc, unknown_autoclear_bits_go_before_the_first_change);
     tcase_add_test(tc, lazy_images_are_dirty_between_the_first_change_and_the_end);
+    tcase_add_test(tc, lazy_images_try_again_for_the_dirty_bit);
+    tcase_add_test(tc, shrinking_leaves_nothing_mapped_behind_the_end);
     tcase_add_test(tc, barriers_per_call);
     tcase_add_test(tc, sizes_as_people_write_them);
     tcase_add_test(tc, new_images_of_all_shapes_are_clean);

@@ -10,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "content.h"
 #include "corpus.h"
 #include "journal.h"
 #include "repair.h"
 #include "same.h"
 #include "specimen.h"
+#include "truth.h"
 
 enum { MAX_STATES = 60, TORN_VARIANTS = 2, IMAGE = 0, LOG = 1 };
 
@@ -24,10 +24,10 @@ struct patient {
     char name[CORPUS_NAME_BYTES];
     bool lossy;
     struct io *broken;
-    struct content before, after; /* of the whole repair */
-    struct report report;         /* of a check before */
-    int exit_code;                /* after the whole repair */
-    struct journal journal;       /* of the whole repair */
+    struct truth before, after; /* of the whole repair */
+    struct report report;       /* of a check before */
+    int exit_code;              /* after the whole repair */
+    struct journal journal;     /* of the whole repair */
     bool failed;
     unsigned long states;
 };
@@ -79,19 +79,19 @@ static void check(struct io *io, struct report *report)
 /* Content as before or as after; `what` and n name the state. */
 static void judge_content(struct patient *s, struct io *io, const char *what, size_t n)
 {
-    struct content now;
+    struct truth now;
     char *why = NULL;
     size_t length;
     FILE *out = open_memstream(&why, &length);
     ck_assert_ptr_nonnull(out);
-    content_read(io, NULL, UINT64_MAX, &now);
-    if (content_between(&s->before, &s->after, &now, out) > 0) {
+    truth_read(io, NULL, UINT64_MAX, &now);
+    if (truth_between(&s->before, &s->after, &now, out) > 0) {
         fflush(out);
         complain(s, "%s %zu: %s", what, n, why);
     }
     fclose(out);
     free(why);
-    content_free(&now);
+    truth_free(&now);
 }
 
 static void judge_counts(struct patient *s, struct io *io, const char *what, size_t n)
@@ -201,14 +201,14 @@ static void patient_run(struct patient *s)
     struct io *whole = branch(s->broken);
     struct io *device = journal_open(&s->journal, IMAGE, whole);
     check(s->broken, &s->report);
-    content_read(s->broken, NULL, UINT64_MAX, &s->before);
+    truth_read(s->broken, NULL, UINT64_MAX, &s->before);
     s->exit_code = repair(s, device);
-    content_read(whole, NULL, UINT64_MAX, &s->after);
+    truth_read(whole, NULL, UINT64_MAX, &s->after);
     fail_calls(s);
     cut_power(s);
     roll_back(s);
-    content_free(&s->before);
-    content_free(&s->after);
+    truth_free(&s->before);
+    truth_free(&s->after);
     report_release(&s->report);
     io_close(device);
     journal_free(&s->journal);

@@ -42,7 +42,7 @@ static void print_table(const struct trial_totals *t)
     printf("%-44s", "");
     for (unsigned i = 0; i < TRIAL_TOOLS; i++) {
         const struct trial_sum *sum = &t->tools[i];
-        const struct content_share *s = &sum->share;
+        const struct truth_share *s = &sum->share;
         values[CLEAN_QEMU][i] = percent((double)sum->clean_qemu, (double)t->images);
         values[CLEAN_OWN][i] = percent((double)sum->clean_own, (double)t->images);
         values[KEPT][i] = percent((double)s->kept, (double)s->in_file);

@@ -20,14 +20,14 @@ struct trial {
     struct trial_totals *totals;
     struct specimen specimen;
     struct io *healthy; /* in memory; NULL: skip its items */
-    struct content truth;
+    struct truth truth;
 };
 
 /* What came out for one image and tool. */
 struct outcome {
     int exit_code, check_qemu, check_own;
     double seconds;
-    struct content_share share;
+    struct truth_share share;
     char *checks; /* findings that are left, by name */
 };
 
@@ -35,7 +35,7 @@ struct outcome {
 struct item {
     uint64_t idx;
     struct io *damaged;
-    struct content before;
+    struct truth before;
     struct outcome tools[TRIAL_TOOLS];
     bool told; /* something is to be told about it */
     FILE *text;
@@ -87,11 +87,11 @@ static struct io *load(const char *dir, const char *name)
 }
 
 /* With the data file as it is now: nobody may have touched it. */
-static void read_content(struct trial *t, struct io *image, struct content *out)
+static void read_content(struct trial *t, struct io *image, struct truth *out)
 {
     struct io *data = t->specimen.image.data_file ? load(t->specimen.dir, "data.raw") : NULL;
-    uint64_t most = t->truth.disk_count ? content_size(&t->truth) : UINT64_MAX;
-    content_read(image, data, most, out);
+    uint64_t most = t->truth.disk_count ? truth_size(&t->truth) : UINT64_MAX;
+    truth_read(image, data, most, out);
     io_close(data);
 }
 
@@ -177,14 +177,14 @@ static void judge_run(struct trial *t, struct item *item, enum trial_tool tool)
 }
 
 static void judge_content(
-    struct trial *t, struct item *item, enum trial_tool tool, const struct content *after)
+    struct trial *t, struct item *item, enum trial_tool tool, const struct truth *after)
 {
     char *how = NULL;
     size_t length;
     FILE *why = open_memstream(&how, &length);
     if (!why)
         abort();
-    uint64_t worse = content_worse(&t->truth, &item->before, after, tool == TRIAL_LOSSY, why);
+    uint64_t worse = truth_worse(&t->truth, &item->before, after, tool == TRIAL_LOSSY, why);
     fclose(why);
     how[strcspn(how, "\n")] = '\0';
     if (worse)
@@ -220,9 +220,9 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
     struct io *repaired = load(s->dir, COPY_NAME);
     if (!repaired)
         return -EIO;
-    struct content after;
+    struct truth after;
     read_content(t, repaired, &after);
-    content_kept(&t->truth, t->healthy, item->damaged, &after, &o->share);
+    truth_kept(&t->truth, t->healthy, item->damaged, &after, &o->share);
     o->check_own = check_own(t, COPY_NAME, &o->checks);
     o->check_qemu = check_qemu(t, COPY_NAME);
     if (t->options->keep) {
@@ -235,7 +235,7 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
         if (o->exit_code <= 3)
             repair_again(t, item, tool, repaired);
     }
-    content_free(&after);
+    truth_free(&after);
     io_close(repaired);
     return 0;
 }
@@ -245,7 +245,7 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
 
 static void add_up(struct trial_sum *sum, const struct outcome *o)
 {
-    const struct content_share *share = &o->share;
+    const struct truth_share *share = &o->share;
     sum->clean_qemu += o->check_qemu == 0;
     sum->clean_own += o->check_own == 0;
     sum->share.in_file += share->in_file;
@@ -266,7 +266,7 @@ static void add_up(struct trial_sum *sum, const struct outcome *o)
 static void judge_item(struct trial *t, struct item *item)
 {
     const struct outcome *lossy = &item->tools[TRIAL_LOSSY], *qemu = &item->tools[TRIAL_QEMU];
-    const struct content_share *share = &lossy->share;
+    const struct truth_share *share = &lossy->share;
     for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         add_up(&t->totals->tools[tool], &item->tools[tool]);
     t->totals->images++;
@@ -338,7 +338,7 @@ static int try_item(struct trial *t, uint64_t idx)
         specimen_keep(s, CASE_NAME, t->options->keep, t->options->seed, idx, "");
     for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
         free(item.tools[tool].checks);
-    content_free(&item.before);
+    truth_free(&item.before);
     io_close(item.damaged);
     free(text);
     free(story);
@@ -352,7 +352,7 @@ static void forget_truth(struct trial *t)
 {
     io_close(t->healthy);
     t->healthy = NULL;
-    content_free(&t->truth);
+    truth_free(&t->truth);
 }
 
 /* QEMU's own programs now and then make an image that is not sound. */

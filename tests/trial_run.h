@@ -17,7 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "content.h"
+#include "truth.h"
 
 enum trial_tool { TRIAL_SAFE, TRIAL_LOSSY, TRIAL_QEMU, TRIAL_TOOLS };
 enum trial_rule { TRIAL_WORSE, TRIAL_AGAIN, TRIAL_VERDICT, TRIAL_CRASH, TRIAL_RULES };
@@ -37,8 +37,8 @@ struct trial_options {
 /* One tool, over all images. */
 struct trial_sum {
     uint64_t clean_qemu, clean_own;
-    struct content_share share; /* sums */
-    double kept_shares;         /* sum of the share kept of each image that has data */
+    struct truth_share share; /* sums */
+    double kept_shares;       /* sum of the share kept of each image that has data */
     double seconds_most, seconds;
 };
 

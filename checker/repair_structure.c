@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A lost refcount table or block is worth finding: its counts tell what the image looked like
+ * before the damage, and so what is missing.  Only if it cannot be found are counts made anew. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "repair.h"
+
+enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384 };
+
+/* Counts of block `table_idx`, if it lay at `off`, that differ from the references; UINT64_MAX if
+ * it cannot be that block. */
+static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t off)
+{
+    struct walk *walk = repair->walk;
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t first = table_idx << geo->refblock_bits, misfit = 0, used = 0;
+    if (off == 0 || !cluster_aligned(geo, off) || off >= walk->file_size ||
+        io_read_padded(walk->io, off, walk->buf, geo->cluster_size) < 0)
+        return UINT64_MAX;
+    for (uint64_t i = 0; i < geo->refblock_entries; i++) {
+        uint64_t stored = qcow2_refcount_get(walk->buf, geo->refcount_order, i);
+        bool inside = first + i < walk->cluster_end;
+        struct cluster_facts facts = {0};
+        if (inside)
+            facts = walk_facts(walk, first + i);
+        bool itself = first + i == cluster_of(geo, off);
+        misfit += stored != facts.refs + itself;
+        used += facts.refs > 0;
+        if (misfit > 64 && misfit > used) /* does not fit, and there is no end to it */
+            return UINT64_MAX;
+    }
+    return used > 0 && misfit * 2 <= used ? misfit : UINT64_MAX;
+}
+
+/* Looks at every cluster that nobody claims, nearest bits of the old value first. */
+static uint64_t find_block(struct repair *repair, uint64_t table_idx, uint64_t raw)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t best = 0, best_misfit = UINT64_MAX, scanned = 0;
+    for (unsigned bit = walk->geo.cluster_bits; bit < 56; bit++) {
+        uint64_t off = (raw & QCOW2_REFTABLE_MASK) ^ UINT64_C(1) << bit;
+        uint64_t misfit = block_misfit(repair, table_idx, off);
+        if (misfit < best_misfit) {
+            best = off;
+            best_misfit = misfit;
+        }
+    }
+    for (uint64_t c = 1; best == 0 && c < walk->cluster_end && scanned < MAX_SCANNED; c++) {
+        if (census_get(walk->census, c).claimed)
+            continue;
+        scanned++;
+        uint64_t off = c << walk->geo.cluster_bits;
+        uint64_t misfit = block_misfit(repair, table_idx, off);
+        if (misfit < best_misfit) {
+            best = off;
+            best_misfit = misfit;
+        }
+    }
+    return best;
+}
+
+static int put_block_back(struct repair *repair, enum check_id why, uint64_t table_idx)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t raw = table_idx < walk->reftable_len ? walk->reftable[table_idx] : 0;
+    uint64_t off = find_block(repair, table_idx, raw);
+    if (off == 0)
+        return 0;
+    return plan_be64(
+        &repair->plan, PHASE_SWITCH, why, walk->header.reftable_off + table_idx * 8, off);
+}
+
+static int find_blocks(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t entries = ((uint64_t)walk->header.reftable_clusters << walk->geo.cluster_bits) / 8;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_reftable_entry_unaligned || f->check == CHECK_reftable_entry_outside)
+            ret = put_block_back(repair, f->check, f->index);
+    }
+    /* An entry that is 0 is wrong only if something under it is in use. */
+    uint64_t cluster = 0;
+    while (ret == 0 && census_next_mismatch(walk->census, cluster, &cluster)) {
+        uint64_t table_idx = cluster >> walk->geo.refblock_bits;
+        if (cluster >= walk->cluster_end || table_idx >= entries)
+            break;
+        if (census_get(walk->census, cluster).balance < 0 && walk_block_off(walk, table_idx) == 0)
+            ret = put_block_back(repair, CHECK_refcount_too_low, table_idx);
+        cluster = (table_idx + 1) << walk->geo.refblock_bits;
+    }
+    return ret;
+}
+
+/* The first entries name blocks in the file, one of them plausibly counting the header. */
+static bool looks_like_reftable(struct repair *repair, uint64_t off)
+{
+    struct walk *walk = repair->walk;
+    uint8_t bytes[64], block[8];
+    unsigned named = 0;
+    if (io_read_padded(walk->io, off, bytes, sizeof(bytes)) < 0)
+        return false;
+    for (size_t at = 0; at < sizeof(bytes); at += 8) {
+        uint64_t entry = load_be64(bytes + at);
+        if ((entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
+            entry >= walk->file_size)
+            return false;
+        named += entry != 0;
+    }
+    uint64_t first = load_be64(bytes);
+    return named > 0 && first != 0 && first != off &&
+           io_read_padded(walk->io, first, block, sizeof(block)) == 0 &&
+           qcow2_refcount_get(block, walk->geo.refcount_order, 0) == 1;
+}
+
+static int find_table(struct repair *repair, enum check_id why)
+{
+    const struct walk *walk = repair->walk;
+    struct patch patches[MAX_CANDIDATES];
+    size_t count = 0;
+    uint64_t scanned = 0;
+    for (uint64_t c = 1; c < walk->cluster_end && count < MAX_CANDIDATES && scanned < MAX_SCANNED;
+         c++) {
+        if (census_get(walk->census, c).claimed)
+            continue;
+        scanned++;
+        uint64_t off = c << walk->geo.cluster_bits;
+        if (looks_like_reftable(repair, off))
+            patches[count++] = patch_be64(QCOW2_HDR_REFTABLE_OFF, off);
+    }
+    return count ? repair_take_best(repair, why, patches, count) : 0;
+}
+
+/* The size of a table that is where it should be: as many clusters as the file needs. */
+static int mend_table_size(struct repair *repair, enum check_id why)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t blocks = div_up(walk->cluster_end, walk->geo.refblock_entries);
+    uint64_t clusters = clusters_for(&walk->geo, blocks * 8);
+    struct patch patch = patch_be32(QCOW2_HDR_REFTABLE_CLUSTERS, (uint32_t)clusters);
+    return repair_take_best(repair, why, &patch, 1);
+}
+
+int repair_find_structure(struct repair *repair)
+{
+    int ret = 0;
+    if (!repair->walk->judgeable || repair->walk->unreadable)
+        return 0;
+    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
+        switch (repair->findings.items[i].check) {
+        case CHECK_header_reftable_unaligned:
+        case CHECK_header_reftable_outside:
+            ret = find_table(repair, repair->findings.items[i].check);
+            break;
+        case CHECK_header_reftable_missing:
+        case CHECK_header_reftable_too_large:
+            ret = mend_table_size(repair, repair->findings.items[i].check);
+            break;
+        default:
+            break;
+        }
+    }
+    return ret == 0 && repair->plan.count == 0 ? find_blocks(repair) : ret;
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See repairing.h. */
+#include "repairing.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+
+enum { GROWTH_CLUSTERS = 32 };
+
+void repairing_init(struct repairing *r)
+{
+    *r = (struct repairing){0};
+}
+
+void repairing_release(struct repairing *r)
+{
+    oracle_release(&r->oracle);
+    state_close(r->start);
+    state_close(r->now);
+    *r = (struct repairing){0};
+}
+
+static int make_room(struct repairing *r, const struct state *crash)
+{
+    uint32_t bits = load_be32(crash->bytes + QCOW2_HDR_CLUSTER_BITS);
+    uint64_t wanted = crash->room_bytes + ((uint64_t)GROWTH_CLUSTERS << (bits > 21 ? 21 : bits));
+    if (r->start && r->start->room_bytes >= wanted)
+        return 0;
+    state_close(r->start);
+    state_close(r->now);
+    r->start = r->now = NULL;
+    int ret = state_open(wanted, &r->start);
+    return ret == 0 ? state_open(wanted, &r->now) : ret;
+}
+
+/* I1 to I4, and the content as it was. */
+static bool same_content(
+    struct repairing *r, const struct model *model, const char *when, struct breach *breach)
+{
+    struct breach why = {0};
+    uint64_t sector = 0;
+    uint32_t snapshot = 0;
+    if (!oracle_look(&r->oracle, r->now, &why))
+        return breach_note(breach, INVARIANT_REPAIRS, "%s: %s", when, why.text);
+    const struct model *now = &r->oracle.model;
+    if (!snapshots_same_records(now, model))
+        return breach_note(breach, INVARIANT_REPAIRS, "%s: the snapshot list has changed", when);
+    if (!snapshots_same_disks(now, model, &snapshot, &sector))
+        return breach_note(breach, INVARIANT_REPAIRS,
+            "%s: snapshot number %" PRIu32 " has changed at guest sector %" PRIu64, when, snapshot,
+            sector);
+    if (!disk_same(&now->active, &model->active, &sector))
+        return breach_note(breach, INVARIANT_REPAIRS,
+            "%s: the active disk has changed at guest sector %" PRIu64, when, sector);
+    return true;
+}
+
+static bool orphans(const struct report *report)
+{
+    return report->hits[CHECK_orphan_l1_table] || report->hits[CHECK_orphan_l2_table] ||
+           report->hits[CHECK_orphan_snapshot_table] || report->hits[CHECK_l1_hole];
+}
+
+/* Leaks that look like lost tables are kept, and with them all that waits for a decision about
+ * them: the repair cannot know that a power cut made them.  What a shrink left behind the end of
+ * the disk is no matter of crashes. */
+static bool may_remain(const struct report *report, enum check_id check)
+{
+    switch (check) {
+    case CHECK_l1_entry_past_end:
+    case CHECK_l2_entry_past_end:
+        return true;
+    case CHECK_orphan_l1_table:
+    case CHECK_orphan_l2_table:
+    case CHECK_orphan_snapshot_table:
+    case CHECK_l1_hole:
+    case CHECK_cluster_leaked:
+    case CHECK_refcount_too_high:
+    case CHECK_header_dirty:
+        return orphans(report);
+    default:
+        return check_rows[check].severity == SEVERITY_NOTE;
+    }
+}
+
+static bool repair(struct repairing *r, struct io *io, struct breach *breach)
+{
+    static const struct check_options how = {.threads = 1};
+    static const struct repair_options options = {.lossy = false};
+    struct report report;
+    report_init(&report, 1000);
+    repair_image(io, NULL, &how, &options, &report);
+    bool good = !report.incomplete && !report.unsupported;
+    if (!good)
+        breach_note(
+            breach, INVARIANT_REPAIRS, "the repair cannot be completed: %s", report.problem);
+    for (int check = 0; good && check < CHECK_COUNT; check++) {
+        char name[CHECK_NAME_BYTES];
+        check_name((enum check_id)check, name);
+        if (report.hits[check] > 0 && !may_remain(&report, (enum check_id)check))
+            good = breach_note(breach, INVARIANT_REPAIRS, "after the repair there is %s", name);
+    }
+    r->orphaned = good && orphans(&report);
+    report_release(&report);
+    return good;
+}
+
+/* ---- power cuts inside the repair ---------------------------------------------------------- */
+
+struct cut {
+    struct repairing *r;
+    const struct epoch *epoch;
+    const struct model *model;
+    struct breach *breach;
+};
+
+static int look_at_cut(void *arg, const unsigned *choice)
+{
+    struct cut *cut = arg;
+    struct state *now = cut->r->now;
+    const struct epoch *epoch = cut->epoch;
+    memcpy(now->bytes, cut->r->start->bytes, (size_t)now->room_bytes);
+    memcpy(now->hashes, cut->r->start->hashes,
+        (size_t)(now->room_bytes / STATE_SECTOR) * sizeof(*now->hashes));
+    now->size_bytes = epoch->sizes[choice[epoch->unit_count]];
+    for (size_t f = 0; f < epoch->unit_count; f++)
+        state_put(now, epoch->units[f].idx, epoch->units[f].versions[choice[f]].bytes,
+            epoch->units[f].versions[choice[f]].hashes[0]);
+    cut->r->cuts++;
+    if (!same_content(cut->r, cut->model, "power cut inside the repair", cut->breach))
+        return cut->r->oracle.no_memory ? -ENOMEM : 1;
+    return 0;
+}
+
+static int cut_power(struct repairing *r, const struct recording *recording,
+    const struct model *model, struct breach *breach)
+{
+    static fault_walk *const walks[] = {fault_prefix, fault_omit_one, fault_torn};
+    int ret = 0;
+    for (size_t first = 0, end; ret == 0 && first < recording->count; first = end + 1) {
+        struct epoch epoch;
+        for (end = first; end < recording->count && recording->list[end].kind != REQUEST_FLUSH;)
+            end++;
+        ret = epoch_build(recording, first, end, r->start, STATE_SECTOR, &epoch);
+        if (ret < 0)
+            return ret;
+        struct cut cut = {r, &epoch, model, breach};
+        for (size_t i = 0; ret == 0 && i < sizeof(walks) / sizeof(walks[0]); i++)
+            ret = walks[i](&epoch, look_at_cut, &cut);
+        epoch_release(&epoch);
+        if (ret == 0)
+            ret = epoch_apply_all(recording, first, end, r->start);
+    }
+    return ret > 0 ? 0 : ret;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+static bool same_bytes(const struct state *a, const struct state *b)
+{
+    return a->size_bytes == b->size_bytes && memcmp(a->bytes, b->bytes, (size_t)a->size_bytes) == 0;
+}
+
+/* The repaired image, its content, and a second repair. */
+static int judge_repaired(
+    struct repairing *r, struct io *io, const struct model *model, struct breach *breach)
+{
+    int ret = state_load(r->now, io);
+    if (ret < 0 || !same_content(r, model, "after the repair", breach))
+        return ret;
+    if (!repair(r, io, breach))
+        return 0;
+    struct state *first = r->now;
+    ret = state_open(first->room_bytes - 1, &r->now);
+    if (ret == 0)
+        ret = state_load(r->now, io);
+    if (ret == 0 && !same_bytes(first, r->now))
+        breach_note(breach, INVARIANT_REPAIRS, "a second repair changes the image again");
+    state_close(first);
+    return ret;
+}
+
+int repairing_run(struct repairing *r, const struct state *crash, const struct model *model,
+    struct breach *breach)
+{
+    struct recording recording = {0};
+    struct io *mem, *io;
+    int ret = make_room(r, crash);
+    if (ret == 0)
+        ret = state_to_mem(crash, &mem);
+    if (ret < 0)
+        return ret;
+    ret = record_open(mem, &recording, &io);
+    if (ret < 0) {
+        io_close(mem);
+        return ret;
+    }
+    ret = state_load(r->start, io);
+    if (ret == 0 && repair(r, io, breach)) {
+        size_t repaired = recording.count;
+        ret = judge_repaired(r, io, model, breach);
+        while (recording.count > repaired) /* the second one is none of ours */
+            recording_remove(&recording, recording.count - 1);
+        if (ret == 0 && breach->invariant == INVARIANT_NONE)
+            ret = cut_power(r, &recording, model, breach);
+    }
+    if (ret == 0 && (recording.no_memory || r->oracle.no_memory))
+        ret = -ENOMEM;
+    recording_release(&recording);
+    io_close(io);
+    return ret;
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Fast paths may only skip what every check would accept: with and without them the findings are
+ * the same, one for one and in the same order, and so are all counts. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "corpus.h"
+#include "damage.h"
+#include "qcheck.h"
+
+static void tell(void *arg, const struct finding *f)
+{
+    char check[CHECK_NAME_BYTES];
+    check_name(f->check, check);
+    fprintf(arg, "%s host %d %#llx+%#llx table %d %#llx[%llu] guest %d:%#llx+%#llx x%llu ", check,
+        f->has_host, (unsigned long long)f->host_off, (unsigned long long)f->length, f->has_table,
+        (unsigned long long)f->table_off, (unsigned long long)f->index, f->tree,
+        (unsigned long long)f->guest_off, (unsigned long long)f->guest_len,
+        (unsigned long long)f->weight);
+    fprintf(arg, "got %d %#llx want %d %#llx %s\n", f->has_got, (unsigned long long)f->got,
+        f->has_want, (unsigned long long)f->want, f->detail);
+}
+
+/* All that a check says, as text. */
+static char *verdict_on(struct io *io, const struct check_options *how)
+{
+    char *text = NULL;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    struct report report;
+    struct check_options options = *how;
+    ck_assert_ptr_nonnull(out);
+    options.found = tell;
+    options.found_arg = out;
+    report_init(&report, 20);
+    check_image(io, NULL, &options, &report);
+    const uint64_t counts[] = {report.corruptions, report.leaks, report.check_errors,
+        report.image_end_off, report.total_clusters, report.allocated_clusters,
+        report.fragmented_clusters, report.compressed_clusters, report.data_at_risk,
+        report.omitted};
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        fprintf(out, "count %d: %llu\n", (int)i, (unsigned long long)counts[i]);
+    fprintf(out, "%s %s\n", verdict_name(report_verdict(&report)), report.problem);
+    report_release(&report);
+    fclose(out);
+    return text;
+}
+
+/* The first line that is not the same in both. */
+static const char *difference(const char *a, const char *b)
+{
+    size_t line = 0;
+    for (size_t i = 0; a[i] && a[i] == b[i]; i++) {
+        if (a[i] == '\n')
+            line = i + 1;
+    }
+    return a + line;
+}
+
+static void compare(struct io *io, const char *what, const char *story)
+{
+    struct check_options fast = {.threads = 1}, slow = fast;
+    slow.no_fast_paths = true;
+    char *with = verdict_on(io, &fast), *without = verdict_on(io, &slow);
+    ck_assert_msg(strcmp(with, without) == 0, "%s\n%swith fast paths:\n%.300s\nwithout:\n%.300s",
+        what, story, difference(with, without), difference(without, with));
+    free(with);
+    free(without);
+}
+
+START_TEST(corpus_images)
+{
+    char name[CORPUS_NAME_BYTES];
+    struct recipe *recipe;
+    struct expect *expect;
+    struct io *io;
+    corpus_list("", _i, name);
+    corpus_load(name, &recipe, &expect);
+    ck_assert_int_eq(recipe_branch(recipe, &io), 0);
+    compare(io, name, "");
+    io_close(io);
+    recipe_free(recipe);
+    expect_free(expect);
+}
+END_TEST
+
+/* Healthy images of every kind, each damaged at random many times. */
+START_TEST(random_damage)
+{
+    enum { ROUNDS = 12 };
+    char name[CORPUS_NAME_BYTES], what[CORPUS_NAME_BYTES + 40];
+    struct recipe *recipe;
+    struct expect *expect;
+    corpus_list("healthy-", _i, name);
+    corpus_load(name, &recipe, &expect);
+    for (uint64_t seed = 0; seed < ROUNDS; seed++) {
+        struct io *io;
+        char *story = NULL;
+        ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &io), 0);
+        int ret = damage_image(io, seed, 1 + (unsigned)(seed % 4), &story);
+        ck_assert_msg(ret == 0, "%s seed %d: %s", name, (int)seed, strerror(-ret));
+        snprintf(what, sizeof(what), "%s damaged with seed %d", name, (int)seed);
+        compare(io, what, story);
+        free(story);
+        io_close(io);
+    }
+    recipe_free(recipe);
+    expect_free(expect);
+}
+END_TEST
+
+Suite *test_fastpath(void);
+Suite *test_fastpath(void)
+{
+    Suite *suite = suite_create("fastpath");
+    TCase *tc = tcase_create("fastpath");
+    char name[CORPUS_NAME_BYTES];
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, corpus_images, 0, corpus_list("", -1, name));
+    tcase_add_loop_test(tc, random_damage, 0, corpus_list("healthy-", -1, name));
+    suite_add_tcase(suite, tc);
+    return suite;
+}
