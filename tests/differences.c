@@ -154,6 +154,7 @@ static const struct {
     [DIFFERENCE_not_a_table] = {ALWAYS, NULL},
     [DIFFERENCE_not_an_l1] = {ALWAYS, NULL},
     [DIFFERENCE_bitmap_table_shared] = {FOUND, "area-shared"},
+    [DIFFERENCE_bitmap_table_outside] = {FOUND, "bitmap-table-range"},
     [DIFFERENCE_snapshot_table_cut] = {ALWAYS, NULL},
     [DIFFERENCE_no_refcount_table] = {FOUND, "header-reftable-missing"},
     [DIFFERENCE_backing_name_in_header] = {FOUND, "header-backing-name"},
@@ -248,6 +249,7 @@ int difference_take_out(enum difference difference, const struct comparison *c, 
     switch (difference) {
     case DIFFERENCE_refused_bitmaps:
     case DIFFERENCE_bitmap_table_shared:
+    case DIFFERENCE_bitmap_table_outside:
         return neutral_drop_bitmaps(image);
     case DIFFERENCE_refused_snapshots:
         return neutral_drop_snapshots(image);
