@@ -183,7 +183,8 @@ CHECK_FN(header_l1_outside)
     bool misplaced =
         header->l1_off == 0 || check_outside(view, header->l1_off, (uint64_t)header->l1_size * 8);
     return wrong(finding,
-        header->l1_size > 0 && cluster_aligned(view->geo, header->l1_off) && misplaced,
+        header->l1_size > 0 && header->l1_size <= QCOW2_MAX_L1_BYTES / 8 &&
+            cluster_aligned(view->geo, header->l1_off) && misplaced,
         header->l1_off);
 }
 

@@ -156,7 +156,7 @@ int plan_alloc(
         plan->alloc_next = c + 1;
         plan->needs_mark = true;
         for (uint64_t i = 0; i < count; i++) {
-            int ret = plan_refcount(plan, PHASE_NEW, why, *cluster + i, refs);
+            int ret = plan_refcount(plan, PHASE_TAKE, why, *cluster + i, refs);
             if (ret < 0)
                 return ret;
         }

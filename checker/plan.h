@@ -7,6 +7,8 @@
  * worse than before and that can be repaired again:
  *
  *   NEW      copies and tables in clusters that nobody uses, counts that go up, COPIED cleared
+ *   TAKE     counts of those clusters: a counted cluster always has its content, so that one left
+ *            over by a power cut cannot be taken for lost data with other content
  *   SWITCH   pointers: to what the phase before made, or to what was lost and found
  *   RELEASE  counts that go down, COPIED set, marks cleared
  *
@@ -18,7 +20,7 @@
 
 #include "walk.h"
 
-enum phase { PHASE_NEW, PHASE_SWITCH, PHASE_RELEASE, PHASE_COUNT };
+enum phase { PHASE_NEW, PHASE_TAKE, PHASE_SWITCH, PHASE_RELEASE, PHASE_COUNT };
 
 enum edit_kind {
     EDIT_BYTES,    /* a field */
@@ -89,7 +91,7 @@ int plan_refblock(
 int plan_remark(struct plan *plan, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* `count` clusters in a row that nobody uses, with a stored count that can be set; -ENOSPC if there
- * are none.  Sets their counts to `refs` in phase NEW. */
+ * are none.  Sets their counts to `refs` in phase TAKE. */
 int plan_alloc(
     struct plan *plan, enum check_id why, uint64_t count, uint64_t refs, uint64_t *cluster);
 

@@ -264,9 +264,9 @@ START_TEST(messages_say_where_and_whose)
         .want = 1,
         .tree = TREE_NONE};
     ck_assert_str_eq(message(&report, &finding, out),
-        "cluster at 0x0: the stored refcount is lower than the number of references: is 0x0, "
-        "should "
-        "be 0x1");
+        "cluster at 0x0: the stored refcount is lower than the number of references: is 0, should "
+        "be "
+        "1");
     finding = (struct finding){.check = CHECK_snapshot_id_empty, .tree = 1};
     ck_assert_ptr_nonnull(strstr(message(&report, &finding, out), " of snapshot "));
     finding = (struct finding){.check = CHECK_header_incompatible_unknown};
