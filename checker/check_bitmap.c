@@ -81,8 +81,9 @@ CHECK_FN(bitmap_table_size)
     const struct qcow2_bitmap *bitmap = record(subject);
     if (!granularity_ok(bitmap))
         return false;
-    uint64_t want = clusters_for(
-        view->geo, qcow2_bitmap_bytes(view->header->size_bytes, bitmap->granularity_bits));
+    /* QEMU sees a disk as whole sectors. */
+    uint64_t size = view->header->size_bytes / QCOW2_SECTOR_BYTES * QCOW2_SECTOR_BYTES;
+    uint64_t want = clusters_for(view->geo, qcow2_bitmap_bytes(size, bitmap->granularity_bits));
     /* The content of a bitmap in use may be out of date, its size included (spec: in_use). */
     bool stale = bitmap->flags & QCOW2_BITMAP_IN_USE;
     return wrong_want(finding, bitmap->table_size != want && !stale, bitmap->table_size, want);

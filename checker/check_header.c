@@ -233,7 +233,6 @@ CHECK_FN(header_snapshot_count)
     if (count <= QCOW2_MAX_SNAPSHOTS)
         return false;
     finding_got_want(finding, count, QCOW2_MAX_SNAPSHOTS);
-    finding->weight = count - QCOW2_MAX_SNAPSHOTS;
     return true;
 }
 
@@ -352,6 +351,7 @@ CHECK_FN(ext_repeated)
 static bool ext_known(uint32_t type)
 {
     switch (type) {
+    case QCOW2_EXT_END: /* shown only where even a head has no room */
     case QCOW2_EXT_FEATURE_NAMES:
     case QCOW2_EXT_BITMAPS:
     case QCOW2_EXT_CRYPTO:
@@ -369,6 +369,8 @@ CHECK_FN(ext_unknown)
     return wrong(finding, !ext_known(subject->ext.ext.type), subject->ext.ext.type);
 }
 
+enum { MAX_FORMAT_NAME = 15 };
+
 CHECK_FN(ext_length)
 {
     (void)view;
@@ -382,6 +384,8 @@ CHECK_FN(ext_length)
             finding, length != QCOW2_CRYPTO_EXT_BYTES, length, QCOW2_CRYPTO_EXT_BYTES);
     case QCOW2_EXT_FEATURE_NAMES:
         return wrong(finding, length % QCOW2_FEATURE_NAME_BYTES != 0, length);
+    case (uint32_t)QCOW2_EXT_BACKING_FORMAT: /* QEMU; names of formats are short */
+        return wrong_want(finding, length > MAX_FORMAT_NAME, length, MAX_FORMAT_NAME);
     default:
         return false;
     }

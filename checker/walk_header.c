@@ -91,6 +91,10 @@ static void walk_extensions(struct walk *walk)
     int ret = 1;
     for (unsigned n = 0; n < MAX_EXTENSIONS && ret == 1; n++) {
         ret = qcow2_ext_next(walk->head, end, &pos, &ext);
+        if (ret == 0 && pos < end && end - pos < 8) { /* QEMU wants an end mark or nothing */
+            ext = (struct qcow2_ext){.head_off = (uint32_t)pos};
+            ret = -ERANGE;
+        }
         if (ret == 0)
             return;
         struct subject subject = {

@@ -28,6 +28,8 @@ static int find_snapshot(struct guest_disk *disk, const char *id, unsigned nth, 
             ret = err;
             break;
         }
+        disk->names_off = off + QCOW2_SNAPSHOT_HEAD_BYTES + s.extra_len;
+        disk->names_len = (uint64_t)s.id_len + s.name_len;
         off += s.record_len;
         if (id ? s.id_len != strlen(id) || memcmp(s.id, id, s.id_len) != 0 : i + 1 != nth)
             continue;

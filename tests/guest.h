@@ -17,6 +17,7 @@ struct guest_disk {
     struct qcow2_header header;
     struct qcow2_geometry geo;
     uint64_t l1_off, l1_size, size_bytes;
+    uint64_t names_off, names_len; /* of a snapshot: its ID and name in the file */
 };
 
 /* Opens the active disk, the snapshot of that ID, or (ID NULL) the nth snapshot, counted from 1;

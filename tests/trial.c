@@ -34,8 +34,8 @@ static void print_table(const struct trial_totals *t)
         [CLEAN_OWN] = "clean by qcheck",
         [KEPT] = "data in the file that is kept, of all bytes",
         [KEPT_MEAN] = "  the same, mean over the images",
-        [PLACED] = "  of what has its L2 entry, too",
-        [MAPPED] = "  of what has its L1 and its L2 entry",
+        [PLACED] = "  of what has its L2 entry and disk",
+        [MAPPED] = "  of what has its L1 entry as well",
         [SNAPSHOTS] = "snapshots with their name",
     };
     double values[ROWS][TRIAL_TOOLS], most[TRIAL_TOOLS], mean[TRIAL_TOOLS];

@@ -135,6 +135,8 @@ void truth_read(struct io *io, struct io *data, uint64_t most_bytes, struct trut
             continue;
         uint64_t size = guest.size_bytes < most_bytes ? guest.size_bytes : most_bytes;
         disk.cluster_count = clusters_for(&guest.geo, size);
+        disk.names_off = guest.names_off;
+        disk.names_len = guest.names_len;
         read_disk(&guest, out, &disk);
         out->disks = grown(out->disks, out->disk_count + 1, sizeof(disk));
         out->disks[out->disk_count++] = disk;
@@ -196,7 +198,7 @@ static uint64_t digest_at(
 
 static bool same_bytes(struct io *a, struct io *b, uint64_t host_off, uint64_t length)
 {
-    uint8_t *x = grown(NULL, length, 1), *y = grown(NULL, length, 1);
+    uint8_t *x = grown(NULL, length + 1, 1), *y = grown(NULL, length + 1, 1);
     bool same = io_read_padded(a, host_off, x, length) == 0 &&
                 io_read_padded(b, host_off, y, length) == 0 && memcmp(x, y, length) == 0;
     free(x);
@@ -212,6 +214,7 @@ void truth_kept(const struct truth *truth, struct io *healthy, struct io *damage
     for (size_t i = 0; i < truth->disk_count; i++) {
         const struct truth_disk *disk = &truth->disks[i];
         const struct truth_disk *other = counterpart(truth, after, disk->label);
+        bool named = same_bytes(healthy, damaged, disk->names_off, disk->names_len);
         share->snapshots += i > 0;
         share->snapshots_kept += i > 0 && other;
         for (size_t k = 0; k < disk->count; k++) {
@@ -220,7 +223,7 @@ void truth_kept(const struct truth *truth, struct io *healthy, struct io *damage
                 (!truth->data_file && !same_bytes(healthy, damaged, run->host_off, run->length)))
                 continue;
             bool kept = digest_at(after, other, run->guest_idx) == run->digest;
-            bool placed = same_bytes(healthy, damaged, run->at[1], truth->l2_entry_size);
+            bool placed = named && same_bytes(healthy, damaged, run->at[1], truth->l2_entry_size);
             bool mapped = placed && same_bytes(healthy, damaged, run->at[0], 8);
             share->in_file += bytes;
             share->kept += kept ? bytes : 0;

@@ -28,6 +28,7 @@ struct truth_run {
 
 struct truth_disk {
     char label[GUEST_LABEL_BYTES]; /* "" for the active disk, else "ID/name" */
+    uint64_t names_off, names_len; /* where a snapshot's label is in the file */
     uint64_t cluster_count;
     struct truth_run *runs;
     size_t count, room;
@@ -52,8 +53,8 @@ uint64_t truth_size(const struct truth *content);
 /* Bytes of the truth's allocated clusters whose data is still in the damaged file as it was. */
 struct truth_share {
     uint64_t in_file, kept; /* and those that read as they did */
-    uint64_t placed,
-        placed_kept; /* those whose L2 entry is untouched, so that their place is known */
+    /* Those whose L2 entry is untouched, and the name of the snapshot: their place is known. */
+    uint64_t placed, placed_kept;
     uint64_t mapped, mapped_kept; /* those whose L1 and L2 entry are untouched, too */
     unsigned snapshots, snapshots_kept;
 };
