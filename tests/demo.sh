@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# make demo: a real image, made and used with qemu-img; two fields of it go bad; qcheck looks.
+# make demo: a real image, made and used with qemu-img; an entry of it goes bad; qcheck looks, and
+# repairs it.
 set -euo pipefail
 
 qcheck=$(realpath "${1:?usage: demo.sh QCHECK}")
@@ -43,3 +44,6 @@ if [ "$status" != 2 ]; then
     echo "demo: corruption should have been found" >&2
     exit 1
 fi
+
+run "$qcheck" --repair --undo disk.undo disk.qcow2
+run qemu-io -r -c 'read -q -P 0x22 1M 1M' disk.qcow2
