@@ -19,13 +19,35 @@ static const struct field_rule rules[] = {
     {CHECK_bitmap_entry_reserved, QCOW2_BITMAP_RESERVED},
 };
 
+/* An entry that programs would not follow becomes one that they do: what it names must be counted
+ * before that. */
+static int count_target(struct repair *repair, enum check_id why, uint64_t value)
+{
+    struct walk *walk = repair->walk;
+    uint64_t host_off = value & QCOW2_OFFSET_MASK;
+    if ((value & QCOW2_ENTRY_COMPRESSED) || host_off == 0 || walk->geo.data_file ||
+        check_outside(&walk->view, host_off, walk->geo.cluster_size))
+        return 0;
+    uint64_t cluster = cluster_of(&walk->geo, host_off), max = walk->geo.refcount_max;
+    struct cluster_facts facts = walk_facts(walk, cluster);
+    uint64_t want = facts.refs < max ? facts.refs : max;
+    if (!facts.stored_known || facts.stored >= want ||
+        walk_block_off(walk, cluster >> walk->geo.refblock_bits) == 0)
+        return 0;
+    return plan_refcount(&repair->plan, PHASE_TAKE, why, cluster, want);
+}
+
 static int clear_bits(struct repair *repair, const struct finding *finding, uint64_t clear)
 {
     uint64_t off = repair_entry_off(repair, finding), value;
     int ret = plan_peek(&repair->plan, off, &value);
-    if (ret == 0 && (value & clear))
-        ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, value & ~clear);
-    return ret;
+    if (ret < 0 || !(value & clear))
+        return ret;
+    if (check_rows[finding->check].kind == OBJECT_L1_ENTRY ||
+        check_rows[finding->check].kind == OBJECT_L2_ENTRY)
+        ret = count_target(repair, finding->check, value & ~clear);
+    return ret < 0 ? ret
+                   : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, value & ~clear);
 }
 
 /* One of two bits too many: data that decodes is compressed, and has no COPIED; other data is not.
@@ -51,7 +73,8 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
         raw &= ~QCOW2_ENTRY_COMPRESSED;
     else
         raw &= ~QCOW2_ENTRY_COPIED;
-    return plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
+    ret = count_target(repair, finding->check, raw);
+    return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
 }
 
 /* In a data file every guest offset has its own place (spec: external data file bit). */

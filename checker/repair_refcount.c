@@ -31,7 +31,7 @@ static int plan_blocks(struct repair *repair, bool lower)
             cluster++;
             continue;
         }
-        if (!lower || walk_block_off(walk, table_idx) != 0)
+        if (walk_block_off(walk, table_idx) != 0)
             ret = plan_refblock(&repair->plan, lower ? PHASE_RELEASE : PHASE_NEW,
                 lower ? CHECK_cluster_leaked : CHECK_refcount_too_low, table_idx, lower);
         cluster = (table_idx + 1) << walk->geo.refblock_bits;

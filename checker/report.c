@@ -120,9 +120,9 @@ void report_finish(struct report *report)
 
 enum verdict report_verdict(const struct report *report)
 {
-    if (report->unsupported)
+    if (report->unsupported && !report->problem[0])
         return VERDICT_UNSUPPORTED;
-    if (report->incomplete || report->check_errors > 0)
+    if (report->unsupported || report->incomplete || report->check_errors > 0)
         return VERDICT_INCOMPLETE;
     if (report->corruptions > 0)
         return VERDICT_CORRUPT;

@@ -104,7 +104,7 @@ struct walk {
     struct census *census;
     struct area_list areas;
     uint64_t area_clusters; /* claimed for areas, each time it was */
-    struct tree *trees; /* [0] the active disk */
+    struct tree *trees;     /* [0] the active disk */
     size_t tree_count;
     uint64_t snapshot_table_len; /* bytes of the records that could be decoded */
     struct table_set tables;
