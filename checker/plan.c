@@ -307,9 +307,10 @@ static int apply_refcount(const struct plan *plan, struct io *io, const struct e
 static int apply_refblock(const struct plan *plan, struct io *io, const struct edit *edit)
 {
     size_t size = plan->walk->geo.cluster_size, first = 0, end = size;
-    uint8_t *block = calloc(2, size), *old = block + size;
+    uint8_t *block = calloc(2, size), *old;
     if (!block)
         return -ENOMEM;
+    old = block + size;
     uint64_t stored_off = walk_block_off(plan->walk, edit->block.table_idx);
     int ret = stored_off ? io_read_padded(io, stored_off, block, size) : 0;
     if (ret == 0) {

@@ -311,9 +311,10 @@ static int mend_directory(struct repair *repair, enum check_id why)
 {
     const struct walk *walk = repair->walk;
     size_t size = (size_t)walk->bitmaps.directory_size, pos = 0, kept_len = 0;
-    uint8_t *bytes = calloc(2, size), *kept = bytes + size;
+    uint8_t *bytes = calloc(2, size), *kept;
     if (!bytes)
         return -ENOMEM;
+    kept = bytes + size;
     uint32_t kept_count = 0;
     int ret = io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, size);
     for (uint32_t i = 0; ret == 0 && i < walk->bitmaps.bitmap_count; i++) {

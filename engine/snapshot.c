@@ -245,7 +245,7 @@ static int apply_prepare(struct image *img, const struct qcow2_snapshot *snap, s
     ap->l1 = l1;
     ap->l1_size = snap->l1_size;
     for (uint32_t i = 0; i < ap->l1_size; i++)
-        ap->l1[i] &= ~QCOW2_ENTRY_COPIED;
+        ap->l1[i] &= QCOW2_OFFSET_MASK; /* no flags, whatever they were */
     ret = tree_init(img, ap->l1, ap->l1_size, &ap->snap);
     if (ret == 0)
         ret = tree_init(img, img->l1, img->header.l1_size, &ap->old);

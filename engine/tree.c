@@ -260,7 +260,7 @@ int tree_write_l1(struct image *img, const uint64_t *l1, uint32_t l1_size, uint6
     if (!table)
         return image_no_memory(img);
     for (uint32_t i = 0; i < l1_size; i++)
-        store_be64(table + i * (size_t)8, l1[i] & ~QCOW2_ENTRY_COPIED);
+        store_be64(table + i * (size_t)8, l1[i] & QCOW2_OFFSET_MASK);
     int ret = refcount_alloc(img, clusters, host_off);
     if (ret == 0)
         ret = image_write_meta(img, REGION_NONE, *host_off, table, bytes);
