@@ -12,7 +12,7 @@ struct story {
     char id[STORY_ID_BYTES];
     enum invariant invariant;
     char workload[WORKLOAD_NAME_BYTES + 40];
-    char cut[160];
+    char cut[256];
     char order[200]; /* what must be durable before what; "" if that is not the point */
     char message[BREACH_TEXT_BYTES];
     char *persisted[STORY_SIDE_MAX], *lost[STORY_SIDE_MAX]; /* malloc'd lines */
