@@ -19,7 +19,9 @@ int page_resize(struct page *page, uint32_t cells, unsigned cell_bytes, size_t *
     }
     *memory += (size_t)cells * cell_bytes - (size_t)page->cells * page->cell_bytes;
     uint8_t *old = page->cell;
-    *page = next;
+    page->cell = next.cell;
+    page->cells = cells;
+    page->cell_bytes = cell_bytes;
     free(old);
     return 0;
 }

@@ -149,7 +149,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
             ret = plan_remark(&repair->plan,
                 "choice: of %zu orphaned L2 tables the one at 0x%llx is put back for guest 0x%llx",
                 orphans, (unsigned long long)host_off,
-                (unsigned long long)(places[i].l1_idx * repair->walk->geo.l2_span));
+                (unsigned long long)places[i].l1_idx * repair->walk->geo.l2_span);
         if (ret == 0)
             ret = put_back(repair, &places[i], host_off);
     }

@@ -102,28 +102,26 @@ static void tell_cut(const struct history *h, const struct violation *v, char *o
 int story_make(const struct history *h, const struct fault_model *model, const struct violation *v,
     const char *suffix, struct story *out)
 {
-    struct story story = {.invariant = v->breach.invariant};
+    *out = (struct story){.invariant = v->breach.invariant};
     char choices[STORY_ID_BYTES / 3];
     choices_print(v->units, v->choice, choices, sizeof(choices));
-    snprintf(story.id, sizeof(story.id), "%s@%s/%.15s/%u/%s%s%.47s", h->workload.name, h->image,
+    snprintf(out->id, sizeof(out->id), "%s@%s/%.15s/%u/%s%s%.47s", h->workload.name, h->image,
         model->name, v->epoch, choices, suffix[0] ? "+" : "", suffix);
-    snprintf(story.workload, sizeof(story.workload), "%s@%s", h->workload.name, h->image);
-    memcpy(story.message, v->breach.text, sizeof(story.message));
-    tell_cut(h, v, story.cut, sizeof(story.cut));
+    snprintf(out->workload, sizeof(out->workload), "%s@%s", h->workload.name, h->image);
+    memcpy(out->message, v->breach.text, sizeof(out->message));
+    tell_cut(h, v, out->cut, sizeof(out->cut));
     int ret = 0;
     for (size_t f = 0; ret == 0 && f < epoch_factors(v->units); f++) {
         if (v->choice[f] != 0)
-            ret = add_factor(h, v, f, false, &story);
+            ret = add_factor(h, v, f, false, out);
         if (ret == 0 && v->choice[f] + 1 < epoch_choices(v->units, f))
-            ret = add_factor(h, v, f, true, &story);
+            ret = add_factor(h, v, f, true, out);
     }
-    if (story.persisted_count > 0 && story.lost_count > 0)
-        snprintf(story.order, sizeof(story.order), "must be durable before it: %.80s || %.80s",
-            story.lost[0], story.persisted[0]);
+    if (out->persisted_count > 0 && out->lost_count > 0)
+        snprintf(out->order, sizeof(out->order), "must be durable before it: %.80s || %.80s",
+            out->lost[0], out->persisted[0]);
     if (ret < 0)
-        story_release(&story);
-    else
-        *out = story;
+        story_release(out);
     return ret;
 }
 
