@@ -12,6 +12,7 @@
 
 enum {
     KEEP_BLOCK_BYTES = 4 << 20, /* loaded blocks that may stay between two calls */
+    MANY_BLOCKS = 64,           /* from here on an index of the layout pays */
     FREED_RUNS_MAX = 1 << 16,   /* more are freed all the same, but not discarded */
 };
 
@@ -100,6 +101,31 @@ int refcount_get(struct image *img, uint64_t cluster, uint64_t *count)
         return ret;
     uint64_t idx = cluster & (geo->refblock_entries - 1);
     *count = block ? qcow2_refcount_get(block->bytes, geo->refcount_order, idx) : 0;
+    return 0;
+}
+
+int refcount_ones(struct image *img, uint64_t first, uint64_t count, uint64_t *same, bool *one)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint64_t idx = first & (geo->refblock_entries - 1), room = geo->refblock_entries - idx, i = 1;
+    struct refblock *block;
+    int ret = load_block(img, first >> geo->refblock_bits, &block);
+    if (ret < 0)
+        return ret;
+    count = count < room ? count : room;
+    *same = count;
+    *one = block && qcow2_refcount_get(block->bytes, geo->refcount_order, idx) == 1;
+    if (!block)
+        return 0;
+    if (geo->refcount_order == 4) {
+        for (; i < count && (load_be16(block->bytes + (idx + i) * 2) == 1) == *one; i++)
+            ;
+    } else {
+        while (i < count &&
+               (qcow2_refcount_get(block->bytes, geo->refcount_order, idx + i) == 1) == *one)
+            i++;
+    }
+    *same = i;
     return 0;
 }
 
@@ -277,10 +303,10 @@ int refcount_alloc(struct image *img, uint64_t count, uint64_t *host_off)
     return 0;
 }
 
-int refcount_write(struct image *img)
+static int write_staged(struct image *img)
 {
     struct refcounts *refs = &img->refs;
-    int ret = refs->freed.count > 0 ? layout_check_counted(img) : 0;
+    int ret = 0;
     for (uint64_t i = 0; ret == 0 && i < refs->table_len; i++) {
         struct refblock *block = &refs->blocks[i];
         if (!block->staged)
@@ -290,6 +316,20 @@ int refcount_write(struct image *img)
             block->bytes, img->geo.cluster_size);
         block->staged = ret < 0; /* half written: still to be forgotten */
     }
+    return ret;
+}
+
+int refcount_write(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    bool many = refs->loaded >= MANY_BLOCKS;
+    int ret = refs->freed.count > 0 ? layout_check_counted(img) : 0;
+    if (many)
+        layout_index_build(img);
+    if (ret == 0)
+        ret = write_staged(img);
+    if (many)
+        layout_index_drop(img);
     if (ret < 0)
         return ret;
     for (size_t i = 0; i < refs->freed.count; i++) {
