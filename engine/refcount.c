@@ -60,7 +60,19 @@ static void unload(struct refcounts *refs, uint64_t idx)
     block->staged = false;
 }
 
-/* The block `idx`, loaded; NULL where the table has none. */
+/* Blocks that say nothing but what the device says can be read again. */
+static void unload_unchanged(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    if (refs->loaded << img->geo.cluster_bits < img->refblock_bytes)
+        return;
+    for (uint64_t i = 0; i < refs->table_len; i++) {
+        if (!refs->blocks[i].staged)
+            unload(refs, i);
+    }
+}
+
+/* The block `idx`, loaded; until the next one is; NULL where the table has none. */
 static int load_block(struct image *img, uint64_t idx, struct refblock **out)
 {
     struct refcounts *refs = &img->refs;
@@ -78,6 +90,7 @@ static int load_block(struct image *img, uint64_t idx, struct refblock **out)
     int ret = layout_check_range(img, "a refcount block", host_off, img->geo.cluster_size);
     if (ret < 0)
         return ret;
+    unload_unchanged(img);
     uint8_t *bytes = malloc(img->geo.cluster_size);
     if (!bytes)
         return image_no_memory(img);
@@ -193,17 +206,14 @@ static int add_in_block(struct image *img, struct refblock *block, uint64_t clus
     return 0;
 }
 
-/* Makes room for one more block.  What is staged may go to the device; blocks that a failed write
+/* Makes room for one more block: what is staged goes to the device.  Blocks that a failed write
  * left half-written stay. */
 static int make_room(struct image *img)
 {
     struct refcounts *refs = &img->refs;
     if (refs->loaded << img->geo.cluster_bits < img->refblock_bytes)
         return 0;
-    int ret = refcount_write(img);
-    for (uint64_t i = 0; ret == 0 && i < refs->table_len; i++)
-        unload(refs, i);
-    return ret;
+    return refcount_write(img); /* they are unchanged then, and go when the next one is read */
 }
 
 static int add_piece(

@@ -126,7 +126,7 @@ static void make_images(struct bench *b, const char *dir)
         "qemu-img create -q -f qcow2 -o preallocation=metadata %%s %s; : %%s", b->size);
     on_both(b, format);
     FILE *script = fopen(b->script, "w");
-    uint64_t size;
+    uint64_t size = 0;
     if (!script || size_parse(b->size, &size) < 0)
         fail("cannot write the script");
     for (uint64_t at = 0; at + (64 << 10) <= size; at += 512 << 20)
