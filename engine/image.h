@@ -158,6 +158,9 @@ struct image {
     struct snapshot_table snaps;
     struct bitmaps bitmaps;
 
+    uint64_t *layout_index; /* see layout_index_build(); NULL: none */
+    size_t layout_count;
+
     /* References that were dropped on the device; the first `dropped_durable` of them durably. */
     struct cluster_runs dropped;
     size_t dropped_durable;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * See layout.h.  Nothing is remembered: the answer always comes from the tables themselves, so it
- * cannot be out of date; a walk costs one comparison per refcount block and per L2 table. */
+ * See layout.h.  Nothing is remembered from call to call: the answer comes from the tables
+ * themselves, so it cannot be out of date; a walk costs one comparison per refcount block and per
+ * L2 table. */
 #include "layout.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "refcount.h"
 
@@ -59,7 +61,8 @@ static int walk_l2(const struct image *img, layout_visit *visit, void *arg)
     return 0;
 }
 
-int layout_walk(const struct image *img, enum region last, layout_visit *visit, void *arg)
+/* All that an index leaves out. */
+static int walk_fixed(const struct image *img, layout_visit *visit, void *arg)
 {
     const struct qcow2_header *h = &img->header;
     uint64_t reftable_bytes = (uint64_t)h->reftable_clusters << h->cluster_bits;
@@ -72,6 +75,12 @@ int layout_walk(const struct image *img, enum region last, layout_visit *visit, 
         ret = walk_snapshots(img, visit, arg);
     if (ret == 0)
         ret = walk_bitmaps(img, visit, arg);
+    return ret;
+}
+
+int layout_walk(const struct image *img, enum region last, layout_visit *visit, void *arg)
+{
+    int ret = walk_fixed(img, visit, arg);
     if (ret == 0)
         ret = walk_tables(img, visit, arg);
     if (ret == 0 && last == REGION_L2)
@@ -92,11 +101,79 @@ static int find_overlap(void *arg, enum region region, uint64_t host_off, uint64
     return (int)region;
 }
 
+/* ---- the index: offsets in order, their last bits the region ------------------------------- */
+
+static int count_one(void *arg, enum region region, uint64_t host_off, uint64_t length)
+{
+    (void)region, (void)host_off, (void)length;
+    ++*(size_t *)arg;
+    return 0;
+}
+
+static int note_one(void *arg, enum region region, uint64_t host_off, uint64_t length)
+{
+    struct image *img = arg;
+    (void)length;
+    img->layout_index[img->layout_count++] = (host_off & QCOW2_OFFSET_MASK) | region;
+    return 0;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+void layout_index_build(struct image *img)
+{
+    size_t count = 0;
+    (void)walk_tables(img, count_one, &count);
+    (void)walk_l2(img, count_one, &count);
+    img->layout_count = 0;
+    img->layout_index = malloc(count * sizeof(*img->layout_index) + 1);
+    if (!img->layout_index)
+        return;
+    (void)walk_tables(img, note_one, img);
+    (void)walk_l2(img, note_one, img);
+    qsort(img->layout_index, count, sizeof(*img->layout_index), ascending);
+}
+
+void layout_index_drop(struct image *img)
+{
+    free(img->layout_index);
+    img->layout_index = NULL;
+}
+
+static enum region index_overlap(const struct image *img, const struct overlap *o)
+{
+    uint64_t size = img->geo.cluster_size, from = o->host_off < size ? 0 : o->host_off - size;
+    size_t low = 0, high = img->layout_count;
+    while (low < high) { /* the first that begins behind `from` or there */
+        size_t middle = low + (high - low) / 2;
+        if ((img->layout_index[middle] & QCOW2_OFFSET_MASK) < from)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < img->layout_count; low++) {
+        uint64_t host_off = img->layout_index[low] & QCOW2_OFFSET_MASK;
+        enum region region = (enum region)(img->layout_index[low] & 0xff);
+        if (host_off > o->host_off && host_off - o->host_off >= o->length)
+            break;
+        if (region != o->own && ranges_overlap(host_off, size, o->host_off, o->length))
+            return region;
+    }
+    return REGION_NONE;
+}
+
 enum region layout_overlap(
     const struct image *img, enum region own, uint64_t host_off, uint64_t length)
 {
     struct overlap o = {own, host_off, length};
-    return (enum region)layout_walk(img, REGION_L2, find_overlap, &o);
+    if (!img->layout_index)
+        return (enum region)layout_walk(img, REGION_L2, find_overlap, &o);
+    enum region hit = (enum region)walk_fixed(img, find_overlap, &o);
+    return hit != REGION_NONE ? hit : index_overlap(img, &o);
 }
 
 enum region layout_overlap_fixed(const struct image *img, uint64_t host_off, uint64_t length)

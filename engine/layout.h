@@ -32,6 +32,12 @@ enum region layout_overlap(
 /* The same without looking at L2 tables. */
 enum region layout_overlap_fixed(const struct image *img, uint64_t host_off, uint64_t length);
 
+/* For many writes in a row that move no L2 table and no refcount block: layout_overlap() looks
+ * these up instead of comparing with each, until the index is dropped.  Out of memory: it goes on
+ * slowly. */
+void layout_index_build(struct image *img);
+void layout_index_drop(struct image *img);
+
 const char *layout_name(enum region region);
 
 /* -EUCLEAN if a structure of the image stands on a cluster that is staged as free. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -208,10 +209,31 @@ static int do_diff(struct call *call)
 
 /* ---- the active disk ----------------------------------------------------------------------- */
 
+/* Long ranges go in pieces: what cannot be done is seen before the first. */
 static int parse_range(struct call *call, uint64_t *guest_off, uint64_t *length)
 {
-    int ret = parse_size(call->args[0], guest_off);
-    return ret < 0 ? ret : parse_size(call->args[1], length);
+    uint64_t end, size = image_size(call->img);
+    if (parse_size(call->args[0], guest_off) < 0 || parse_size(call->args[1], length) < 0)
+        return -1;
+    if (!range_end(*guest_off, *length, &end) || end > size)
+        return complain(call->path, "the range passes the end of the disk");
+    return 0;
+}
+
+static FILE *open_source(const char *path, uint64_t length)
+{
+    FILE *from = fopen(path, "rbe");
+    struct stat st;
+    if (!from) {
+        complain(path, strerror(errno));
+        return NULL;
+    }
+    if (fstat(fileno(from), &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < length) {
+        complain(path, "shorter than the range");
+        fclose(from);
+        return NULL;
+    }
+    return from;
 }
 
 static int do_read(struct call *call)
@@ -238,9 +260,9 @@ static int do_write(struct call *call)
     uint64_t at, length;
     if (parse_range(call, &at, &length) < 0)
         return -1;
-    FILE *from = call->from ? fopen(call->from, "rbe") : NULL;
+    FILE *from = call->from ? open_source(call->from, length) : NULL;
     if (call->from && !from)
-        return complain(call->from, strerror(errno));
+        return -1;
     uint8_t *buf = malloc(COPY_BYTES);
     int ret = buf ? 0 : complain(call->path, "out of memory");
     if (buf)

@@ -12,6 +12,7 @@
 
 enum {
     KEEP_BLOCK_BYTES = 4 << 20, /* loaded blocks that may stay between two calls */
+    MANY_BLOCKS = 64,           /* from here on an index of the layout pays */
     FREED_RUNS_MAX = 1 << 16,   /* more are freed all the same, but not discarded */
 };
 
@@ -59,7 +60,19 @@ static void unload(struct refcounts *refs, uint64_t idx)
     block->staged = false;
 }
 
-/* The block `idx`, loaded; NULL where the table has none. */
+/* Blocks that say nothing but what the device says can be read again. */
+static void unload_unchanged(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    if (refs->loaded << img->geo.cluster_bits < img->refblock_bytes)
+        return;
+    for (uint64_t i = 0; i < refs->table_len; i++) {
+        if (!refs->blocks[i].staged)
+            unload(refs, i);
+    }
+}
+
+/* The block `idx`, loaded; until the next one is; NULL where the table has none. */
 static int load_block(struct image *img, uint64_t idx, struct refblock **out)
 {
     struct refcounts *refs = &img->refs;
@@ -77,6 +90,7 @@ static int load_block(struct image *img, uint64_t idx, struct refblock **out)
     int ret = layout_check_range(img, "a refcount block", host_off, img->geo.cluster_size);
     if (ret < 0)
         return ret;
+    unload_unchanged(img);
     uint8_t *bytes = malloc(img->geo.cluster_size);
     if (!bytes)
         return image_no_memory(img);
@@ -100,6 +114,31 @@ int refcount_get(struct image *img, uint64_t cluster, uint64_t *count)
         return ret;
     uint64_t idx = cluster & (geo->refblock_entries - 1);
     *count = block ? qcow2_refcount_get(block->bytes, geo->refcount_order, idx) : 0;
+    return 0;
+}
+
+int refcount_ones(struct image *img, uint64_t first, uint64_t count, uint64_t *same, bool *one)
+{
+    const struct qcow2_geometry *geo = &img->geo;
+    uint64_t idx = first & (geo->refblock_entries - 1), room = geo->refblock_entries - idx, i = 1;
+    struct refblock *block;
+    int ret = load_block(img, first >> geo->refblock_bits, &block);
+    if (ret < 0)
+        return ret;
+    count = count < room ? count : room;
+    *same = count;
+    *one = block && qcow2_refcount_get(block->bytes, geo->refcount_order, idx) == 1;
+    if (!block)
+        return 0;
+    if (geo->refcount_order == 4) {
+        for (; i < count && (load_be16(block->bytes + (idx + i) * 2) == 1) == *one; i++)
+            ;
+    } else {
+        while (i < count &&
+               (qcow2_refcount_get(block->bytes, geo->refcount_order, idx + i) == 1) == *one)
+            i++;
+    }
+    *same = i;
     return 0;
 }
 
@@ -167,17 +206,14 @@ static int add_in_block(struct image *img, struct refblock *block, uint64_t clus
     return 0;
 }
 
-/* Makes room for one more block.  What is staged may go to the device; blocks that a failed write
+/* Makes room for one more block: what is staged goes to the device.  Blocks that a failed write
  * left half-written stay. */
 static int make_room(struct image *img)
 {
     struct refcounts *refs = &img->refs;
     if (refs->loaded << img->geo.cluster_bits < img->refblock_bytes)
         return 0;
-    int ret = refcount_write(img);
-    for (uint64_t i = 0; ret == 0 && i < refs->table_len; i++)
-        unload(refs, i);
-    return ret;
+    return refcount_write(img); /* they are unchanged then, and go when the next one is read */
 }
 
 static int add_piece(
@@ -277,10 +313,10 @@ int refcount_alloc(struct image *img, uint64_t count, uint64_t *host_off)
     return 0;
 }
 
-int refcount_write(struct image *img)
+static int write_staged(struct image *img)
 {
     struct refcounts *refs = &img->refs;
-    int ret = refs->freed.count > 0 ? layout_check_counted(img) : 0;
+    int ret = 0;
     for (uint64_t i = 0; ret == 0 && i < refs->table_len; i++) {
         struct refblock *block = &refs->blocks[i];
         if (!block->staged)
@@ -290,6 +326,20 @@ int refcount_write(struct image *img)
             block->bytes, img->geo.cluster_size);
         block->staged = ret < 0; /* half written: still to be forgotten */
     }
+    return ret;
+}
+
+int refcount_write(struct image *img)
+{
+    struct refcounts *refs = &img->refs;
+    bool many = refs->loaded >= MANY_BLOCKS;
+    int ret = refs->freed.count > 0 ? layout_check_counted(img) : 0;
+    if (many)
+        layout_index_build(img);
+    if (ret == 0)
+        ret = write_staged(img);
+    if (many)
+        layout_index_drop(img);
     if (ret < 0)
         return ret;
     for (size_t i = 0; i < refs->freed.count; i++) {

@@ -19,6 +19,10 @@ void refcount_release(struct image *img);
 
 int refcount_get(struct image *img, uint64_t cluster, uint64_t *count);
 
+/* How many of `count` clusters from `first` on, but one at least, have a count that says the same
+ * to "is it 1?" as that of `first`; *one is the answer. */
+int refcount_ones(struct image *img, uint64_t first, uint64_t count, uint64_t *same, bool *one);
+
 /* Stages +1 or -1 for each of `count` clusters.  -EOVERFLOW when the width cannot hold it.
  * -EUCLEAN when a count is 0: the clusters are in use, so the image is damaged.  After an error
  * some are staged: the caller gives up and image_end() forgets. */

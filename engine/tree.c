@@ -81,7 +81,8 @@ static int add_entry(struct walk *walk, uint32_t idx, uint64_t raw)
     const struct qcow2_geometry *geo = &img->geo;
     uint64_t host_off = raw & ~QCOW2_ENTRY_COPIED;
     bool skip = entry_shared(walk, (size_t)idx * geo->l2_entry_size, raw);
-    if (!geo->extended_l2 && cluster_aligned(geo, host_off) && host_off < img->file_size)
+    if (!geo->extended_l2 && host_off && cluster_aligned(geo, host_off) &&
+        host_off < img->file_size)
         return skip ? 0 : run_extend(walk, cluster_of(geo, host_off), 1);
     struct qcow2_l2_entry entry;
     int ret = map_entry(img, walk->l2, idx, &entry);
@@ -89,6 +90,28 @@ static int add_entry(struct walk *walk, uint32_t idx, uint64_t raw)
         return ret;
     struct cluster_run clusters = map_entry_clusters(geo, &entry);
     return clusters.count ? run_extend(walk, clusters.first, clusters.count) : 0;
+}
+
+/* How many entries from `idx` on are plain clusters in the file, each the neighbour of the one
+ * before; 0 where entries have to be looked at one by one. */
+static uint32_t plain_run(const struct walk *walk, uint32_t idx, uint64_t raw, bool *copied)
+{
+    const struct qcow2_geometry *geo = &walk->img->geo;
+    uint64_t host_off = raw & ~QCOW2_ENTRY_COPIED, end = walk->img->file_size, any = 0;
+    uint32_t i = idx;
+    if (geo->extended_l2 || walk->has_other || host_off == 0 || !cluster_aligned(geo, host_off))
+        return 0;
+    while (host_off < end) {
+        any |= raw;
+        if (++i == geo->l2_entries)
+            break;
+        raw = load_be64(walk->l2 + (size_t)i * 8);
+        host_off += geo->cluster_size;
+        if ((raw & ~QCOW2_ENTRY_COPIED) != host_off)
+            break;
+    }
+    *copied |= any >> 63;
+    return i - idx;
 }
 
 static int add_table(struct walk *walk, bool *copied)
@@ -99,9 +122,12 @@ static int add_table(struct walk *walk, bool *copied)
         if (raw == 0 && !geo->extended_l2)
             continue;
         *copied |= raw >> 63;
-        int ret = add_entry(walk, i, raw);
+        uint32_t same = plain_run(walk, i, raw, copied);
+        int ret = same > 0 ? run_extend(walk, cluster_of(geo, raw & QCOW2_OFFSET_MASK), same)
+                           : add_entry(walk, i, raw);
         if (ret < 0)
             return ret;
+        i += same > 0 ? same - 1 : 0;
     }
     return 0;
 }
@@ -153,6 +179,7 @@ int tree_clear_copied(struct image *img, const struct tree *tree)
     const struct qcow2_geometry *geo = &img->geo;
     uint8_t *l2 = malloc(geo->cluster_size);
     int ret = l2 ? 0 : image_no_memory(img);
+    layout_index_build(img);
     for (uint32_t i = 0; ret == 0 && i < tree->l1_size; i++) {
         if (!(tree->copied[i / 8] >> (i % 8) & 1))
             continue;
@@ -164,30 +191,57 @@ int tree_clear_copied(struct image *img, const struct tree *tree)
         ret = image_write_meta(
             img, REGION_L2, tree->l1[i] & QCOW2_OFFSET_MASK, l2, geo->cluster_size);
     }
+    layout_index_drop(img);
     free(l2);
     return ret;
 }
 
 /* ---- setting COPIED ------------------------------------------------------------------------ */
 
+/* The cluster an entry may get COPIED for; 0 for none. */
+static uint64_t plain_cluster(const struct qcow2_geometry *geo, const uint8_t *entry)
+{
+    uint64_t raw = load_be64(entry);
+    return raw & (QCOW2_ENTRY_COPIED | QCOW2_ENTRY_COMPRESSED)
+               ? 0
+               : cluster_of(geo, raw & QCOW2_OFFSET_MASK);
+}
+
+/* Entries [from, to) point to the neighbours from `cluster` on. */
+static int set_in_run(
+    struct image *img, uint8_t *l2, uint32_t from, uint32_t to, uint64_t cluster, bool *changed)
+{
+    size_t size = img->geo.l2_entry_size;
+    while (from < to) {
+        uint64_t same;
+        bool one;
+        int ret = refcount_ones(img, cluster, to - from, &same, &one);
+        if (ret < 0)
+            return ret;
+        cluster += same;
+        for (uint32_t end = from + (uint32_t)same; from < end; from++)
+            l2[from * size] |= one ? 0x80 : 0;
+        *changed |= one;
+    }
+    return 0;
+}
+
 static int set_in_table(struct image *img, uint8_t *l2, bool *changed)
 {
     const struct qcow2_geometry *geo = &img->geo;
+    size_t size = geo->l2_entry_size;
+    int ret = 0;
     *changed = false;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        uint8_t *bytes = l2 + (size_t)i * geo->l2_entry_size;
-        uint64_t raw = load_be64(bytes), host_off = raw & QCOW2_OFFSET_MASK, count;
-        if (host_off == 0 || raw & (QCOW2_ENTRY_COPIED | QCOW2_ENTRY_COMPRESSED))
+    for (uint32_t i = 0, next; ret == 0 && i < geo->l2_entries; i = next) {
+        uint64_t first = plain_cluster(geo, l2 + i * size);
+        next = i + 1;
+        if (first == 0)
             continue;
-        int ret = refcount_get(img, cluster_of(geo, host_off), &count);
-        if (ret < 0)
-            return ret;
-        if (count == 1) {
-            bytes[0] |= 0x80;
-            *changed = true;
-        }
+        while (next < geo->l2_entries && plain_cluster(geo, l2 + next * size) == first + next - i)
+            next++;
+        ret = set_in_run(img, l2, i, next, first, changed);
     }
-    return 0;
+    return ret;
 }
 
 /* One L1 index: the table's entries, then, if the table is ours alone, the L1 entry. */
@@ -228,10 +282,12 @@ int tree_set_copied(struct image *img, const struct tree *gone)
     bool l1_changed = false;
     uint8_t *l2 = malloc(img->geo.cluster_size);
     int ret = l2 ? 0 : image_no_memory(img);
+    layout_index_build(img);
     for (uint32_t i = 0; ret == 0 && i < img->header.l1_size && i < gone->l1_size; i++) {
         if (img->l1[i] & QCOW2_OFFSET_MASK && gone->l1[i] & QCOW2_OFFSET_MASK)
             ret = set_below(img, i, l2, &l1_changed);
     }
+    layout_index_drop(img);
     free(l2);
     if (ret == 0 && l1_changed)
         ret = write_active_l1(img);
