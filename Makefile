@@ -176,6 +176,8 @@ oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=20
 repair-trial: $(PROGRAMS) $(BUILD)/tests/trial   ## repair against qemu-img check -r all: N=2000 SEED=1
 	$(BUILD)/tests/trial $(N) $(SEED)
 
+bench: bench-snap bench-crash    ## speed, each against its peer in the same run
+
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
 
