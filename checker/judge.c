@@ -48,17 +48,8 @@ static void note_owners(struct walk *walk, const struct subject *subject)
 {
     const struct qcow2_l2_entry *e = &subject->l2.entry;
     uint64_t last = cluster_of(&walk->geo, e->host_off + e->length - 1);
-    for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++) {
-        struct owner *owner = walk_owner(walk, c);
-        if (!owner || owner->found)
-            continue;
-        owner->found = true;
-        owner->tree = subject->tree;
-        owner->table_off = subject->table_off;
-        owner->index = subject->index;
-        owner->guest_off = subject->guest_off;
-        owner->guest_len = subject->guest_len;
-    }
+    for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++)
+        walk_note_owner(walk, c, subject);
 }
 
 static void judge_entry(struct walk *walk, const struct table *table, uint32_t idx,

@@ -119,8 +119,8 @@ static int round_check(struct repair *repair)
     report_init(&repair->report, 0);
     repair->check.found = collect;
     repair->check.found_arg = repair;
-    int ret = walk_open(
-        repair->io, repair->filename, &repair->check, &repair->report, WALK_ALL, &repair->walk);
+    int ret =
+        walk_open(repair->io, repair->filename, &repair->check, &repair->report, &repair->walk);
     if (repair->findings.count > 0)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);

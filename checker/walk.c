@@ -298,6 +298,19 @@ struct owner *walk_owner(struct walk *walk, uint64_t cluster)
     }
 }
 
+void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *subject)
+{
+    struct owner *owner = walk_owner(walk, cluster);
+    if (!owner || owner->found)
+        return;
+    owner->found = true;
+    owner->tree = subject->tree;
+    owner->table_off = subject->table_off;
+    owner->index = subject->index;
+    owner->guest_off = subject->guest_off;
+    owner->guest_len = subject->guest_len;
+}
+
 int walk_collect_owners(struct walk *walk)
 {
     size_t wanted = walk->report->max_findings, slots = 16;
@@ -329,16 +342,14 @@ int walk_collect_owners(struct walk *walk)
 
 typedef int stage(struct walk *walk);
 
-static int run_stages(struct walk *walk, enum walk_goal goal)
+static int run_stages(struct walk *walk)
 {
-    static stage *const census_stages[] = {
+    static stage *const stages[] = {
         walk_refcounts,      /* stored counts into the census */
         walk_snapshot_table, /* which disks there are */
         walk_fixed_areas,    /* claims: metadata that is neither L1 nor L2 */
         walk_l1_tables,      /* claims: L1 and L2 tables */
         walk_l2_tables,      /* claims: guest data; from here on the census is complete */
-    };
-    static stage *const judging_stages[] = {
         walk_find_orphans,   /* what may have been lost */
         walk_collect_owners, /* whose clusters have a wrong count */
         walk_judge_tables,   /* second look at unusual tables */
@@ -349,13 +360,9 @@ static int run_stages(struct walk *walk, enum walk_goal goal)
         walk_data_file,
         walk_backing_chain,
     };
-    const size_t census_count = sizeof(census_stages) / sizeof(census_stages[0]);
-    const size_t judging_count = sizeof(judging_stages) / sizeof(judging_stages[0]);
     int ret = walk_header(walk, &walk->judgeable);
-    for (size_t i = 0; ret == 0 && walk->judgeable && i < census_count; i++)
-        ret = census_stages[i](walk);
-    for (size_t i = 0; ret == 0 && walk->judgeable && goal == WALK_ALL && i < judging_count; i++)
-        ret = judging_stages[i](walk);
+    for (size_t i = 0; ret == 0 && walk->judgeable && i < sizeof(stages) / sizeof(stages[0]); i++)
+        ret = stages[i](walk);
     return ret;
 }
 
@@ -376,7 +383,7 @@ void walk_close(struct walk *walk)
 }
 
 int walk_open(struct io *io, const char *filename, const struct check_options *options,
-    struct report *report, enum walk_goal goal, struct walk **out)
+    struct report *report, struct walk **out)
 {
     struct walk *walk = calloc(1, sizeof(*walk));
     int ret = walk ? 0 : -ENOMEM;
@@ -388,7 +395,7 @@ int walk_open(struct io *io, const char *filename, const struct check_options *o
         walk->filename = filename;
         for (size_t i = 0; i < sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]); i++)
             walk->stored_cache[i].off = UINT64_MAX;
-        ret = run_stages(walk, goal);
+        ret = run_stages(walk);
     }
     if (ret == -EINTR)
         report_problem(report, "stopped before the check was complete");
@@ -401,7 +408,7 @@ void check_image(
     struct io *io, const char *filename, const struct check_options *options, struct report *report)
 {
     struct walk *walk;
-    walk_open(io, filename, options, report, WALK_ALL, &walk);
+    walk_open(io, filename, options, report, &walk);
     walk_close(walk);
     report_finish(report);
 }

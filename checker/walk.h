@@ -135,13 +135,10 @@ enum { WALK_BUF_BYTES = 2 << 20 };
 
 /* ---- walk.c ---- */
 
-/* How far to go: all of it, or until the census is complete (nothing is judged then). */
-enum walk_goal { WALK_CENSUS, WALK_ALL };
-
 /* Walks over the image; the caller may look at what was learnt, and closes the walk.  *out is NULL
  * when not even that could be had.  The report is complete but for report_finish(). */
 int walk_open(struct io *io, const char *filename, const struct check_options *options,
-    struct report *report, enum walk_goal goal, struct walk **out);
+    struct report *report, struct walk **out);
 void walk_close(struct walk *walk); /* NULL is allowed */
 
 /* Shows the subject to all checks of its kind; returns what the worst of the rows hit demands. */
@@ -217,6 +214,9 @@ struct table *table_find(const struct table_set *set, uint64_t host_off);
 uint32_t tree_legal_entries(const struct walk *walk, const struct tree *tree, uint64_t l1_idx);
 
 struct owner *walk_owner(struct walk *walk, uint64_t cluster);
+
+/* The subject refers to the cluster: the first to do so is named when its count is wrong. */
+void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *subject);
 
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
  * lies on the disk is another question.) */

@@ -352,19 +352,6 @@ static bool active_past_end(struct walk *walk, uint32_t l1_idx, const struct tab
     return !vm_state_is_there(walk, l1_idx);
 }
 
-static void note_table_owner(struct walk *walk, const struct subject *subject)
-{
-    struct owner *owner = walk_owner(walk, cluster_of(&walk->geo, subject->host_off));
-    if (!owner || owner->found)
-        return;
-    owner->found = true;
-    owner->tree = subject->tree;
-    owner->table_off = subject->table_off;
-    owner->index = subject->index;
-    owner->guest_off = subject->guest_off;
-    owner->guest_len = subject->guest_len;
-}
-
 static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
 {
     const struct qcow2_geometry *geo = &walk->geo;
@@ -397,7 +384,7 @@ static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint
     if (off != 0 && tree_idx == TREE_ACTIVE)
         subject.l1.past_end = active_past_end(walk, l1_idx, table);
     if (off != 0)
-        note_table_owner(walk, &subject);
+        walk_note_owner(walk, cluster_of(geo, off), &subject);
     walk_show(walk, &subject);
     return 0;
 }
