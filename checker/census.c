@@ -275,15 +275,22 @@ int census_claim(
         return -ENOMEM;
     uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
     uint64_t cell = cell_load(page, i);
-    bool claimed = cell_claimed(page, cell);
+    bool owned = cell_claimed(page, cell) && !mark_get(page, MARK_REFUSED, i);
     int64_t balance = cell_balance(page, cell) - (int64_t)refs;
-    *conflict = claimed && (how == CLAIM_ALONE || !mark_get(page, MARK_PACKED, i));
+    *conflict =
+        owned && how != CLAIM_REFUSED && (how == CLAIM_ALONE || !mark_get(page, MARK_PACKED, i));
     int ret = 0;
     if (*conflict)
         ret = note_conflict(census, page, i);
     else if (how == CLAIM_PACKED)
         ret = page_mark(page, MARK_PACKED, i, &census->memory);
-    return ret < 0 ? ret : page_set(page, i, balance, true, &census->memory);
+    else if (how == CLAIM_REFUSED && !owned)
+        ret = page_mark(page, MARK_REFUSED, i, &census->memory);
+    if (ret == 0)
+        ret = page_set(page, i, balance, true, &census->memory);
+    if (ret == 0 && how != CLAIM_REFUSED)
+        page_unmark(page, MARK_REFUSED, i);
+    return ret;
 }
 
 bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs)

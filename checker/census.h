@@ -10,6 +10,7 @@
  * Besides the number a cluster has these marks:
  *   claimed   somebody refers to it
  *   packed    those who refer to it are compressed clusters, which may share it
+ *   refused   those who refer to it are entries that no program follows
  *   conflict  it was claimed by owners that cannot share it
  *   odd       something about a reference to it was unusual, look closer
  *
@@ -30,6 +31,10 @@ struct census;
 enum claim {
     CLAIM_ALONE,  /* metadata or a data cluster: nobody else may use it at another place */
     CLAIM_PACKED, /* compressed data: others of its kind may share the cluster */
+    /* An entry that no program follows (unaligned, say). It counts, because QEMU counts it, and
+     * keeps the cluster from being taken for a free one; but whoever else uses it is not at odds
+     * with anybody. */
+    CLAIM_REFUSED,
 };
 
 struct census_cell {

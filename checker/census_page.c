@@ -48,6 +48,12 @@ int page_mark(struct page *page, enum mark mark, uint32_t i, size_t *memory)
     return 0;
 }
 
+void page_unmark(struct page *page, enum mark mark, uint32_t i)
+{
+    if (page->marks[mark])
+        page->marks[mark][i / 8] &= (uint8_t) ~(1u << (i % 8));
+}
+
 int page_set(struct page *page, uint32_t i, int64_t balance, bool claimed, size_t *memory)
 {
     unsigned width = page->cell_bytes;

@@ -22,7 +22,7 @@ enum {
     BYTE_MAX = 0x6f,     /* highest balance in it */
 };
 
-enum mark { MARK_PACKED, MARK_CONFLICT, MARK_ODD, MARK_COUNT };
+enum mark { MARK_PACKED, MARK_REFUSED, MARK_CONFLICT, MARK_ODD, MARK_COUNT };
 
 struct page {
     unsigned cell_bytes;        /* 1, 2 or 8 */
@@ -36,6 +36,7 @@ int page_resize(struct page *page, uint32_t cells, unsigned cell_bytes, size_t *
 void page_free(struct page *page); /* NULL is allowed */
 
 int page_mark(struct page *page, enum mark mark, uint32_t i, size_t *memory);
+void page_unmark(struct page *page, enum mark mark, uint32_t i);
 
 /* Sets a cell, widening the page if need be. */
 int page_set(struct page *page, uint32_t i, int64_t balance, bool claimed, size_t *memory);

@@ -199,6 +199,7 @@ struct subject {
             struct qcow2_l2_entry entry;
             uint64_t active_refs; /* how often the active disk has it: COPIED counts only there */
             bool past_end;
+            int past_end_tree;          /* the disk that ends before it */
             struct cluster_facts facts; /* of the host cluster; of the first one if compressed */
             bool compressed_conflict;   /* a cluster of the compressed range is claimed otherwise */
             enum area_kind compressed_area;
@@ -250,6 +251,7 @@ struct subject {
             uint64_t data_bytes; /* guest data that hangs on it */
         } orphan;
         struct {
+            uint64_t size;     /* exact */
             uint64_t used_end; /* end of the last cluster that is referenced or counted */
         } file;
         struct {

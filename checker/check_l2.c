@@ -176,6 +176,7 @@ CHECK_FN(l2_entry_past_end)
 {
     (void)view;
     finding->weight = 1; /* of the disks that have the table, others may be larger */
+    finding->tree = subject->l2.past_end_tree;
     return wrong(finding, subject->l2.past_end && (has_cluster(subject) || compressed(subject)),
         entry(subject)->raw);
 }

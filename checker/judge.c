@@ -60,7 +60,7 @@ static void judge_entry(struct walk *walk, const struct table *table, uint32_t i
     uint64_t entry_off = table->host_off + (uint64_t)idx * geo->l2_entry_size;
     struct subject subject = {
         .kind = OBJECT_L2_ENTRY,
-        .tree = idx >= table->legal ? table->legal_tree : table->tree,
+        .tree = table->tree,
         .has_host = true,
         .host_off = names_cluster && !geo->data_file ? e->host_off : entry_off,
         .length = names_cluster && !geo->data_file ? e->length : geo->l2_entry_size,
@@ -71,6 +71,7 @@ static void judge_entry(struct walk *walk, const struct table *table, uint32_t i
         .l2 = {.entry = *e,
             .active_refs = table->active_refs,
             .past_end = idx >= table->legal,
+            .past_end_tree = table->legal_tree,
             .compressed_conflict = touched->conflict,
             .compressed_area = touched->area},
     };

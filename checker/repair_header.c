@@ -249,6 +249,8 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_l1_too_small:
     case CHECK_header_l1_too_large:
         return mend_l1_size(repair, f->check);
+    case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
+        return repair->walk->trees[TREE_ACTIVE].usable ? mend_l1_size(repair, f->check) : 0;
     case CHECK_header_crypt_method:
     case CHECK_header_crypto_missing:
     case CHECK_ext_crypto_unexpected:

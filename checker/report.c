@@ -201,6 +201,40 @@ static void append_snapshot(struct text *text, const struct report *report, int 
     append(text, " of snapshot \"%s\"", id);
 }
 
+/* What it is and should be: an errno, a count, a size in bytes, or a field as it stands there. */
+static void append_values(struct text *text, enum object_kind kind, const struct finding *finding)
+{
+    unsigned long long got = finding->got, want = finding->want;
+    const char *form = "0x%llx";
+    switch (kind) {
+    case OBJECT_REGION:
+        append(text, ": %s", strerror((int)finding->got));
+        return;
+    case OBJECT_ORPHAN:
+        if (got > 0)
+            append(text, ": %llu bytes of guest data hang on it", got);
+        return;
+    case OBJECT_CLUSTER:
+        form = "%llu";
+        break;
+    case OBJECT_FILE:
+    case OBJECT_DATA_FILE:
+    case OBJECT_BACKING:
+        form = "%llu bytes";
+        break;
+    default:
+        break;
+    }
+    if (finding->has_got) {
+        append(text, ": is ");
+        append(text, form, got);
+    }
+    if (finding->has_want) {
+        append(text, ", should be ");
+        append(text, form, want);
+    }
+}
+
 void report_message(
     const struct report *report, const struct finding *finding, char *out, size_t out_len)
 {
@@ -227,14 +261,5 @@ void report_message(
             (const uint8_t *)finding->detail, strlen(finding->detail), detail, sizeof(detail));
         append(&text, " (%s)", detail);
     }
-    if (row->kind == OBJECT_REGION)
-        append(&text, ": %s", strerror((int)finding->got));
-    else if (row->kind == OBJECT_CLUSTER)
-        append(&text, ": is %llu, should be %llu", (unsigned long long)finding->got,
-            (unsigned long long)finding->want);
-    else if (finding->has_want)
-        append(&text, ": is 0x%llx, should be 0x%llx", (unsigned long long)finding->got,
-            (unsigned long long)finding->want);
-    else if (finding->has_got)
-        append(&text, ": is 0x%llx", (unsigned long long)finding->got);
+    append_values(&text, row->kind, finding);
 }

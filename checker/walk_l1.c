@@ -102,7 +102,7 @@ static int unusual_l1_entry(struct walk *walk, uint64_t raw, uint64_t refs, bool
     if (!cluster_aligned(&walk->geo, off)) {
         bool conflict = false;
         walk->l1_broken++;
-        return walk_claim(walk, off, walk->geo.cluster_size, refs, CLAIM_ALONE, &conflict);
+        return walk_claim(walk, off, walk->geo.cluster_size, refs, CLAIM_REFUSED, &conflict);
     }
     *descend = true;
     return 0;

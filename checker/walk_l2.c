@@ -122,6 +122,22 @@ static void count_entry(struct walk *walk, const struct table *table,
 
 /* ---- claims ---- */
 
+/* Takes references off for compressed data.  A length that no program writes reaches into clusters
+ * of others: what lies behind the longest stream there can be counts, but is not the entry's. */
+static int claim_compressed(struct walk *walk, const struct qcow2_l2_entry *e, uint64_t refs)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t end = e->host_off + e->length, own_end = end;
+    if (e->length > geo->cluster_size + QCOW2_SECTOR_BYTES)
+        own_end = e->host_off + geo->cluster_size;
+    bool conflict = false;
+    int ret = walk_claim(walk, e->host_off, own_end - e->host_off, refs, CLAIM_PACKED, &conflict);
+    uint64_t next = clusters_for(geo, own_end) << geo->cluster_bits;
+    if (ret == 0 && next < end)
+        ret = walk_claim(walk, next, end - next, refs, CLAIM_REFUSED, &conflict);
+    return ret;
+}
+
 /* Takes `refs` references off for one entry.  *exact: the census agrees that these are all there
  * are, so the stored count is `refs`. */
 static int claim_entry(
@@ -133,13 +149,15 @@ static int claim_entry(
     if (geo->data_file || (packed && e->bitmap) ||
         check_outside(&walk->view, e->host_off, e->length))
         return 0;
-    if (!packed && cluster_aligned(geo, e->host_off) && !walk->options->no_fast_paths) {
+    if (packed)
+        return claim_compressed(walk, e, refs);
+    bool aligned = cluster_aligned(geo, e->host_off);
+    if (aligned && !walk->options->no_fast_paths)
         *exact = census_claim_exact(walk->census, cluster_of(geo, e->host_off), refs);
-        if (*exact)
-            return 0;
-    }
+    if (*exact)
+        return 0;
     return walk_claim(
-        walk, e->host_off, e->length, refs, packed ? CLAIM_PACKED : CLAIM_ALONE, &conflict);
+        walk, e->host_off, e->length, refs, aligned ? CLAIM_ALONE : CLAIM_REFUSED, &conflict);
 }
 
 /* Whether there is anything to claim, and remarks about the entry that need no census. */

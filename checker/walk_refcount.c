@@ -305,10 +305,10 @@ int walk_compare_refcounts(struct walk *walk)
         .tree = TREE_NONE,
         .has_host = true,
         .host_off = walk->report->image_end_off,
-        .length = walk->view.file_size > walk->report->image_end_off
-                      ? walk->view.file_size - walk->report->image_end_off
+        .length = walk->file_size > walk->report->image_end_off
+                      ? walk->file_size - walk->report->image_end_off
                       : 0,
-        .file.used_end = walk->report->image_end_off,
+        .file = {.size = walk->file_size, .used_end = walk->report->image_end_off},
     };
     walk_show(walk, &subject);
     return 0;

@@ -159,6 +159,29 @@ static bool snapshot_table_usable(const struct walk *walk)
            header->snapshots_off < walk->file_size;
 }
 
+/* How much of the active disk's L1 table can be read.  One that passes the end of the file was cut
+ * off with it, or its size is damaged: what the disk needs of it is often there all the same. */
+static struct tree active_tree(const struct walk *walk)
+{
+    const struct qcow2_header *header = &walk->header;
+    struct tree tree = {
+        .l1_off = header->l1_off,
+        .l1_size = header->l1_size,
+        .disk_size_known = true,
+        .disk_size = header->size_bytes,
+    };
+    tree.usable = header->l1_size > 0 && header->l1_size <= QCOW2_MAX_L1_BYTES / 8 &&
+                  header->l1_off != 0 && cluster_aligned(&walk->geo, header->l1_off);
+    if (tree.usable && check_outside(&walk->view, header->l1_off, header->l1_size * UINT64_C(8))) {
+        uint64_t end = walk->file_size, needed = l1_entries_for(&walk->geo, header->size_bytes);
+        uint64_t there = header->l1_off < end ? (end - header->l1_off) / 8 : 0;
+        tree.l1_size = (uint32_t)(there < tree.l1_size ? there : tree.l1_size);
+        tree.l1_size = (uint32_t)(needed < tree.l1_size ? needed : tree.l1_size);
+        tree.usable = tree.l1_size > 0;
+    }
+    return tree;
+}
+
 int walk_snapshot_table(struct walk *walk)
 {
     struct snapshot_reader reader = {.complete = true};
@@ -178,15 +201,7 @@ int walk_snapshot_table(struct walk *walk)
         ret = -ENOMEM;
     if (ret == 0) {
         walk->tree_count = count + 1;
-        walk->trees[TREE_ACTIVE] = (struct tree){
-            .l1_off = walk->header.l1_off,
-            .l1_size = walk->header.l1_size,
-            .usable = walk->header.l1_size > 0 && walk->header.l1_size <= QCOW2_MAX_L1_BYTES / 8 &&
-                      cluster_aligned(&walk->geo, walk->header.l1_off) &&
-                      !check_outside(&walk->view, walk->header.l1_off, walk->header.l1_size * 8ull),
-            .disk_size_known = true,
-            .disk_size = walk->header.size_bytes,
-        };
+        walk->trees[TREE_ACTIVE] = active_tree(walk);
         if (usable) {
             show_table(walk, &reader, count);
             ret = show_snapshots(walk, &reader, offs, count);

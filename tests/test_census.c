@@ -240,6 +240,30 @@ START_TEST(only_packed_owners_share)
 }
 END_TEST
 
+START_TEST(entries_that_are_refused_are_at_odds_with_nobody)
+{
+    struct census *census = open_census(64);
+    ck_assert(!claim(census, 1, 1, CLAIM_ALONE));
+    ck_assert(!claim(census, 1, 1, CLAIM_REFUSED));
+    ck_assert(!census_get(census, 1).conflict);
+    ck_assert(claim(census, 1, 1, CLAIM_ALONE)); /* the first one owns it all the same */
+
+    load_one(census, 2, 1);
+    ck_assert(!claim(census, 2, 1, CLAIM_REFUSED));
+    ck_assert(!claim(census, 2, 1, CLAIM_REFUSED));
+    ck_assert(census_get(census, 2).claimed); /* not free, whatever the balance */
+    ck_assert_int_eq(balance(census, 2), -1);
+    ck_assert(!claim(census, 2, 1, CLAIM_ALONE));
+    ck_assert(claim(census, 2, 1, CLAIM_PACKED));
+
+    ck_assert(!claim(census, 3, 1, CLAIM_REFUSED));
+    ck_assert(!claim(census, 3, 1, CLAIM_PACKED));
+    ck_assert(!claim(census, 3, 1, CLAIM_PACKED));
+    ck_assert(!census_get(census, 4).claimed);
+    census_close(census);
+}
+END_TEST
+
 START_TEST(marks_are_of_one_cluster)
 {
     struct census *census = open_census(64);
@@ -387,6 +411,7 @@ Suite *test_census(void)
     tcase_add_test(tc, free_blocks_cost_nothing);
     tcase_add_test(tc, memory_follows_what_is_referenced);
     tcase_add_test(tc, only_packed_owners_share);
+    tcase_add_test(tc, entries_that_are_refused_are_at_odds_with_nobody);
     tcase_add_test(tc, marks_are_of_one_cluster);
     tcase_add_test(tc, unknown_ranges);
     tcase_add_test(tc, runs_are_what_single_claims_are);
