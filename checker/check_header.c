@@ -441,16 +441,34 @@ CHECK_FN(ext_bitmaps_stale)
            !(view->header->autoclear & QCOW2_AUTOCLEAR_BITMAPS);
 }
 
-CHECK_FN(ext_crypto_range)
+/* Where the LUKS header should be, if the extension is of the length that tells it. */
+static bool luks_range(const struct subject *subject, uint64_t *off, uint64_t *length)
 {
     const struct qcow2_ext *ext = &subject->ext.ext;
     if (ext->type != QCOW2_EXT_CRYPTO || ext->length != QCOW2_CRYPTO_EXT_BYTES || !ext->data)
         return false;
-    uint64_t off = load_be64(ext->data), length = load_be64(ext->data + 8);
-    return wrong(finding,
-        off == 0 || length == 0 || !cluster_aligned(view->geo, off) ||
-            check_outside(view, off, length),
-        off);
+    *off = load_be64(ext->data);
+    *length = load_be64(ext->data + 8);
+    return true;
+}
+
+static bool luks_misplaced(const struct check_view *view, uint64_t off, uint64_t length)
+{
+    return off == 0 || length == 0 || !cluster_aligned(view->geo, off);
+}
+
+CHECK_FN(ext_crypto_range)
+{
+    uint64_t off, length;
+    return luks_range(subject, &off, &length) &&
+           wrong(finding, luks_misplaced(view, off, length), off);
+}
+
+CHECK_FN(ext_crypto_outside)
+{
+    uint64_t off, length;
+    return luks_range(subject, &off, &length) && !luks_misplaced(view, off, length) &&
+           wrong(finding, check_outside(view, off, length), off);
 }
 
 CHECK_FN(ext_crypto_unexpected)

@@ -20,6 +20,7 @@ void report_release(struct report *report)
     free(report->sorted.items);
     free(report->snapshots);
     free(report->snapshot_bytes);
+    free(report->sharers);
 }
 
 static bool list_push(struct finding_list *list, const struct finding *finding)
@@ -74,6 +75,21 @@ void report_add(struct report *report, const struct finding *finding)
             break;
         }
     }
+}
+
+static int compare_table_offs(const void *key, const void *element)
+{
+    const uint64_t *table_off = key;
+    const struct report_sharers *sharers = element;
+    return (*table_off > sharers->table_off) - (*table_off < sharers->table_off);
+}
+
+const struct report_sharers *report_sharers_of(const struct report *report, uint64_t table_off)
+{
+    if (report->sharers_count == 0)
+        return NULL;
+    return bsearch(&table_off, report->sharers, report->sharers_count, sizeof(*report->sharers),
+        compare_table_offs);
 }
 
 void report_problem(struct report *report, const char *format, ...)
@@ -191,14 +207,32 @@ static void append(struct text *text, const char *format, ...)
     text->used += n > 0 ? (size_t)n : 0;
 }
 
-static void append_snapshot(struct text *text, const struct report *report, int tree)
+static void append_snapshot(
+    struct text *text, const struct report *report, int tree, const char *before)
 {
     if (tree <= TREE_ACTIVE || (size_t)tree > report->snapshot_count)
         return;
     char id[64];
     const struct report_snapshot *snapshot = &report->snapshots[tree - 1];
     report_escape(snapshot->id, snapshot->id_len, id, sizeof(id));
-    append(text, " of snapshot \"%s\"", id);
+    append(text, "%s \"%s\"", before, id);
+}
+
+/* Those who have the table besides the disk of the finding. */
+static void append_sharers(
+    struct text *text, const struct report *report, const struct finding *finding)
+{
+    const struct report_sharers *sharers =
+        finding->has_table ? report_sharers_of(report, finding->table_off) : NULL;
+    const char *before = finding->tree > TREE_ACTIVE ? " (and" : " (and of snapshot";
+    for (size_t i = 0; sharers && i < sharers->count; i++) {
+        if (sharers->trees[i] == finding->tree)
+            continue;
+        append_snapshot(text, report, sharers->trees[i], before);
+        before = ",";
+    }
+    if (before[0] == ',')
+        append(text, sharers->count == REPORT_SHARERS ? ", ...)" : ")");
 }
 
 /* What it is and should be: an errno, a count, a size in bytes, or a field as it stands there. */
@@ -250,9 +284,10 @@ void report_message(
     if (finding->guest_len > 0) {
         append(&text, ", guest 0x%llx-0x%llx", (unsigned long long)finding->guest_off,
             (unsigned long long)(finding->guest_off + finding->guest_len - 1));
-        append_snapshot(&text, report, finding->tree);
+        append_snapshot(&text, report, finding->tree, " of snapshot");
+        append_sharers(&text, report, finding);
     } else if (row->kind == OBJECT_SNAPSHOT) {
-        append_snapshot(&text, report, finding->tree);
+        append_snapshot(&text, report, finding->tree, " of snapshot");
     }
     append(&text, ": %s", row->sentence);
     if (finding->detail[0]) {

@@ -49,6 +49,19 @@ struct report {
     } * snapshots;
     size_t snapshot_count;
     uint8_t *snapshot_bytes;
+
+    /* L2 tables named by findings that several disks have; sorted by table_off. */
+    struct report_sharers *sharers;
+    size_t sharers_count;
+};
+
+enum { REPORT_SHARERS = 16 };
+
+/* The disks that have an L2 table, in the order of the snapshot table, the active one first. */
+struct report_sharers {
+    uint64_t table_off;
+    size_t count;              /* of `trees`: the first ones if there are more */
+    int trees[REPORT_SHARERS]; /* TREE_... */
 };
 
 void report_init(struct report *report, size_t max_findings);
@@ -57,6 +70,9 @@ void report_release(struct report *report);
 /* Counts the finding and keeps a copy if the cap allows; one of higher severity pushes out one of
  * lower.  Never fails: without memory it is counted and omitted. */
 void report_add(struct report *report, const struct finding *finding);
+
+/* The disks that have the table, NULL if there is one at most. */
+const struct report_sharers *report_sharers_of(const struct report *report, uint64_t table_off);
 
 /* Something of the machine failed: what, once the first; the verdict becomes incomplete. */
 void report_problem(struct report *report, const char *format, ...)

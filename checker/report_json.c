@@ -45,6 +45,30 @@ static int set_text(json_t *object, const char *key, const char *bytes)
     return json_object_set_new(object, key, text(bytes, strlen(bytes)));
 }
 
+static bool is_snapshot(const struct report *report, int tree)
+{
+    return tree > TREE_ACTIVE && (size_t)tree <= report->snapshot_count;
+}
+
+static json_t *snapshot_id(const struct report *report, int tree)
+{
+    const struct report_snapshot *snapshot = &report->snapshots[tree - 1];
+    return text((const char *)snapshot->id, snapshot->id_len);
+}
+
+/* The snapshots that have the table besides the disk of the finding. */
+static int set_sharers(json_t *object, const struct report *report, const struct finding *finding)
+{
+    const struct report_sharers *sharers = report_sharers_of(report, finding->table_off);
+    json_t *ids = sharers ? json_array() : NULL;
+    int failed = sharers && !ids;
+    for (size_t i = 0; ids && i < sharers->count; i++) {
+        if (sharers->trees[i] != finding->tree && is_snapshot(report, sharers->trees[i]))
+            failed |= json_array_append_new(ids, snapshot_id(report, sharers->trees[i]));
+    }
+    return failed | (ids ? json_object_set_new(object, "shared-with", ids) : 0);
+}
+
 static int set_place(json_t *object, const struct report *report, const struct finding *finding)
 {
     int failed = 0;
@@ -56,14 +80,13 @@ static int set_place(json_t *object, const struct report *report, const struct f
         failed |= set_number(object, "guest-offset", finding->guest_off);
         failed |= set_number(object, "guest-length", finding->guest_len);
     }
-    if (finding->tree > TREE_ACTIVE && (size_t)finding->tree <= report->snapshot_count) {
-        const struct report_snapshot *snapshot = &report->snapshots[finding->tree - 1];
-        failed |= json_object_set_new(
-            object, "snapshot", text((const char *)snapshot->id, snapshot->id_len));
-    }
+    if (is_snapshot(report, finding->tree))
+        failed |= json_object_set_new(object, "snapshot", snapshot_id(report, finding->tree));
     if (finding->has_table) {
         failed |= set_number(object, "table", finding->table_off);
         failed |= set_number(object, "index", finding->index);
+        if (finding->guest_len > 0)
+            failed |= set_sharers(object, report, finding);
     }
     return failed;
 }

@@ -359,6 +359,7 @@ static int run_stages(struct walk *walk)
         walk_deep,
         walk_data_file,
         walk_backing_chain,
+        walk_name_sharers,
     };
     int ret = walk_header(walk, &walk->judgeable);
     for (size_t i = 0; ret == 0 && walk->judgeable && i < sizeof(stages) / sizeof(stages[0]); i++)

@@ -13,6 +13,7 @@
  *   orphan.c         leaked clusters that look like a lost table
  *   deep.c           decoding of compressed clusters
  *   chain.c          data file and backing chain
+ *   sharers.c        which disks have the L2 tables that findings are about
  *
  * Functions return 0 or -errno; an errno is a failure of the machine that ends the check (no
  * memory, interrupted).  Unreadable metadata is none: it is reported and the walk goes on. */
@@ -198,6 +199,7 @@ int walk_judge_areas(struct walk *walk);
 int walk_deep(struct walk *walk);
 int walk_data_file(struct walk *walk);
 int walk_backing_chain(struct walk *walk);
+int walk_name_sharers(struct walk *walk);
 
 /* ---- shared pieces ---- */
 int walk_bitmaps(struct walk *walk);
@@ -209,6 +211,11 @@ uint64_t walk_block_off(const struct walk *walk, uint64_t table_idx);
 bool walk_stored(struct walk *walk, uint64_t cluster, uint64_t *stored);
 
 struct table *table_find(const struct table_set *set, uint64_t host_off);
+
+/* Reads the L1 table of a disk and hands each entry to `visit`, those that are 0 if `zeros` is set.
+ * `complete` is NULL when it is not the first time. */
+typedef int l1_visitor(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw);
+int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros, bool *complete);
 
 /* Entries of the L2 table at l1_idx that lie on the disk. */
 uint32_t tree_legal_entries(const struct walk *walk, const struct tree *tree, uint64_t l1_idx);

@@ -147,11 +147,7 @@ static int add_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t 
     return 0;
 }
 
-/* Reads the L1 table of a disk and hands each entry to `visit`, those that are 0 if `zeros` is set.
- * `complete` is NULL when it is not the first time. */
-typedef int l1_visitor(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw);
-
-static int visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros, bool *complete)
+int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros, bool *complete)
 {
     const struct tree *tree = &walk->trees[tree_idx];
     uint64_t bytes = (uint64_t)tree->l1_size * 8;
@@ -270,7 +266,7 @@ int walk_l1_tables(struct walk *walk)
     for (size_t i = 0; ret == 0 && i < walk->tree_count; i++) {
         bool complete = true;
         if (walk->trees[i].usable && walk->trees[i].same_l1 > 0)
-            ret = visit_l1(walk, (int)i, add_table, false, &complete);
+            ret = walk_visit_l1(walk, (int)i, add_table, false, &complete);
         if (!complete)
             walk->refs_incomplete = true;
     }
@@ -313,7 +309,7 @@ static int holes_tell_something(struct walk *walk, bool *tell)
     int ret = 0;
     for (size_t i = 0; orphans > 0 && ret == 0 && i < walk->tree_count; i++) {
         if (walk->trees[i].usable && walk->trees[i].same_l1 > 0)
-            ret = visit_l1(walk, (int)i, count_hole, true, NULL);
+            ret = walk_visit_l1(walk, (int)i, count_hole, true, NULL);
     }
     *tell = walk->l1_holes <= orphans * HOLES_PER_ORPHAN && walk->l1_holes > 0;
     return ret;
@@ -400,7 +396,7 @@ int walk_judge_l1(struct walk *walk)
         return 0;
     for (size_t i = 0; ret == 0 && i < walk->tree_count; i++) {
         if (walk->trees[i].usable && walk->trees[i].same_l1 > 0)
-            ret = visit_l1(walk, (int)i, judge_l1_entry, holes, NULL);
+            ret = walk_visit_l1(walk, (int)i, judge_l1_entry, holes, NULL);
     }
     return ret;
 }

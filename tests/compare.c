@@ -79,12 +79,13 @@ static int take_out_one(const char *path, const struct comparison *c, enum diffe
     return changed;
 }
 
-/* Not a table: then qemu-img has found it to be corrupt, too.  Without this a sound table that
- * qcheck refuses by mistake would pass. */
+/* Not a table: then qemu-img has found it to be corrupt, too, unless it could not compare counts.
+ * Without this a sound table that qcheck refuses by mistake would pass. */
 static bool confirmed(
     enum difference what, const struct comparison *with, const struct comparison *without)
 {
-    return what != DIFFERENCE_not_a_table ||
+    return what != DIFFERENCE_not_a_table || with->qemu.counts[COUNT_CHECK_ERRORS] > 0 ||
+           difference_told_of_table(with) ||
            with->qemu.counts[COUNT_CORRUPTIONS] > without->qemu.counts[COUNT_CORRUPTIONS];
 }
 

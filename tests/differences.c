@@ -211,6 +211,24 @@ static bool is_no_table(const char *check)
            strcmp(check, "l2-table-implausible") == 0;
 }
 
+bool difference_told_of_table(const struct comparison *c)
+{
+    size_t idx;
+    json_t *finding;
+    json_array_foreach(json_object_get(c->own.json, "findings"), idx, finding)
+    {
+        json_int_t off = json_integer_value(json_object_get(finding, "host-offset"));
+        json_int_t length = json_integer_value(json_object_get(finding, "length"));
+        char words[64];
+        if (!is_no_table(finding_check(finding)) || length == 0)
+            continue;
+        snprintf(words, sizeof(words), "ERROR cluster %lld refcount=", (long long)(off / length));
+        if (c->qemu.err && strstr(c->qemu.err, words))
+            return true;
+    }
+    return false;
+}
+
 /* The same for L1 tables. */
 static bool is_no_l1(const char *check)
 {

@@ -8,6 +8,21 @@
 
 #include "expect.h"
 
+/* A list of words against "word,word". */
+static bool list_matches(const json_t *list, const char *text)
+{
+    size_t idx;
+    json_t *item;
+    json_array_foreach(list, idx, item)
+    {
+        const char *word = json_string_value(item) ? json_string_value(item) : "";
+        if ((idx > 0 && *text++ != ',') || strncmp(text, word, strlen(word)) != 0)
+            return false;
+        text += strlen(word);
+    }
+    return *text == '\0';
+}
+
 /* A JSON value against the text of a key: a word as it is, a number as an expression. */
 static bool value_matches(struct recipe *recipe, const json_t *value, const char *text)
 {
@@ -17,6 +32,8 @@ static bool value_matches(struct recipe *recipe, const json_t *value, const char
         return strcmp(text, "absent") == 0;
     if (json_is_boolean(value))
         return strcmp(text, json_is_true(value) ? "true" : "false") == 0;
+    if (json_is_array(value))
+        return list_matches(value, text);
     if (json_is_string(value) && strcmp(text, json_string_value(value)) == 0)
         return true;
     if (recipe_eval(recipe, text, &number, error) < 0)
