@@ -11,34 +11,6 @@
 
 #include "walk.h"
 
-/* ---- names ---- */
-
-/* A plain path: no protocol such as nbd: or json: before the first slash, no NUL in it. */
-static bool name_is_plain(const uint8_t *name, size_t length)
-{
-    for (size_t i = 0; i < length; i++) {
-        if (name[i] == '\0' || name[i] == ':')
-            return false;
-        if (name[i] == '/')
-            return memchr(name + i, '\0', length - i) == NULL;
-    }
-    return length > 0;
-}
-
-/* The name as a path, relative ones to the folder of `beside`.  malloc'd; NULL: out of memory. */
-static char *path_of(const char *beside, const uint8_t *name, size_t length)
-{
-    const char *slash = strrchr(beside, '/');
-    size_t folder = name[0] == '/' || !slash ? 0 : (size_t)(slash - beside) + 1;
-    char *path = malloc(folder + length + 1);
-    if (!path)
-        return NULL;
-    memcpy(path, beside, folder);
-    memcpy(path + folder, name, length);
-    path[folder + length] = '\0';
-    return path;
-}
-
 /* ---- data file ---- */
 
 static int look_at_data_file(struct walk *walk, struct subject *subject)
@@ -48,15 +20,13 @@ static int look_at_data_file(struct walk *walk, struct subject *subject)
         subject->data_file.missing = true;
         return 0;
     }
-    if (!name_is_plain(name->data, name->length)) {
-        subject->data_file.unsafe_name = true;
-        return 0;
-    }
-    char *path = path_of(walk->filename, name->data, name->length);
-    if (!path)
-        return -ENOMEM;
+    char *path;
+    int ret = io_file_named(walk->filename, name->data, name->length, &path);
+    subject->data_file.unsafe_name = ret == -EINVAL;
+    if (ret < 0)
+        return ret == -EINVAL ? 0 : ret;
     struct io *io;
-    int ret = io_file_open(path, IO_FILE_NO_LOCK, &io, NULL);
+    ret = io_file_open(path, IO_FILE_NO_LOCK, &io, NULL);
     free(path);
     if (ret == 0) {
         ret = io_size(io, &subject->data_file.size);
@@ -189,22 +159,21 @@ static int follow(struct walk *walk, struct chain *chain)
         .tree = TREE_NONE,
         .index = chain->depth,
         .backing = {.name = name, .name_len = chain->name_len}};
-    int ret = 0;
     memcpy(name, chain->name, chain->name_len);
-    if (!name_is_plain(chain->name, chain->name_len)) {
-        subject.backing.unsafe_name = true;
-    } else if (chain->depth > MAX_CHAIN) {
-        subject.backing.too_deep = true;
-    } else {
-        char *path = path_of(chain->path, chain->name, chain->name_len);
-        if (!path)
-            return -ENOMEM;
-        free(chain->path);
-        chain->path = path;
+    char *path = NULL;
+    int ret = io_file_named(chain->path, name, chain->name_len, &path);
+    subject.backing.unsafe_name = ret == -EINVAL;
+    subject.backing.too_deep = ret == 0 && chain->depth > MAX_CHAIN;
+    if (ret == 0 && !subject.backing.too_deep) {
         subject.backing.loop = chain_loops(chain, path);
         if (!subject.backing.loop)
             ret = open_next(walk, chain, path, &subject);
+        free(chain->path);
+        chain->path = path;
+        path = NULL;
     }
+    free(path);
+    ret = ret == -EINVAL ? 0 : ret;
     if (ret == 0 && walk_show(walk, &subject) >= AFTER_SKIP)
         chain->name_len = 0;
     return ret < 0 ? ret : walk_pause(walk, 0);

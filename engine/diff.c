@@ -52,11 +52,13 @@ static int load_l2(struct diff *d, struct side *side, uint64_t l1_idx)
     return 0;
 }
 
-static int load_data(struct diff *d, struct side *side, uint32_t idx)
+static int load_data(struct diff *d, struct side *side, uint32_t idx, uint64_t guest_off)
 {
     struct qcow2_l2_entry entry;
     int ret = map_entry(d->img, side->l2, idx, &entry);
-    return ret < 0 ? ret : map_read_entry(d->img, &entry, 0, side->data, d->img->geo.cluster_size);
+    return ret < 0
+               ? ret
+               : map_read_entry(d->img, &entry, guest_off, side->data, d->img->geo.cluster_size);
 }
 
 static bool same_entry(const struct qcow2_geometry *geo, const struct diff *d, uint32_t idx)
@@ -70,9 +72,9 @@ static bool same_entry(const struct qcow2_geometry *geo, const struct diff *d, u
 
 static int compare_cluster(struct diff *d, uint64_t guest_off, uint32_t idx, uint64_t end)
 {
-    int ret = load_data(d, &d->a, idx);
+    int ret = load_data(d, &d->a, idx, guest_off);
     if (ret == 0)
-        ret = load_data(d, &d->b, idx);
+        ret = load_data(d, &d->b, idx, guest_off);
     uint64_t left = end - guest_off, size = d->img->geo.cluster_size;
     size = left < size ? left : size;
     for (uint64_t at = 0; ret == 0 && at < size; at += QCOW2_SECTOR_BYTES) {

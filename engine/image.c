@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backing.h"
 #include "bitmap.h"
 #include "codec.h"
 #include "layout.h"
@@ -209,6 +210,7 @@ void image_abandon(struct image *img)
     if (!img)
         return;
     forget_state(img);
+    backing_close(img->backing);
     codec_close(img->codec);
     free(img->dropped.list);
     free(img);

@@ -143,6 +143,7 @@ struct view {
     uint64_t size_bytes;
 };
 
+struct backing;
 struct codec;
 
 struct image {
@@ -165,12 +166,13 @@ struct image {
     struct cluster_runs dropped;
     size_t dropped_durable;
 
-    bool unflushed; /* something other than freeing was written since the last barrier */
-    bool stale;     /* memory and device may differ: read again before anything else */
-    bool failed;    /* a flush failed: nothing is written any more */
-    bool prepared;  /* the autoclear bits are seen to */
-    bool own_dirty; /* the dirty bit on disk, if it is set, is ours */
-    bool dirty_set; /* and is set, durably */
+    bool unflushed;          /* something other than freeing was written since the last barrier */
+    bool stale;              /* memory and device may differ: read again before anything else */
+    bool failed;             /* a flush failed: nothing is written any more */
+    bool prepared;           /* the autoclear bits are seen to */
+    bool own_dirty;          /* the dirty bit on disk, if it is set, is ours */
+    bool dirty_set;          /* and is set, durably */
+    struct backing *backing; /* see backing.h; NULL: none, or not opened */
     struct codec *codec;
     struct image_error error;
 };

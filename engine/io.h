@@ -131,6 +131,11 @@ int io_mem_load(struct io *src, struct io **out);
  * to the view is kept in memory until it is closed. */
 int io_overlay_open(struct io *base, struct io **out);
 
+/* The path of a file that the image at `beside` names; relative names start at its folder.  The
+ * bytes are the image's: -EINVAL unless they are a plain path (no protocol such as nbd:, no NUL).
+ * -ENOMEM. *path is malloc'd. */
+int io_file_named(const char *beside, const uint8_t *name, size_t length, char **path);
+
 /* ---- old bytes saved first (io_undo.c) ---- */
 
 /* A filter over `next` that saves, durably, the old content of every range in the file `log` before

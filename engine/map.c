@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backing.h"
 #include "codec.h"
 #include "layout.h"
 #include "snapshot.h"
@@ -99,13 +100,17 @@ static int read_host(struct image *img, uint64_t host_off, uint8_t *buf, size_t 
                    : 0;
 }
 
-static int read_unallocated(struct image *img, uint8_t *buf, size_t length)
+static int read_unallocated(struct image *img, uint64_t guest_off, uint8_t *buf, size_t length)
 {
-    if (img->header.backing_off)
-        return image_fail(
-            img, -ENOTSUP, "this data is in the backing file, which qsnap does not read");
-    memset(buf, 0, length);
-    return 0;
+    struct image_error why;
+    if (!img->header.backing_off) {
+        memset(buf, 0, length);
+        return 0;
+    }
+    if (!img->backing)
+        return image_fail(img, -ENOTSUP, "this data is in the backing file, which is not open");
+    int ret = backing_read(img->backing, guest_off, buf, length, &why);
+    return ret < 0 ? image_fail(img, ret, "cannot read the backing file %s", why.text) : 0;
 }
 
 static int read_compressed(struct image *img, const struct qcow2_l2_entry *entry, uint32_t in_off,
@@ -134,11 +139,12 @@ static int read_compressed(struct image *img, const struct qcow2_l2_entry *entry
     return ret;
 }
 
-static int read_subclusters(struct image *img, const struct qcow2_l2_entry *entry, uint32_t in_off,
-    uint8_t *buf, size_t length)
+static int read_subclusters(struct image *img, const struct qcow2_l2_entry *entry,
+    uint64_t guest_off, uint8_t *buf, size_t length)
 {
     uint32_t bytes = img->geo.cluster_size / QCOW2_SUBCLUSTERS;
     while (length > 0) {
+        uint32_t in_off = (uint32_t)(guest_off % img->geo.cluster_size);
         uint32_t bit = UINT32_C(1) << in_off / bytes;
         size_t piece = bytes - in_off % bytes;
         piece = piece < length ? piece : length;
@@ -148,26 +154,27 @@ static int read_subclusters(struct image *img, const struct qcow2_l2_entry *entr
         else if ((uint32_t)entry->bitmap & bit)
             ret = read_host(img, entry->host_off + in_off, buf, piece);
         else
-            ret = read_unallocated(img, buf, piece);
+            ret = read_unallocated(img, guest_off, buf, piece);
         if (ret < 0)
             return ret;
-        in_off += (uint32_t)piece, buf += piece, length -= piece;
+        guest_off += piece, buf += piece, length -= piece;
     }
     return 0;
 }
 
-int map_read_entry(struct image *img, const struct qcow2_l2_entry *entry, uint32_t in_off,
+int map_read_entry(struct image *img, const struct qcow2_l2_entry *entry, uint64_t guest_off,
     uint8_t *buf, size_t length)
 {
+    uint32_t in_off = (uint32_t)(guest_off % img->geo.cluster_size);
     if (entry->kind == QCOW2_L2_COMPRESSED)
         return read_compressed(img, entry, in_off, buf, length);
     if (img->geo.extended_l2)
-        return read_subclusters(img, entry, in_off, buf, length);
+        return read_subclusters(img, entry, guest_off, buf, length);
     switch (entry->kind) {
     case QCOW2_L2_NORMAL:
         return read_host(img, entry->host_off + in_off, buf, length);
     case QCOW2_L2_UNALLOCATED:
-        return read_unallocated(img, buf, length);
+        return read_unallocated(img, guest_off, buf, length);
     default:
         memset(buf, 0, length);
         return 0;
@@ -191,8 +198,7 @@ static int read_under_l2(
         struct qcow2_l2_entry entry;
         int ret = map_entry(img, l2, idx, &entry);
         if (ret == 0)
-            ret =
-                map_read_entry(img, &entry, (uint32_t)(guest_off % geo->cluster_size), buf, piece);
+            ret = map_read_entry(img, &entry, guest_off, buf, piece);
         if (ret < 0)
             return ret;
         guest_off += piece, buf += piece, length -= piece;
@@ -213,7 +219,7 @@ int map_read(
             if (ret == 0)
                 ret = read_under_l2(img, l2, guest_off, dst, piece);
         } else {
-            ret = read_unallocated(img, dst, piece);
+            ret = read_unallocated(img, guest_off, dst, piece);
         }
         guest_off += piece, dst += piece, length -= piece;
     }

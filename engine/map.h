@@ -13,8 +13,8 @@ int map_read_l2(struct image *img, uint64_t l1_entry, uint8_t *bytes);
  * the file. */
 int map_entry(struct image *img, const uint8_t *l2, uint32_t idx, struct qcow2_l2_entry *entry);
 
-/* Guest bytes [in_off, in_off + length) of the cluster that `entry` maps. */
-int map_read_entry(struct image *img, const struct qcow2_l2_entry *entry, uint32_t in_off,
+/* Guest bytes [guest_off, + length), all in the cluster that `entry` maps. */
+int map_read_entry(struct image *img, const struct qcow2_l2_entry *entry, uint64_t guest_off,
     uint8_t *buf, size_t length);
 
 /* Reads guest bytes; what the L1 does not reach reads as zeros, the view's size is not asked: VM

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backing.h"
 #include "diff.h"
 #include "image.h"
 #include "options.h"
@@ -26,7 +27,7 @@ struct call {
     int arg_count;
     const char *id, *from, *options;
     uint64_t pattern;
-    bool json, force_share;
+    bool json, force_share, has_pattern;
     struct io *io;
     struct image *img;
 };
@@ -324,21 +325,24 @@ enum access { READS, WRITES, MAKES };
 static const struct command {
     const char *name;
     enum access access;
+    bool data;              /* guest data is read, or made where there was none */
+    const char *options;    /* letters of those it takes, as parse_call() has them */
     int args_min, args_max; /* after the image */
     const char *synopsis;
     int (*run)(struct call *call);
 } commands[] = {
-    {"create", WRITES, 1, 1, "IMAGE NAME [--id ID]", do_create},
-    {"apply", WRITES, 1, 1, "IMAGE ID|NAME", do_apply},
-    {"delete", WRITES, 1, 1, "IMAGE ID|NAME", do_delete},
-    {"list", READS, 0, 0, "IMAGE [--output=human|json]", do_list},
-    {"export", READS, 2, 2, "IMAGE ID|NAME FILE", do_export},
-    {"diff", READS, 1, 2, "IMAGE A [B]", do_diff},
-    {"new", MAKES, 1, 1, "IMAGE SIZE [-o key=value,...]", do_new},
-    {"read", READS, 2, 2, "IMAGE OFFSET LENGTH", do_read},
-    {"write", WRITES, 2, 2, "IMAGE OFFSET LENGTH [--pattern BYTE | --from FILE]", do_write},
-    {"discard", WRITES, 2, 2, "IMAGE OFFSET LENGTH", do_discard},
-    {"resize", WRITES, 1, 1, "IMAGE SIZE", do_resize},
+    {"create", WRITES, false, "i", 1, 1, "IMAGE NAME [--id ID]", do_create},
+    {"apply", WRITES, false, "", 1, 1, "IMAGE ID|NAME", do_apply},
+    {"delete", WRITES, false, "", 1, 1, "IMAGE ID|NAME", do_delete},
+    {"list", READS, false, "OU", 0, 0, "IMAGE [--output=human|json] [-U]", do_list},
+    {"export", READS, true, "U", 2, 2, "IMAGE ID|NAME FILE", do_export},
+    {"diff", READS, true, "U", 1, 2, "IMAGE A [B]", do_diff},
+    {"new", MAKES, false, "o", 1, 1, "IMAGE SIZE [-o key=value,...]", do_new},
+    {"read", READS, true, "U", 2, 2, "IMAGE OFFSET LENGTH", do_read},
+    {"write", WRITES, true, "pf", 2, 2, "IMAGE OFFSET LENGTH [--pattern BYTE | --from FILE]",
+        do_write},
+    {"discard", WRITES, false, "", 2, 2, "IMAGE OFFSET LENGTH", do_discard},
+    {"resize", WRITES, true, "", 1, 1, "IMAGE SIZE", do_resize},
 };
 
 static void usage(FILE *out)
@@ -357,13 +361,17 @@ static const struct command *command_named(const char *name)
     return NULL;
 }
 
-static int parse_call(int argc, char **argv, struct call *call)
+static int parse_call(int argc, char **argv, const struct command *command, struct call *call)
 {
     static const struct option options[] = {{"id", required_argument, NULL, 'i'},
         {"output", required_argument, NULL, 'O'}, {"pattern", required_argument, NULL, 'p'},
         {"from", required_argument, NULL, 'f'}, {"force-share", no_argument, NULL, 'U'},
         {"help", no_argument, NULL, 'h'}, {0}};
     for (int c; (c = getopt_long(argc, argv, "o:Uh", options, NULL)) != -1;) {
+        if (c != 'h' && c != '?' && !strchr(command->options, c)) {
+            fprintf(stderr, "qsnap: %s has no such option: %s\n", command->name, argv[optind - 1]);
+            return -1;
+        }
         switch (c) {
         case 'i':
             call->id = optarg;
@@ -374,6 +382,7 @@ static int parse_call(int argc, char **argv, struct call *call)
                 return complain(optarg, "not an output format (human or json)");
             break;
         case 'p':
+            call->has_pattern = true;
             if (parse_size(optarg, &call->pattern) < 0)
                 return -1;
             if (call->pattern > UINT8_MAX)
@@ -393,17 +402,24 @@ static int parse_call(int argc, char **argv, struct call *call)
             exit(c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE);
         }
     }
+    if (call->has_pattern && call->from)
+        return complain(call->from, "--from and --pattern exclude each other");
     call->path = argv[optind];
     call->args = argv + optind + 1;
     call->arg_count = argc - optind - 1;
     return 0;
 }
 
+static unsigned flags_for_reading(const struct call *call)
+{
+    return call->force_share ? IO_FILE_SHARE : 0;
+}
+
 static int open_image(struct call *call, bool write)
 {
     struct io_file_info info;
     struct image_error why;
-    unsigned flags = write ? IO_FILE_WRITE : call->force_share ? IO_FILE_SHARE : 0;
+    unsigned flags = write ? IO_FILE_WRITE : flags_for_reading(call);
     int ret = io_file_open(call->path, flags, &call->io, &info);
     if (ret == -EBUSY) {
         fprintf(stderr, "qsnap: %s: in use by %s (process %ld), which holds the %s lock\n",
@@ -427,7 +443,10 @@ static int run(const struct command *command, struct call *call)
     int ret = open_image(call, command->access == WRITES);
     if (ret < 0)
         return ret;
-    ret = command->run(call);
+    if (command->data && backing_open(call->img, call->path, flags_for_reading(call)) < 0)
+        ret = engine_failed(call);
+    if (ret == 0)
+        ret = command->run(call);
     if (command->access == READS) {
         image_abandon(call->img);
     } else {
@@ -451,7 +470,7 @@ int main(int argc, char **argv)
         return help ? EXIT_SUCCESS : EXIT_FAILURE;
     }
     struct call call = {0};
-    if (parse_call(argc - 1, argv + 1, &call) < 0)
+    if (parse_call(argc - 1, argv + 1, command, &call) < 0)
         return EXIT_FAILURE;
     if (call.arg_count < command->args_min || call.arg_count > command->args_max) {
         fprintf(stderr, "usage: qsnap %s %s\n", command->name, command->synopsis);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backing.h"
 #include "batch.h"
 #include "bitmap.h"
 #include "layout.h"
@@ -114,6 +115,19 @@ int image_discard(struct image *img, uint64_t guest_off, uint64_t length)
 
 /* ---- resize -------------------------------------------------------------------------------- */
 
+/* What is new reads as zeros: so nothing of a backing file may show there. */
+static int check_backing(struct image *img, uint64_t size_bytes)
+{
+    if (!img->header.backing_off || size_bytes <= img->header.size_bytes)
+        return 0;
+    if (!img->backing)
+        return image_fail(img, -ENOTSUP, "the backing file is not open: the disk cannot grow");
+    if (backing_size(img->backing) > img->header.size_bytes)
+        return image_fail(img, -ENOTSUP,
+            "the disk cannot grow: its backing file is longer than it and would show");
+    return 0;
+}
+
 static int check_resize(struct image *img, uint64_t size_bytes)
 {
     if (size_bytes % QCOW2_SECTOR_BYTES)
@@ -126,9 +140,8 @@ static int check_resize(struct image *img, uint64_t size_bytes)
             return image_fail(img, -ENOTSUP,
                 "a snapshot does not record its disk size and would change it; delete it first");
     }
-    if (img->header.backing_off && size_bytes > img->header.size_bytes)
-        return image_fail(img, -ENOTSUP, "an image with a backing file cannot grow here");
-    return bitmap_check_resize(img, size_bytes);
+    int ret = check_backing(img, size_bytes);
+    return ret < 0 ? ret : bitmap_check_resize(img, size_bytes);
 }
 
 /* Zeros in the rest of the disk's last cluster, if it is mapped. */

@@ -18,8 +18,9 @@ enum { BATCH_DATA_BYTES = 8 << 20 }; /* at most this much new data waits for one
 
 struct part {
     struct batch_table *table;
-    uint32_t idx;    /* of the entry */
-    uint32_t in_off; /* of the range in its cluster */
+    uint32_t idx;         /* of the entry */
+    uint32_t in_off;      /* of the range in its cluster */
+    uint64_t cluster_off; /* guest offset of that cluster */
     size_t length;
     const uint8_t *src; /* NULL: zeros */
     struct qcow2_l2_entry entry;
@@ -51,7 +52,8 @@ static int merge(
 {
     int ret = 0;
     if (part->in_off > from || part->in_off + part->length < to)
-        ret = map_read_entry(img, &part->entry, from, cluster + from, to - from);
+        ret =
+            map_read_entry(img, &part->entry, part->cluster_off + from, cluster + from, to - from);
     if (ret < 0)
         return ret;
     if (part->src)
@@ -135,6 +137,7 @@ static int write_some(
         struct part part = {
             .idx = (uint32_t)(at % geo->l2_span >> geo->cluster_bits),
             .in_off = (uint32_t)(at % geo->cluster_size),
+            .cluster_off = at - at % geo->cluster_size,
             .length = (size_t)(left < room ? left : room),
             .src = src ? src + *done : NULL,
         };

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backing.h"
 #include "image.h"
 #include "proc.h"
 #include "snapshot.h"
@@ -26,6 +27,7 @@ struct kind {
     uint32_t cluster_size, unit; /* unit: what a discard can zero */
     uint64_t size_bytes;
     bool v2, compress, bitmap, by_qemu_only, one_bit;
+    enum { NO_BACKING, RAW_BACKING, BACKING_CHAIN } backing;
 };
 
 static const struct kind kinds[] = {
@@ -46,6 +48,10 @@ static const struct kind kinds[] = {
     {"cluster_size=4096", 4096, 4096, .size_bytes = 2 << 20, .bitmap = true, .by_qemu_only = true},
     {"cluster_size=512,refcount_bits=4", 512, 512, .size_bytes = 300032, .compress = true},
     {"cluster_size=1024,refcount_bits=1", 1024, 1024, .size_bytes = 300032, .one_bit = true},
+    {"cluster_size=4096,backing_file=base.raw,backing_fmt=raw", 4096, 4096, .size_bytes = 2 << 20,
+        .by_qemu_only = true, .backing = RAW_BACKING},
+    {"cluster_size=65536,extended_l2=on,backing_file=middle.qcow2,backing_fmt=qcow2", 65536, 65536,
+        .size_bytes = 3 << 20, .compress = true, .by_qemu_only = true, .backing = BACKING_CHAIN},
 };
 enum { KIND_COUNT = sizeof(kinds) / sizeof(kinds[0]) };
 
@@ -103,6 +109,8 @@ static struct image *open_engine(const struct run *run, bool write, struct io **
         failed(run, "io_file_open: %s", strerror(-ret));
     if (image_open(*io, write ? IMAGE_WRITE : 0, &img, &why) < 0)
         failed(run, "image_open: %s", why.text);
+    if (backing_open(img, run->path, 0) < 0)
+        failed(run, "backing_open: %s", image_error(img));
     return img;
 }
 
@@ -440,9 +448,38 @@ static void check_all(struct run *run)
 
 /* ---- runs ---------------------------------------------------------------------------------- */
 
-static void make_image(struct run *run)
+/* base.raw, and in a chain middle.qcow2 over it; shorter than the disk will ever be, so that it can
+ * grow. */
+static void make_backing(struct run *run, const char *dir)
 {
     const struct kind *kind = run->kind;
+    uint64_t size = kind->size_bytes / 2 / 512 * 512 - 1536;
+    char base[PATH_MAX];
+    struct io *io;
+    for (uint64_t i = 0; i < size; i++)
+        run->active.bytes[i] = (uint8_t)rnd(run, 256);
+    snprintf(base, sizeof(base), "%s/base.raw", dir);
+    unlink(base);
+    if (io_file_open(base, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &io, NULL) < 0 ||
+        io_write(io, 0, run->active.bytes, size) < 0)
+        failed(run, "cannot make %s", base);
+    io_close(io);
+    if (kind->backing != BACKING_CHAIN)
+        return;
+    must(run, proc_run("cd '%s' && rm -f middle.qcow2 && qemu-img create -q -f qcow2 -o "
+                       "cluster_size=4096,backing_file=base.raw,backing_fmt=raw middle.qcow2 && "
+                       "qemu-io -f qcow2 -c 'write -q -P 77 10000 90000' middle.qcow2",
+                  dir));
+    memset(run->active.bytes + 10000, 77, 90000);
+}
+
+static void make_image(struct run *run, const char *dir)
+{
+    const struct kind *kind = run->kind;
+    run->active.size = kind->size_bytes / 512 * 512;
+    run->active.bytes = calloc(1, run->active.size);
+    if (kind->backing)
+        make_backing(run, dir);
     if (rnd(run, 2) && !kind->by_qemu_only)
         must(run, proc_run("%s/qsnap new %s %" PRIu64 " -o %s", run->program_dir, run->path,
                       kind->size_bytes / 512 * 512, kind->options));
@@ -451,8 +488,6 @@ static void make_image(struct run *run)
                       run->path, kind->size_bytes / 512 * 512));
     if (kind->bitmap)
         must(run, proc_run("qemu-img bitmap --add -g 4096 %s b0", run->path));
-    run->active.size = kind->size_bytes / 512 * 512;
-    run->active.bytes = calloc(1, run->active.size);
 }
 
 static unsigned run_one(const char *dir, const char *program_dir, unsigned seed, unsigned steps_max)
@@ -461,7 +496,7 @@ static unsigned run_one(const char *dir, const char *program_dir, unsigned seed,
     snprintf(run.path, sizeof(run.path), "%s/image.qcow2", dir);
     snprintf(run.raw, sizeof(run.raw), "%s/image.raw", dir);
     snprintf(run.program_dir, sizeof(run.program_dir), "%s", program_dir);
-    make_image(&run);
+    make_image(&run, dir);
     for (run.step = 1; run.step <= RUN_STEPS && run.step <= steps_max; run.step++) {
         do_step(&run);
         if (run.story[0])
