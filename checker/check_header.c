@@ -454,7 +454,7 @@ static bool luks_range(const struct subject *subject, uint64_t *off, uint64_t *l
 
 static bool luks_misplaced(const struct check_view *view, uint64_t off, uint64_t length)
 {
-    return off == 0 || length == 0 || !cluster_aligned(view->geo, off);
+    return off == 0 || length == 0 || length > INT64_MAX || !cluster_aligned(view->geo, off);
 }
 
 CHECK_FN(ext_crypto_range)
