@@ -78,12 +78,12 @@ static int walk_fixed(const struct image *img, layout_visit *visit, void *arg)
     return ret;
 }
 
-int layout_walk(const struct image *img, enum region last, layout_visit *visit, void *arg)
+int layout_walk(const struct image *img, bool with_l2, layout_visit *visit, void *arg)
 {
     int ret = walk_fixed(img, visit, arg);
     if (ret == 0)
         ret = walk_tables(img, visit, arg);
-    if (ret == 0 && last == REGION_L2)
+    if (ret == 0 && with_l2)
         ret = walk_l2(img, visit, arg);
     return ret;
 }
@@ -171,7 +171,7 @@ enum region layout_overlap(
 {
     struct overlap o = {own, host_off, length};
     if (!img->layout_index)
-        return (enum region)layout_walk(img, REGION_L2, find_overlap, &o);
+        return (enum region)layout_walk(img, true, find_overlap, &o);
     enum region hit = (enum region)walk_fixed(img, find_overlap, &o);
     return hit != REGION_NONE ? hit : index_overlap(img, &o);
 }
@@ -179,7 +179,7 @@ enum region layout_overlap(
 enum region layout_overlap_fixed(const struct image *img, uint64_t host_off, uint64_t length)
 {
     struct overlap o = {REGION_NONE, host_off, length};
-    return (enum region)layout_walk(img, REGION_REFBLOCK, find_overlap, &o);
+    return (enum region)layout_walk(img, false, find_overlap, &o);
 }
 
 const char *layout_name(enum region region)
@@ -215,7 +215,7 @@ static int check_counted(void *arg, enum region region, uint64_t host_off, uint6
 
 int layout_check_counted(struct image *img)
 {
-    return layout_walk(img, REGION_L2, check_counted, img);
+    return layout_walk(img, true, check_counted, img);
 }
 
 int layout_check_range(struct image *img, const char *what, uint64_t host_off, uint64_t length)

@@ -22,8 +22,8 @@ enum region {
 /* Called with each structure; a result other than 0 ends the walk and is its result. */
 typedef int layout_visit(void *arg, enum region region, uint64_t host_off, uint64_t length);
 
-/* Visits the regions up to and including `last`. */
-int layout_walk(const struct image *img, enum region last, layout_visit *visit, void *arg);
+/* Visits every structure; the many L2 tables only if they are asked for. */
+int layout_walk(const struct image *img, bool with_l2, layout_visit *visit, void *arg);
 
 /* The first structure of another kind than `own` that the range touches, or REGION_NONE. */
 enum region layout_overlap(
