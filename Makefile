@@ -29,7 +29,7 @@ CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(S
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
 
 # The rooms.  What a room may use is what its library is linked with; `make lint` checks includes.
-IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c
+IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c engine/crew.c
 ENGINE_SRC  := $(filter-out $(IO_SRC) engine/qsnap.c,$(wildcard engine/*.c))
 CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
@@ -98,11 +98,11 @@ $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD) -lm
 $(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/tests/trial: $(BUILD)/tests/trial.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
 # The engine and QEMU in turns on one image.
 $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
@@ -112,7 +112,7 @@ interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N
 	$(BUILD)/tests/interplay $(or $(STEPS),$(N)) $(SEED)
 
 $(BUILD)/tests/bench_snap: $(BUILD)/tests/bench_snap.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
 bench-snap: $(PROGRAMS) $(BUILD)/tests/bench_snap   ## qsnap beside qemu-img snapshot: SIZE=1T
 	QSNAP=$(BUILD)/qsnap $(BUILD)/tests/bench_snap $(SIZE)

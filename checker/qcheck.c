@@ -364,7 +364,7 @@ int main(int argc, char **argv)
     struct arguments args = {
         .max_findings = DEFAULT_MAX_FINDINGS,
         .progress = -1,
-        .check.threads = 1,
+        .check.threads = 2,
     };
     for (int opt; (opt = getopt_long(argc, argv, "rnUqv", long_options, NULL)) != -1;) {
         int exit_code = parse_option(opt, &args);
