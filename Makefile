@@ -36,7 +36,8 @@ FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
-                 tests/interplay.c tests/bench_crash.c tests/bench_snap.c)
+                 tests/interplay.c tests/bench_crash.c tests/bench_snap.c \
+                 tests/bench_check.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -117,6 +118,12 @@ $(BUILD)/tests/bench_snap: $(BUILD)/tests/bench_snap.o $(TEST_LIB) $(ENGINE_LIB)
 bench-snap: $(PROGRAMS) $(BUILD)/tests/bench_snap   ## qsnap beside qemu-img snapshot: SIZE=1T
 	QSNAP=$(BUILD)/qsnap $(BUILD)/tests/bench_snap $(SIZE)
 
+$(BUILD)/tests/bench_check: $(BUILD)/tests/bench_check.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
+
+bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img check: ROW=name
+	QCHECK=$(BUILD)/qcheck $(BUILD)/tests/bench_check $(ROW)
+
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
@@ -176,7 +183,7 @@ oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=20
 repair-trial: $(PROGRAMS) $(BUILD)/tests/trial   ## repair against qemu-img check -r all: N=2000 SEED=1
 	$(BUILD)/tests/trial $(N) $(SEED)
 
-bench: bench-snap bench-crash    ## speed, each against its peer in the same run
+bench: bench-check bench-snap bench-crash    ## speed, each against its peer in the same run
 
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
@@ -184,7 +191,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants bench bench-crash bench-snap demo lint san deps install uninstall \
+.PHONY: all check crash mutants bench bench-check bench-crash bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

@@ -184,7 +184,7 @@ int walk_find_orphans(struct walk *walk)
 {
     struct orphan_list list = {0};
     int ret = 0;
-    uint64_t cluster = 0;
+    uint64_t cluster = walk->first_mismatch;
     /* What was not read may refer to them: then they are not known to be leaked. */
     for (; !walk->refs_incomplete && ret == 0 &&
            census_next_mismatch(walk->census, cluster, &cluster);

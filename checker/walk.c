@@ -243,8 +243,8 @@ int walk_collect_owners(struct walk *walk)
     size_t wanted = walk->report->max_findings, slots = 16;
     while (slots < wanted * 2)
         slots *= 2;
-    uint64_t cluster;
-    if (wanted == 0 || !census_next_mismatch(walk->census, 0, &cluster))
+    uint64_t cluster = walk->first_mismatch;
+    if (wanted == 0 || cluster == UINT64_MAX)
         return 0;
     walk->owners = malloc(slots * sizeof(*walk->owners));
     if (!walk->owners)

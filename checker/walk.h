@@ -112,6 +112,7 @@ struct walk {
     struct qcow2_ext backing_format, data_file_name, feature_names; /* data NULL if absent */
 
     struct census *census;
+    uint64_t first_mismatch; /* the first cluster whose count is wrong; UINT64_MAX: none */
     struct area_list areas;
     uint64_t area_clusters; /* claimed for areas, each time it was */
     struct tree *trees;     /* [0] the active disk */
@@ -262,12 +263,18 @@ void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *
 
 /* ---- walk_scan.c ---- */
 
-/* All entries of a table in one number, and the highest offset among them. */
-void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, uint64_t *any_bits,
-    uint64_t *highest_off);
+/* What one look at a whole L2 table tells. */
+struct l2_digest {
+    uint64_t flags;       /* set in any entry; those of an aligned offset aside */
+    uint64_t highest_off; /* among all entries */
+    struct l2_run {
+        uint32_t idx, length;
+    } runs[8]; /* the first long ones: entries that map clusters in a row, alike but for that */
+    uint32_t run_count;
+};
+void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_digest *digest);
 
-/* How many entries from `idx` on, and below `end`, map clusters in a row, alike but for the offset.
- * Not for extended L2 entries. */
+/* How many entries from `idx` on, and below `end`, are such a run.  Not for extended L2 entries. */
 uint32_t l2_run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t cluster_size);
 
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it

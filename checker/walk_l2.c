@@ -66,14 +66,13 @@ static bool entry_absurd(const struct walk *walk, const struct qcow2_l2_entry *e
  * makes sense: in other data hardly one in ten thousand entries would. */
 enum { ABSURD_ENTRIES = 8, ABSURD_PER_SANE = 16 };
 
-static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes)
+static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes,
+    const struct l2_digest *digest)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t any_bits, highest_off;
-    l2_scan(geo, bytes, &any_bits, &highest_off);
     uint64_t unaligned = QCOW2_OFFSET_MASK & (geo->cluster_size - 1);
-    if (!(any_bits & (QCOW2_L2_RESERVED | QCOW2_ENTRY_COMPRESSED | unaligned)) &&
-        (geo->data_file || !check_outside(&walk->view, highest_off, geo->cluster_size)))
+    if (!(digest->flags & (QCOW2_L2_RESERVED | QCOW2_ENTRY_COMPRESSED | unaligned)) &&
+        (geo->data_file || !check_outside(&walk->view, digest->highest_off, geo->cluster_size)))
         return;
     table->absurd = table->used = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
@@ -166,28 +165,51 @@ static int settle_entry(struct walk *walk, struct table *table, const struct qco
     return census_mark_odd(walk->census, cluster_of(&walk->geo, e->host_off));
 }
 
-static int claim_single(struct walk *walk, struct table *table, const uint8_t *bytes)
+/* The fast path: claims the run of entries that starts at `idx`, if there is one and all its
+ * clusters are as they should be; returns its length, or 0 if nothing was claimed.
+ *
+ * Invariant: an entry that is claimed here is one that l2_entry_plain() accepts, that lies on the
+ * disk, and whose COPIED flag and stored count fit its references: no check would object. */
+static uint32_t claim_run(struct walk *walk, const struct table *table, uint32_t idx,
+    const struct qcow2_l2_entry *e, uint32_t length)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    bool runs = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
+    if (e->kind != QCOW2_L2_NORMAL || (table->active_refs > 0 && e->copied != (table->refs == 1)) ||
+        !l2_entry_plain(walk, e, 0) || idx >= table->legal)
+        return 0;
+    length = length < table->legal - idx ? length : table->legal - idx;
+    if (!in_file(walk, e->host_off, (uint64_t)length << geo->cluster_bits) ||
+        !census_claim_run(walk->census, cluster_of(geo, e->host_off), length, table->refs))
+        return 0;
+    return length;
+}
+
+static int claim_single(
+    struct walk *walk, struct table *table, const uint8_t *bytes, const struct l2_digest *digest)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
+    const struct l2_run *run = digest->runs, *end = run + digest->run_count;
     uint64_t next_off = 0;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+    for (uint32_t i = 0, n; i < geo->l2_entries; i += n) {
         const uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
+        n = 1;
         if (load_be64(p) == 0 && !geo->extended_l2)
             continue;
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, p, &e);
-        if (runs && e.kind == QCOW2_L2_NORMAL && i < table->legal &&
-            (table->active_refs == 0 || e.copied == (table->refs == 1))) {
-            uint32_t n = l2_run_length(bytes, i, table->legal, geo->cluster_size);
-            if (l2_entry_plain(walk, &e, 0) &&
-                in_file(walk, e.host_off, (uint64_t)n << geo->cluster_bits) &&
-                census_claim_run(walk->census, cluster_of(geo, e.host_off), n, table->refs)) {
-                if (table->active_refs)
-                    count_cluster(walk, table, e.host_off, n, &next_off);
-                i += n - 1;
+        for (; run < end && run->idx < i; run++)
+            ;
+        if (fast) {
+            n = run < end && run->idx == i
+                    ? run->length
+                    : l2_run_length(bytes, i, geo->l2_entries, geo->cluster_size);
+            n = claim_run(walk, table, i, &e, n);
+            if (n > 0 && table->active_refs)
+                count_cluster(walk, table, e.host_off, n, &next_off);
+            if (n > 0)
                 continue;
-            }
+            n = 1;
         }
         bool exact;
         count_entry(walk, table, &e, &next_off);
@@ -275,7 +297,8 @@ static int claim_rows(struct walk *walk, struct group *group, uint32_t first, ui
 }
 
 /* A table as it was read, for the first time: may it be interpreted? */
-static void take_table(struct walk *walk, struct table *table, const struct io_read_req *read)
+static void take_table(struct walk *walk, struct table *table, const struct io_read_req *read,
+    struct l2_digest *digest)
 {
     bool complete = true;
     if (read->length > 0 && read->result < 0) /* fails, or is cut short by the end of the file */
@@ -285,8 +308,10 @@ static void take_table(struct walk *walk, struct table *table, const struct io_r
     table->empty = read->length == 0 || walk_bytes_zero(read->buf, read->length);
     if (read->length > 0 && table->empty)
         walk_hole(walk, table->host_off); /* there may be more of them */
-    if (!table->empty)
-        test_plausible(walk, table, read->buf);
+    if (table->empty)
+        return;
+    l2_scan(&walk->geo, read->buf, digest);
+    test_plausible(walk, table, read->buf, digest);
 }
 
 /* ---- more tables at one position than fit the buffer ---- */
@@ -313,6 +338,7 @@ static void tall_take(struct walk *walk, struct group *group, const struct tall 
 {
     uint32_t size = walk->geo.cluster_size;
     size_t fit = tall->buf_len / size;
+    struct l2_digest digest;
     for (size_t first = 0, count; first < group->count; first += count) {
         count = group->count - first < fit ? group->count - first : fit;
         for (size_t i = 0; i < count; i++) {
@@ -323,7 +349,7 @@ static void tall_take(struct walk *walk, struct group *group, const struct tall 
         }
         tall_read(walk, tall, count);
         for (size_t i = 0; i < count; i++)
-            take_table(walk, &group->tables[first + i], &tall->reqs[i]);
+            take_table(walk, &group->tables[first + i], &tall->reqs[i], &digest);
     }
 }
 
@@ -385,6 +411,7 @@ static int claim_group(
     struct walk *walk, struct table *tables, size_t count, const struct io_read_req *reads)
 {
     struct group group = {.tables = tables, .count = count};
+    struct l2_digest digest;
     group.uses = calloc(count, sizeof(*group.uses));
     group.next_off = calloc(count, sizeof(*group.next_off));
     group.bytes = calloc(count, sizeof(*group.bytes));
@@ -393,7 +420,7 @@ static int claim_group(
         ret = claim_tall_group(walk, &group);
     } else if (ret == 0) {
         for (size_t t = 0; t < count; t++) {
-            take_table(walk, &tables[t], &reads[t]);
+            take_table(walk, &tables[t], &reads[t], &digest);
             if (!tables[t].skip && !tables[t].empty)
                 group.bytes[t] = reads[t].buf;
         }
@@ -425,14 +452,15 @@ static int use_group(
     struct walk *walk, void *arg, size_t first, size_t count, const struct io_read_req *reads)
 {
     struct table *tables = &walk->tables.items[first];
+    struct l2_digest digest;
     int ret = 0;
     (void)arg;
     if (count > 1) {
         ret = claim_group(walk, tables, count, reads);
     } else {
-        take_table(walk, tables, reads);
+        take_table(walk, tables, reads, &digest);
         if (!tables->skip && !tables->empty)
-            ret = claim_single(walk, tables, reads->buf);
+            ret = claim_single(walk, tables, reads->buf, &digest);
     }
     return ret < 0 ? ret : walk_pause(walk, (uint64_t)count * walk->geo.cluster_size);
 }
@@ -444,5 +472,8 @@ int walk_l2_tables(struct walk *walk)
         set->items[i].odd = true;
     struct stream stream = {
         .count = set->count, .place = table_place, .together = group_size, .use = use_group};
-    return walk_stream(walk, &stream);
+    int ret = walk_stream(walk, &stream);
+    if (!census_next_mismatch(walk->census, 0, &walk->first_mismatch))
+        walk->first_mismatch = UINT64_MAX;
+    return ret;
 }

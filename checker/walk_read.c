@@ -117,7 +117,7 @@ uint64_t walk_hole(struct walk *walk, uint64_t host_off)
 
 /* ---- reading ahead ---- */
 
-enum { MOST_READERS = 63, SCRATCH_BYTES = 64 << 20, AHEAD_FROM_BYTES = 512 << 10 };
+enum { MOST_READERS = 63, SCRATCH_BYTES = 64 << 20 };
 
 int walk_open_crew(struct walk *walk)
 {
@@ -131,12 +131,24 @@ int walk_open_crew(struct walk *walk)
     return crew_open(most > threads - 1 ? most : threads - 1, &walk->crew);
 }
 
-/* One half of what is under way: while one is used, the other is read. */
-struct half {
+/* A part of what is under way: while one is used, others are read. */
+struct chunk {
     struct io_batch batch; /* one request an item */
     size_t first, count;   /* items */
     bool tall;             /* more that belong together than fit: they are not read here */
+    bool busy;
     uint8_t *buf;
+};
+
+/* Chunks that fit the cache of a processor are used fastest; few of them do where a read takes
+ * microseconds, and where it takes long there are many under way. */
+enum { CHUNK_BYTES = 512 << 10, MOST_CHUNKS = 2 * WALK_BUF_BYTES / CHUNK_BYTES, FEW_CHUNKS = 3 };
+
+struct line {
+    struct chunk chunks[MOST_CHUNKS];
+    size_t chunk_count, most; /* most: items a chunk */
+    struct chunk *queue[MOST_CHUNKS];
+    size_t head, pending; /* of the queue: in the order in which they are used */
 };
 
 static size_t together(const struct walk *walk, const struct stream *stream, size_t item)
@@ -144,24 +156,24 @@ static size_t together(const struct walk *walk, const struct stream *stream, siz
     return stream->together ? stream->together(walk, item) : 1;
 }
 
-/* Asks for items from half->first on, as many as fit; returns the bytes to read. */
-static size_t half_plan(
-    struct walk *walk, const struct stream *stream, struct half *half, size_t most)
+/* Asks for items from chunk->first on, as many as fit; returns the bytes to read. */
+static size_t chunk_plan(
+    struct walk *walk, const struct stream *stream, struct chunk *chunk, size_t most)
 {
     uint32_t size = walk->geo.cluster_size;
     size_t bytes = 0, n;
-    half->count = 0;
-    half->tall = together(walk, stream, half->first) > most;
-    if (half->tall)
-        half->count = together(walk, stream, half->first);
-    for (; !half->tall && half->first + half->count < stream->count; half->count += n) {
-        n = together(walk, stream, half->first + half->count);
-        if (half->count + n > most)
+    chunk->count = 0;
+    chunk->tall = together(walk, stream, chunk->first) > most;
+    if (chunk->tall)
+        chunk->count = together(walk, stream, chunk->first);
+    for (; !chunk->tall && chunk->first + chunk->count < stream->count; chunk->count += n) {
+        n = together(walk, stream, chunk->first + chunk->count);
+        if (chunk->count + n > most)
             break;
-        for (size_t i = half->count; i < half->count + n; i++) {
-            struct io_read_req *req = &half->batch.reqs[i];
-            *req = (struct io_read_req){.buf = half->buf + i * size};
-            if (stream->place(walk, stream->arg, half->first + i, &req->host_off) &&
+        for (size_t i = chunk->count; i < chunk->count + n; i++) {
+            struct io_read_req *req = &chunk->batch.reqs[i];
+            *req = (struct io_read_req){.buf = chunk->buf + i * size};
+            if (stream->place(walk, stream->arg, chunk->first + i, &req->host_off) &&
                 walk_known_hole(walk, req->host_off) < size)
                 req->length = size;
             bytes += req->length;
@@ -170,54 +182,90 @@ static size_t half_plan(
     return bytes;
 }
 
-static void half_start(
-    struct walk *walk, const struct stream *stream, struct half *half, size_t most)
+/* Starts to read items from `first` on; returns how many. */
+static size_t line_push(
+    struct walk *walk, const struct stream *stream, struct line *line, size_t first)
 {
-    size_t bytes = half_plan(walk, stream, half, most);
-    half->batch.io = walk->io;
-    half->batch.crew = walk->crew;
-    half->batch.count = half->tall ? 0 : half->count;
-    if (bytes >= AHEAD_FROM_BYTES)
+    struct chunk *chunk = line->chunks;
+    while (chunk->busy)
+        chunk++;
+    chunk->busy = true;
+    chunk->first = first;
+    size_t bytes = chunk_plan(walk, stream, chunk, line->most);
+    chunk->batch.io = walk->io;
+    chunk->batch.crew = walk->crew;
+    chunk->batch.count = chunk->tall ? 0 : chunk->count;
+    if (bytes >= CHUNK_BYTES)
         crew_grow(walk->crew, walk->options->threads - 1);
-    io_batch_start(&half->batch);
+    io_batch_start(&chunk->batch);
+    line->queue[(line->head + line->pending++) % MOST_CHUNKS] = chunk;
+    return chunk->count;
 }
 
-/* Uses what a half has read, item by item, or those that belong together. */
-static int half_use(struct walk *walk, const struct stream *stream, struct half *half)
+static struct chunk *line_pop(struct line *line)
+{
+    struct chunk *chunk = line->queue[line->head];
+    line->head = (line->head + 1) % MOST_CHUNKS;
+    line->pending--;
+    io_batch_wait(&chunk->batch);
+    chunk->busy = false;
+    return chunk;
+}
+
+/* Uses what was read, item by item, or those that belong together. */
+static int chunk_use(struct walk *walk, const struct stream *stream, const struct chunk *chunk)
 {
     int ret = 0;
-    io_batch_wait(&half->batch);
-    for (size_t i = 0, n; ret == 0 && i < half->count; i += n) {
-        n = together(walk, stream, half->first + i);
+    for (size_t i = 0, n; ret == 0 && i < chunk->count; i += n) {
+        n = together(walk, stream, chunk->first + i);
         ret = stream->use(
-            walk, stream->arg, half->first + i, n, half->tall ? NULL : half->batch.reqs + i);
+            walk, stream->arg, chunk->first + i, n, chunk->tall ? NULL : chunk->batch.reqs + i);
     }
     return ret;
 }
 
+/* How many chunks are to be under way now. */
+static size_t line_depth(const struct walk *walk, const struct line *line)
+{
+    if (!walk->crew)
+        return 1;
+    size_t depth = crew_count(walk->crew) < walk->options->threads ? FEW_CHUNKS : MOST_CHUNKS;
+    return depth < line->chunk_count ? depth : line->chunk_count;
+}
+
+static int line_open(struct walk *walk, const struct stream *stream, struct line *line)
+{
+    size_t size = walk->geo.cluster_size > CHUNK_BYTES ? walk->geo.cluster_size : CHUNK_BYTES;
+    size_t in_buf = WALK_BUF_BYTES / size;
+    line->most = size / walk->geo.cluster_size;
+    /* Small images, and those who read one by one, need no more room. */
+    bool more = walk->crew && stream->count > line->most * in_buf;
+    if (more && !walk->ahead_buf)
+        walk->ahead_buf = malloc(WALK_BUF_BYTES);
+    line->chunk_count = more && walk->ahead_buf ? 2 * in_buf : in_buf;
+    struct io_read_req *reqs = calloc(line->chunk_count * line->most, sizeof(*reqs));
+    for (size_t i = 0; reqs && i < line->chunk_count; i++) {
+        line->chunks[i].batch.reqs = reqs + i * line->most;
+        line->chunks[i].buf =
+            i < in_buf ? walk->buf + i * size : walk->ahead_buf + (i - in_buf) * size;
+    }
+    return reqs ? 0 : -ENOMEM;
+}
+
 int walk_stream(struct walk *walk, const struct stream *stream)
 {
-    size_t most = WALK_BUF_BYTES / walk->geo.cluster_size, started = 0;
-    /* Small images, and those who read one by one, need no second half. */
-    size_t half_count = walk->crew && stream->count > most ? 2 : 1;
-    if (half_count == 2 && !walk->ahead_buf && !(walk->ahead_buf = malloc(WALK_BUF_BYTES)))
-        half_count = 1;
-    struct io_read_req *reqs = calloc(half_count * most, sizeof(*reqs));
-    struct half halves[2] = {{.buf = walk->buf}, {.buf = walk->ahead_buf}};
-    size_t filled = 0, used = 0;
-    int ret = reqs ? 0 : -ENOMEM;
-    while (ret == 0 && (used < filled || started < stream->count)) {
-        for (; filled - used < half_count && started < stream->count; filled++) {
-            struct half *half = &halves[filled % half_count];
-            half->batch.reqs = reqs + filled % half_count * most;
-            half->first = started;
-            half_start(walk, stream, half, most);
-            started += half->count;
-        }
-        ret = half_use(walk, stream, &halves[used++ % half_count]);
+    struct line line = {0};
+    size_t started = 0;
+    int ret = line_open(walk, stream, &line);
+    while (ret == 0 && (line.pending > 0 || started < stream->count)) {
+        while (started < stream->count &&
+               (line.pending == 0 || line.pending < line_depth(walk, &line)))
+            started += line_push(walk, stream, &line, started);
+        const struct chunk *chunk = line_pop(&line);
+        ret = chunk_use(walk, stream, chunk);
     }
-    for (; used < filled; used++) /* all ends early */
-        io_batch_wait(&halves[used % half_count].batch);
-    free(reqs);
+    while (line.pending > 0) /* all ends early */
+        line_pop(&line);
+    free(line.chunks[0].batch.reqs);
     return ret;
 }

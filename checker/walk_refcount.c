@@ -265,7 +265,7 @@ static void show_cluster(struct walk *walk, uint64_t cluster)
 int walk_compare_refcounts(struct walk *walk)
 {
     judge_reftable(walk);
-    uint64_t cluster = 0;
+    uint64_t cluster = walk->first_mismatch;
     for (uint64_t n = 0; census_next_mismatch(walk->census, cluster, &cluster); cluster++) {
         int64_t balance = census_get(walk->census, cluster).balance;
         /* What looks leaked may be used by what could not be read. */

@@ -6,29 +6,40 @@
  * who are there anyway, and each read that keeps its reader waiting doubles the readers. */
 #include "io.h"
 
+#include <sys/resource.h>
 #include <time.h>
 
-static uint64_t now_ns(void)
+struct moment {
+    uint64_t ns;
+    long waits; /* times this thread gave up its processor because it had to wait */
+};
+
+static struct moment moment_now(void)
 {
     struct timespec ts;
+    struct rusage usage;
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+    getrusage(RUSAGE_THREAD, &usage);
+    return (struct moment){(uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec, usage.ru_nvcsw};
+}
+
+/* The device kept us waiting, and not somebody who took the processor away. */
+static bool was_slow(const struct moment *start, size_t length)
+{
+    /* From memory a read takes some microseconds, and a nanosecond a byte at the very most. */
+    enum { SLOW_NS = 250000 };
+    struct moment end = moment_now();
+    return end.waits > start->waits && end.ns - start->ns > SLOW_NS + length;
 }
 
 static void read_one(void *arg, size_t index, unsigned worker)
 {
-    /* From memory a read takes some microseconds, and a nanosecond a byte at the very most. */
-    enum { SLOW_NS = 250000 };
     struct io_batch *batch = arg;
     struct io_read_req *req = &batch->reqs[index];
     (void)worker;
-    if (!batch->crew) {
-        req->result = io_read(batch->io, req->host_off, req->buf, req->length);
-        return;
-    }
-    uint64_t start = now_ns();
+    struct moment start = batch->crew ? moment_now() : (struct moment){0};
     req->result = io_read(batch->io, req->host_off, req->buf, req->length);
-    if (now_ns() - start > SLOW_NS + req->length)
+    if (batch->crew && was_slow(&start, req->length))
         crew_double(batch->crew);
 }
 
