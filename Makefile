@@ -29,14 +29,15 @@ CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(S
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
 
 # The rooms.  What a room may use is what its library is linked with; `make lint` checks includes.
-IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c
+IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c engine/crew.c
 ENGINE_SRC  := $(filter-out $(IO_SRC) engine/qsnap.c,$(wildcard engine/*.c))
 CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 # tests/: suites, programs with a main() of their own, and what they all use.
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
-                 tests/interplay.c tests/bench_crash.c tests/bench_snap.c)
+                 tests/interplay.c tests/bench_crash.c tests/bench_snap.c \
+                 tests/bench_check.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -98,11 +99,11 @@ $(BUILD)/tests/run: $(call obj,tests/main.c $(SUITES:%=tests/test_%.c)) \
 	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_TEST) $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD) -lm
 $(BUILD)/tests/oracle: $(BUILD)/tests/oracle.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/tests/trial: $(BUILD)/tests/trial.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
 # The engine and QEMU in turns on one image.
 $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
@@ -112,10 +113,16 @@ interplay: $(PROGRAMS) $(BUILD)/tests/interplay   ## engine and QEMU in turns: N
 	$(BUILD)/tests/interplay $(or $(STEPS),$(N)) $(SEED)
 
 $(BUILD)/tests/bench_snap: $(BUILD)/tests/bench_snap.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
 bench-snap: $(PROGRAMS) $(BUILD)/tests/bench_snap   ## qsnap beside qemu-img snapshot: SIZE=1T
 	QSNAP=$(BUILD)/qsnap $(BUILD)/tests/bench_snap $(SIZE)
+
+$(BUILD)/tests/bench_check: $(BUILD)/tests/bench_check.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
+
+bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img check: ROW=name
+	QCHECK=$(BUILD)/qcheck $(BUILD)/tests/bench_check $(ROW)
 
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
@@ -176,7 +183,7 @@ oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=20
 repair-trial: $(PROGRAMS) $(BUILD)/tests/trial   ## repair against qemu-img check -r all: N=2000 SEED=1
 	$(BUILD)/tests/trial $(N) $(SEED)
 
-bench: bench-snap bench-crash    ## speed, each against its peer in the same run
+bench: bench-check bench-snap bench-crash    ## speed, each against its peer in the same run
 
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
@@ -184,7 +191,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants bench bench-crash bench-snap demo lint san deps install uninstall \
+.PHONY: all check crash mutants bench bench-check bench-crash bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

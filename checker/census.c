@@ -7,11 +7,13 @@
 #include "census.h"
 #include "census_page.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "qcow2.h"
+#include "vector.h"
 
 enum {
     MID_BITS = 13,
@@ -202,16 +204,28 @@ bool census_known(const struct census *census, uint64_t cluster)
 /* ---- loading stored counts ---- */
 
 /* Packs 16-bit big-endian counts into byte cells; false if one does not fit (cells are rubbish
- * then).  Written so that the compiler makes vectors of it. */
-static bool pack_order4(const uint8_t *block, uint8_t *cell, size_t count)
+ * then). */
+VECTOR_LOOPS static bool pack_order4(const uint8_t *block, uint8_t *cell, size_t count)
 {
-    unsigned over = 0;
-    for (size_t i = 0; i < count; i++) {
-        unsigned high = block[2 * i], low = block[2 * i + 1];
-        over |= high << 8 | ((low + (BYTE_CLAIMED - BYTE_MAX - 1)) & ~0x7fu);
-        cell[i] = (uint8_t)low;
+    enum { STEP = 64 };
+    const uint16_t over = (uint16_t)~0x7f, shift = BYTE_CLAIMED - BYTE_MAX - 1;
+    uint16_t any = 0;
+    size_t i = 0;
+    for (; i + STEP <= count; i += STEP) {
+        uint16_t stored[STEP];
+        memcpy(stored, block + 2 * i, sizeof(stored));
+        for (size_t k = 0; k < STEP; k++) {
+            uint16_t value = be16toh(stored[k]);
+            any |= (value | (uint16_t)(value + shift)) & over;
+            cell[i + k] = (uint8_t)value;
+        }
     }
-    return over == 0;
+    for (; i < count; i++) {
+        uint16_t value = load_be16(block + 2 * i);
+        any |= (value | (uint16_t)(value + shift)) & over;
+        cell[i] = (uint8_t)value;
+    }
+    return any == 0;
 }
 
 static int load_slow(struct census *census, struct page *page, uint32_t i, uint64_t count,
@@ -384,16 +398,22 @@ static const struct page *page_next(const struct census *census, uint64_t *page_
     return NULL;
 }
 
-/* Skips cells that are right, eight at a time. */
+/* Skips cells that are right, a block at a time. */
 static uint32_t skip_right(const struct page *page, uint32_t i)
 {
+    enum { BLOCK = 128 };
     const uint64_t claimed = UINT64_C(0x8080808080808080);
-    while (page->cell_bytes == 1 && i % 8 == 0 && i + 8 <= page->cells) {
-        uint64_t eight;
-        memcpy(&eight, page->cell + i, 8);
-        if (eight & ~claimed)
+    if (page->cell_bytes != 1 || i % BLOCK != 0)
+        return i;
+    for (; i + BLOCK <= page->cells; i += BLOCK) {
+        uint64_t any = 0;
+        for (uint32_t k = 0; k < BLOCK; k += 8) {
+            uint64_t eight;
+            memcpy(&eight, page->cell + i + k, 8);
+            any |= eight;
+        }
+        if (any & ~claimed)
             break;
-        i += 8;
     }
     return i;
 }

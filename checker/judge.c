@@ -122,19 +122,38 @@ static void judge_skipped(struct walk *walk, const struct table *table)
     walk_show(walk, &subject);
 }
 
-int walk_judge_tables(struct walk *walk)
+/* Where anything at all is wrong, every table may refer to it. */
+static bool worth_a_look(const struct walk *walk, const struct table *table)
 {
     bool all = census_has_conflicts(walk->census) || walk->owner_slots > 0;
-    int ret = 0;
-    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
-        const struct table *table = &walk->tables.items[i];
-        if (table->skip) {
-            judge_skipped(walk, table);
-        } else if (all || table->odd) {
-            walk_read_again(walk, table->host_off, walk->buf, walk->geo.cluster_size);
-            judge_table(walk, table, walk->buf);
-            ret = walk_pause(walk, 0);
-        }
-    }
-    return ret;
+    return !table->skip && !table->empty && (all || table->odd);
+}
+
+static bool judge_place(const struct walk *walk, const void *arg, size_t item, uint64_t *host_off)
+{
+    const struct table *table = &walk->tables.items[item];
+    (void)arg;
+    *host_off = table->host_off;
+    return worth_a_look(walk, table);
+}
+
+static int judge_use(
+    struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *read)
+{
+    const struct table *table = &walk->tables.items[item];
+    (void)arg, (void)count;
+    if (table->skip)
+        judge_skipped(walk, table);
+    if (read->length == 0)
+        return 0;
+    if (read->result < 0)
+        walk_read_again(walk, read->host_off, read->buf, read->length);
+    judge_table(walk, table, read->buf);
+    return walk_pause(walk, 0);
+}
+
+int walk_judge_tables(struct walk *walk)
+{
+    struct stream stream = {.count = walk->tables.count, .place = judge_place, .use = judge_use};
+    return walk_stream(walk, &stream);
 }

@@ -184,7 +184,7 @@ int walk_find_orphans(struct walk *walk)
 {
     struct orphan_list list = {0};
     int ret = 0;
-    uint64_t cluster = 0;
+    uint64_t cluster = walk->first_mismatch;
     /* What was not read may refer to them: then they are not known to be leaked. */
     for (; !walk->refs_incomplete && ret == 0 &&
            census_next_mismatch(walk->census, cluster, &cluster);
@@ -192,7 +192,10 @@ int walk_find_orphans(struct walk *walk)
         struct orphan orphan = {.cluster = cluster};
         if (cluster % 4096 == 0)
             ret = walk_pause(walk, 0);
-        if (ret < 0 || !leaked(walk, cluster))
+        uint64_t hole = walk_hole(walk, cluster << walk->geo.cluster_bits);
+        if (hole >= walk->geo.cluster_size) /* zeros look like nothing that was lost */
+            cluster += (hole >> walk->geo.cluster_bits) - 1;
+        if (ret < 0 || hole >= walk->geo.cluster_size || !leaked(walk, cluster))
             continue;
         if (looks_like_l2(walk, cluster, &orphan.data_bytes))
             ret = add(&list, &orphan);

@@ -16,6 +16,7 @@ static volatile sig_atomic_t line_wanted;
 
 struct progress {
     const char *filename;
+    struct progress_place place;
     bool always, automatic, shown;
     double started, last; /* seconds, monotonic */
 };
@@ -48,12 +49,14 @@ static double now(void)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-struct progress *progress_start(const char *filename, int wanted)
+struct progress *progress_start(
+    const char *filename, int wanted, const struct progress_place *place)
 {
     struct progress *progress = calloc(1, sizeof(*progress));
     if (!progress)
         return NULL;
     progress->filename = filename;
+    progress->place = *place;
     progress->always = wanted == 1;
     progress->automatic = wanted == -1 && isatty(STDERR_FILENO);
     progress->started = progress->last = now();
@@ -76,6 +79,8 @@ void progress_update(void *arg, uint64_t done, uint64_t total)
 {
     static const double first_after = 2, again_after = 0.5; /* seconds */
     struct progress *progress = arg;
+    if (*progress->place.turn != progress->place.number)
+        return;
     double time = now();
     bool due =
         time - progress->last >= again_after &&

@@ -1,35 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
  * qcheck: the command line. */
-#include "qcheck.h"
-
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "images.h"
 #include "progress.h"
-#include "repair.h"
 
 #ifndef QCHECK_VERSION
 #define QCHECK_VERSION "0.1"
 #endif
 
-struct arguments {
-    struct check_options check;
-    struct report_style style;
-    bool json, share;
-    bool repair, dry_run;
-    struct repair_options repair_options;
-    const char *undo, *rollback;
-    int progress; /* 1, 0, or -1: decide */
-    size_t max_findings;
-    const char *explain; /* "" for all */
-    bool explain_wanted;
-};
+enum { MOST_THREADS = 256 };
 
 static const char usage[] =
     "usage: qcheck [OPTION]... IMAGE...\n"
@@ -43,6 +30,7 @@ static const char usage[] =
     "      --deep               also decode every compressed cluster\n"
     "      --backing            also follow the backing chain\n"
     "      --output=human|json  JSON: one object per image, one per line\n"
+    "  -j N                     use N threads: for several images, or parts of a large one\n"
     "  -U, --force-share        check an image that another program has open\n"
     "      --progress, --no-progress\n"
     "                           a progress line on stderr (default: on a terminal)\n"
@@ -150,6 +138,11 @@ static int parse_option(int opt, struct arguments *args)
         if (!args->json && strcmp(optarg, "human") != 0)
             return bad_argument("the output is either human or json", optarg);
         return -1;
+    case 'j':
+        if (parse_count(optarg, &args->threads) < 0 || args->threads < 1 ||
+            args->threads > MOST_THREADS)
+            return bad_argument("not a number of threads", optarg);
+        return -1;
     case 'U':
         args->share = true;
         return -1;
@@ -201,142 +194,13 @@ static int explain(const char *only)
     return finish_output(0);
 }
 
-/* ---- one image ---- */
-
-static void open_failed(struct report *report, int error, const struct io_file_info *info)
+/* As many as there are processors for us; but reading ahead takes two. */
+static size_t default_threads(void)
 {
-    if (error == -EBUSY) {
-        char holder[80] = "another program";
-        if (info->holder_pid) {
-            char name[64];
-            report_escape(
-                (const uint8_t *)info->holder_name, strlen(info->holder_name), name, sizeof(name));
-            snprintf(holder, sizeof(holder), "process %ld (%s)", info->holder_pid, name);
-        }
-        report_problem(report,
-            "in use: %s holds the image lock for \"%s\" (byte %d); -U looks at it anyway", holder,
-            io_file_lock_name(info->lock_byte), info->lock_byte);
-    } else if (error == -ENOTBLK) {
-        report_problem(report, "neither a regular file nor a block device");
-    } else {
-        report_problem(report, "cannot be opened: %s", strerror(-error));
-    }
-}
-
-/* Puts the undo log under the image; takes both over.  The log must not exist yet: it may be the
- * only way back from an earlier repair. */
-static int add_undo(struct report *report, const char *undo, struct io **io)
-{
-    struct io *log, *layer;
-    int ret = io_file_open(undo, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &log, NULL);
-    if (ret == 0) {
-        ret = io_undo_open(*io, log, &layer);
-        if (ret < 0)
-            io_close(log);
-        else
-            *io = layer;
-    }
-    if (ret < 0)
-        report_problem(report, "the undo log %s cannot be made: %s; nothing was changed", undo,
-            strerror(-ret));
-    return ret;
-}
-
-static void repair_one(struct io **io, const char *filename, const struct check_options *options,
-    const struct arguments *args, struct report *report)
-{
-    struct repair_options repair = args->repair_options;
-    FILE *out = args->json ? stderr : stdout;
-    repair.remarks = out;
-    repair.edits = args->dry_run || args->style.verbose ? out : NULL;
-    struct io *overlay = NULL;
-    int ret = 0;
-    if (args->dry_run)
-        ret = io_overlay_open(*io, &overlay);
-    else if (args->undo)
-        ret = add_undo(report, args->undo, io);
-    if (ret == 0)
-        repair_image(overlay ? overlay : *io, filename, options, &repair, report);
-    else if (args->dry_run)
-        report_problem(report, "%s", strerror(-ret));
-    if (overlay)
-        fprintf(out, "%s: nothing was written (--dry-run); what follows is how it would be\n",
-            filename);
-    io_close(overlay);
-}
-
-static void roll_back(struct io *io, const char *undo, struct report *report)
-{
-    struct io *log;
-    int ret = io_file_open(undo, IO_FILE_NO_LOCK, &log, NULL);
-    if (ret < 0) {
-        report_problem(report, "the undo log %s cannot be opened: %s", undo, strerror(-ret));
-        return;
-    }
-    ret = io_undo_rollback(log, io);
-    io_close(log);
-    if (ret == -EILSEQ)
-        report_problem(report, "%s is no undo log of this image; nothing was changed", undo);
-    else if (ret == -ESTALE)
-        report_problem(report,
-            "the image was changed after the repair that made %s; nothing was changed", undo);
-    else if (ret < 0)
-        report_problem(report, "rolling back failed: %s; try again", strerror(-ret));
-}
-
-static void handle_image(
-    struct io **io, const char *filename, const struct arguments *args, struct report *report)
-{
-    struct check_options options = args->check;
-    struct progress *progress = progress_start(filename, args->progress);
-    if (progress) {
-        options.progress = progress_update;
-        options.progress_arg = progress;
-    }
-    options.stop = progress_stop_flag();
-    if (args->rollback)
-        roll_back(*io, args->rollback, report);
-    if (args->repair && !report->problem[0])
-        repair_one(io, filename, &options, args, report);
-    else
-        check_image(*io, filename, &options, report);
-    progress_end(progress);
-}
-
-static int check_one(const char *filename, const struct arguments *args)
-{
-    struct report report;
-    struct io *io = NULL;
-    struct io_file_info info = {0};
-    bool writes = (args->repair && !args->dry_run) || args->rollback;
-    report_init(&report, args->max_findings);
-    int ret = 0;
-    if (strcmp(filename, "-") == 0) {
-        report_problem(&report, "standard input cannot be checked: an image is read out of order");
-    } else {
-        unsigned flags = writes ? IO_FILE_WRITE : args->share ? IO_FILE_SHARE : 0;
-        ret = io_file_open(filename, flags, &io, &info);
-        if (ret < 0)
-            open_failed(&report, ret, &info);
-    }
-    if (io) {
-        if (info.unlocked)
-            fprintf(stderr, "qcheck: %s: has no image locks here; not locked\n", filename);
-        handle_image(&io, filename, args, &report);
-        io_close(io);
-    }
-    ret = 0;
-    if (args->json)
-        ret = report_print_json(&report, filename, stdout);
-    else
-        report_print(&report, filename, &args->style, stdout);
-    int exit_code = report_exit_code(&report);
-    if (ret < 0) {
-        fprintf(stderr, "qcheck: %s: writing the report: %s\n", filename, strerror(-ret));
-        exit_code = 1;
-    }
-    report_release(&report);
-    return exit_code;
+    enum { LEAST = 2, MOST = 16 };
+    cpu_set_t set;
+    int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
+    return (size_t)(count < LEAST ? LEAST : count > MOST ? MOST : count);
 }
 
 /* Options that contradict each other; 0 if all is well. */
@@ -364,9 +228,9 @@ int main(int argc, char **argv)
     struct arguments args = {
         .max_findings = DEFAULT_MAX_FINDINGS,
         .progress = -1,
-        .check.threads = 1,
+        .threads = default_threads(),
     };
-    for (int opt; (opt = getopt_long(argc, argv, "rnUqv", long_options, NULL)) != -1;) {
+    for (int opt; (opt = getopt_long(argc, argv, "rnj:Uqv", long_options, NULL)) != -1;) {
         int exit_code = parse_option(opt, &args);
         if (exit_code >= 0)
             return exit_code;
@@ -376,9 +240,7 @@ int main(int argc, char **argv)
     if (check_arguments(&args, argc - optind) != 0)
         return 1;
     progress_catch_signals();
-    int exit_code = 0;
-    for (int i = optind; i < argc && !*progress_stop_flag(); i++)
-        exit_code = worse_exit_code(check_one(argv[i], &args), exit_code);
+    int exit_code = images_check(&args, argv + optind, (size_t)(argc - optind));
     if (*progress_stop_flag())
         exit_code = 1;
     return finish_output(exit_code);

@@ -66,80 +66,7 @@ enum after walk_after(const struct walk *walk, const struct subject *subject)
     return after;
 }
 
-/* ---- reading ---- */
-
-static void report_unreadable(
-    struct walk *walk, const struct table *table, const struct io_read_req *piece)
-{
-    walk->report->check_errors++;
-    walk->report->incomplete = true;
-    walk->unreadable = true;
-    struct subject subject = {
-        .kind = OBJECT_REGION,
-        .tree = table ? table->tree : TREE_NONE,
-        .has_host = true,
-        .host_off = piece->host_off,
-        .length = piece->length,
-        .region.error = -piece->result,
-    };
-    if (table) {
-        const struct qcow2_geometry *geo = &walk->geo;
-        uint64_t first = (piece->host_off - table->host_off) / geo->l2_entry_size;
-        subject.guest_off = (uint64_t)table->l1_idx * geo->l2_span + (first << geo->cluster_bits);
-        subject.guest_len = div_up(piece->length, geo->l2_entry_size) << geo->cluster_bits;
-    }
-    walk_show(walk, &subject);
-}
-
-/* Saves what can be read, piece by piece, zeros the rest, and hands each stretch that fails to
- * report_unreadable(). */
-static bool read_pieces(struct walk *walk, const struct table *table, uint64_t host_off, void *buf,
-    size_t length, bool silent)
-{
-    enum { PIECE_BYTES = 4096 };
-    struct io_read_req bad = {0};
-    bool complete = true;
-    for (size_t done = 0; done < length;) {
-        size_t n = PIECE_BYTES - (size_t)((host_off + done) % PIECE_BYTES);
-        n = n < length - done ? n : length - done;
-        int ret = io_read_padded(walk->io, host_off + done, (uint8_t *)buf + done, n);
-        if (ret < 0) {
-            memset((uint8_t *)buf + done, 0, n);
-            if (bad.length == 0)
-                bad.host_off = host_off + done;
-            bad.length += n;
-            bad.result = ret;
-        }
-        done += n;
-        if (bad.length > 0 && (ret == 0 || done == length)) {
-            if (!silent)
-                report_unreadable(walk, table, &bad);
-            complete = false;
-            bad.length = 0;
-        }
-    }
-    return complete;
-}
-
-void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete)
-{
-    if (io_read_padded(walk->io, host_off, buf, length) < 0 &&
-        !read_pieces(walk, NULL, host_off, buf, length, false))
-        *complete = false;
-}
-
-void walk_read_table(struct walk *walk, const struct table *table, void *buf, bool *complete)
-{
-    if (io_read_padded(walk->io, table->host_off, buf, walk->geo.cluster_size) < 0 &&
-        !read_pieces(walk, table, table->host_off, buf, walk->geo.cluster_size, false))
-        *complete = false;
-}
-
-void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length)
-{
-    if (io_read_padded(walk->io, host_off, buf, length) < 0)
-        read_pieces(walk, NULL, host_off, buf, length, true);
-}
+/* ---- progress ---- */
 
 int walk_pause(struct walk *walk, uint64_t bytes_done)
 {
@@ -316,8 +243,8 @@ int walk_collect_owners(struct walk *walk)
     size_t wanted = walk->report->max_findings, slots = 16;
     while (slots < wanted * 2)
         slots *= 2;
-    uint64_t cluster;
-    if (wanted == 0 || !census_next_mismatch(walk->census, 0, &cluster))
+    uint64_t cluster = walk->first_mismatch;
+    if (wanted == 0 || cluster == UINT64_MAX)
         return 0;
     walk->owners = malloc(slots * sizeof(*walk->owners));
     if (!walk->owners)
@@ -371,6 +298,7 @@ void walk_close(struct walk *walk)
 {
     if (!walk)
         return;
+    crew_close(walk->crew);
     census_close(walk->census);
     free(walk->areas.items);
     free(walk->trees);
@@ -380,6 +308,7 @@ void walk_close(struct walk *walk)
     free(walk->owners);
     free(walk->head);
     free(walk->buf);
+    free(walk->ahead_buf);
     free(walk);
 }
 

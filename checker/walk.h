@@ -3,11 +3,13 @@
  * The walk: reads each piece of metadata once, counts who refers to what, and shows every object to
  * the checks of its kind.  This header is for the files of the walk; others call check_image().
  *
+ *   walk_read.c      reading, ahead where that is possible
  *   walk_header.c    header and extensions
  *   walk_refcount.c  refcount table and blocks; stored counts; comparison at the end
  *   walk_tree.c      snapshot table: which disks there are
  *   walk_l1.c        L1 tables; the set of L2 tables with their multiplicity
  *   walk_l2.c        first pass over the L2 tables: claims
+ *   walk_scan.c      what the fast paths of that pass recognise in one go
  *   walk_bitmap.c    bitmaps, LUKS header
  *   judge.c          second look at what the first pass found unusual
  *   orphan.c         leaked clusters that look like a lost table
@@ -22,6 +24,7 @@
 
 #include "census.h"
 #include "check.h"
+#include "crew.h"
 #include "io.h"
 #include "qcheck.h"
 #include "report.h"
@@ -48,6 +51,7 @@ struct table {
     int tree;                      /* first disk that uses it; the active one if any does */
     bool copied_set, copied_clear; /* COPIED as seen in active L1 entries */
     bool elsewhere;                /* referred to at another L1 index, too */
+    bool empty;                    /* read, and all zeros */
     bool odd;                      /* judge its entries in the second pass */
     bool skip;                     /* not an L2 table after all: not interpreted */
     bool implausible;
@@ -72,6 +76,12 @@ struct area {
 struct area_list {
     struct area *items; /* sorted by host_off once areas_sort() was called */
     size_t count, room;
+};
+
+/* What is known of where the file has holes: all of hole_off .. data_off - 1 is one, nothing of
+ * data_off .. data_end - 1. */
+struct extent {
+    uint64_t hole_off, data_off, data_end;
 };
 
 /* Where a cluster whose count is wrong is used: for the message about it. */
@@ -103,6 +113,7 @@ struct walk {
     struct qcow2_ext backing_format, data_file_name, feature_names; /* data NULL if absent */
 
     struct census *census;
+    uint64_t first_mismatch; /* the first cluster whose count is wrong; UINT64_MAX: none */
     struct area_list areas;
     uint64_t area_clusters; /* claimed for areas, each time it was */
     struct tree *trees;     /* [0] the active disk */
@@ -125,9 +136,12 @@ struct walk {
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
     uint64_t l1_broken;     /* L1 entries that name no table, or that of another place */
     uint64_t l1_holes;
-    bool unreadable;                  /* something could not be read */
-    bool refs_incomplete;             /* metadata that holds references could not be read */
+    bool unreadable;      /* something could not be read */
+    bool refs_incomplete; /* metadata that holds references could not be read */
+    struct crew *crew;    /* NULL: everything is done one after the other */
+    struct extent extent;
     uint8_t *buf;                     /* WALK_BUF_BYTES, shared by the stages */
+    uint8_t *ahead_buf;               /* as many, of walk_stream() alone; may be NULL */
     bool judgeable;                   /* the header allowed to go on */
     uint64_t bytes_done, bytes_total; /* of metadata, for the progress line */
 };
@@ -147,16 +161,6 @@ enum after walk_show(struct walk *walk, const struct subject *subject);
 
 /* The same answer, without reporting anything: for decisions on the way. */
 enum after walk_after(const struct walk *walk, const struct subject *subject);
-
-/* Reads, what is past the end of the file being zeros.  What cannot be read is zeroed and reported;
- * then *complete becomes false (it is not touched otherwise). */
-void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete);
-
-/* The same for an L2 table, whose guest range is then part of the report. */
-void walk_read_table(struct walk *walk, const struct table *table, void *buf, bool *complete);
-
-/* The same, silently: what fails was reported when it was read first. */
-void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length);
 
 /* Claims the clusters of a piece of metadata and remembers it; one that passes the end of the file
  * by a cluster or more is not counted at all.  *conflict: somebody else had claimed one of them. */
@@ -182,6 +186,45 @@ bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster);
 int walk_pause(struct walk *walk, uint64_t bytes_done);
 
 struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster);
+
+/* ---- walk_read.c ---- */
+
+int walk_open_crew(struct walk *walk); /* once the geometry is known */
+
+/* Reads, what is past the end of the file being zeros.  What cannot be read is zeroed and reported;
+ * then *complete becomes false (it is not touched otherwise). */
+void walk_read(struct walk *walk, uint64_t host_off, void *buf, size_t length, bool *complete);
+
+/* The same for an L2 table, whose guest range is then part of the report. */
+void walk_read_table(struct walk *walk, const struct table *table, void *buf, bool *complete);
+
+/* The same, silently: what fails was reported when it was read first. */
+void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length);
+
+/* Bytes from host_off on that are a hole: zeros that need not be read.  The first asks the device,
+ * the second only remembers; so where zeros are rare one asks when they were seen. */
+uint64_t walk_hole(struct walk *walk, uint64_t host_off);
+uint64_t walk_known_hole(const struct walk *walk, uint64_t host_off);
+bool walk_bytes_zero(const uint8_t *bytes, size_t length);
+
+/* Many clusters that are read ahead and used in order. */
+struct stream {
+    size_t count; /* items */
+    void *arg;
+
+    /* The cluster of an item; false if nothing is to be read for it. */
+    bool (*place)(const struct walk *walk, const void *arg, size_t item, uint64_t *host_off);
+
+    /* How many items from this one on are to be used at once; NULL: one. */
+    size_t (*together)(const struct walk *walk, size_t item);
+
+    /* Items item .. item + count - 1.  A read of length 0 was not done, the cluster being in a hole
+     * or none; one whose result is negative failed, or passes the end of the file.  `reads` is NULL
+     * for items that belong together and are more than fit the buffer.  May not use walk->buf. */
+    int (*use)(
+        struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *reads);
+};
+int walk_stream(struct walk *walk, const struct stream *stream);
 
 /* ---- the stages, in order ---- */
 int walk_header(struct walk *walk, bool *go_on);
@@ -212,8 +255,9 @@ bool walk_stored(struct walk *walk, uint64_t cluster, uint64_t *stored);
 
 struct table *table_find(const struct table_set *set, uint64_t host_off);
 
-/* Reads the L1 table of a disk and hands each entry to `visit`, those that are 0 if `zeros` is set.
- * `complete` is NULL when it is not the first time. */
+/* Reads the L1 table of a disk and hands each entry to `visit`; of those that are 0 none, or if
+ * `zeros` is set those of the disk.  `complete` is NULL when it is not the first time.  A visitor
+ * that returns 1 has seen enough. */
 typedef int l1_visitor(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw);
 int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros, bool *complete);
 
@@ -224,6 +268,22 @@ struct owner *walk_owner(struct walk *walk, uint64_t cluster);
 
 /* The subject refers to the cluster: the first to do so is named when its count is wrong. */
 void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *subject);
+
+/* ---- walk_scan.c ---- */
+
+/* What one look at a whole L2 table tells. */
+struct l2_digest {
+    uint64_t flags;       /* set in any entry; those of an aligned offset aside */
+    uint64_t highest_off; /* among all entries */
+    struct l2_run {
+        uint32_t idx, length;
+    } runs[8]; /* the first long ones: entries that map clusters in a row, alike but for that */
+    uint32_t run_count;
+};
+void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_digest *digest);
+
+/* How many entries from `idx` on, and below `end`, are such a run.  Not for extended L2 entries. */
+uint32_t l2_run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t cluster_size);
 
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
  * lies on the disk is another question.) */

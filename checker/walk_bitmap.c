@@ -48,13 +48,18 @@ static int bitmap_table(struct walk *walk, const struct qcow2_bitmap *bitmap, ui
     bool conflict;
     int ret = walk_claim_area(walk, &area, &conflict);
     /* A table that is also something else is not interpreted: that also bounds the work. */
-    for (uint64_t done = 0; ret == 0 && !conflict && done < area.length; done += WALK_BUF_BYTES) {
-        size_t n =
-            area.length - done < WALK_BUF_BYTES ? (size_t)(area.length - done) : WALK_BUF_BYTES;
+    for (uint64_t done = 0, n; ret == 0 && !conflict && done < area.length; done += n) {
         bool complete = true;
-        walk_read(walk, area.host_off + done, walk->buf, n, &complete);
+        n = walk_known_hole(walk, area.host_off + done) / 8 * 8;
+        n = n < area.length - done ? n : area.length - done;
+        if (n > 0)
+            continue;
+        n = area.length - done < WALK_BUF_BYTES ? area.length - done : WALK_BUF_BYTES;
+        walk_read(walk, area.host_off + done, walk->buf, (size_t)n, &complete);
         if (!complete)
             walk->refs_incomplete = true;
+        if (walk_bytes_zero(walk->buf, (size_t)n))
+            walk_hole(walk, area.host_off + done); /* there may be more of it */
         for (size_t i = 0; ret == 0 && i < n / 8; i++)
             ret = bitmap_entry(
                 walk, bitmap, bitmap_idx, (done / 8) + i, load_be64(walk->buf + i * 8));

@@ -217,5 +217,6 @@ int walk_header(struct walk *walk, bool *go_on)
         return -ENOMEM;
     walk_extensions(walk);
     show_header(walk, go_on);
-    return census_open(walk->cluster_end, &walk->census);
+    ret = walk_open_crew(walk);
+    return ret < 0 ? ret : census_open(walk->cluster_end, &walk->census);
 }

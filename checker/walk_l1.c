@@ -147,27 +147,55 @@ static int add_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t 
     return 0;
 }
 
-int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros, bool *complete)
+struct l1_visit {
+    int tree_idx;
+    l1_visitor *visit;
+    uint64_t zeros_end; /* zero entries are visited below this one */
+};
+
+/* Entries first .. first + count - 1; `bytes` is NULL for zeros. */
+static int visit_entries(struct walk *walk, const struct l1_visit *visit, uint64_t first,
+    uint64_t count, const uint8_t *bytes)
+{
+    int ret = 0;
+    if (!bytes && first + count > visit->zeros_end)
+        count = first < visit->zeros_end ? visit->zeros_end - first : 0;
+    for (uint64_t i = 0; ret == 0 && i < count; i++) {
+        uint64_t raw = bytes ? load_be64(bytes + i * 8) : 0;
+        if (raw || first + i < visit->zeros_end)
+            ret = visit->visit(walk, visit->tree_idx, (uint32_t)(first + i), raw);
+    }
+    return ret;
+}
+
+int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visitor, bool zeros, bool *complete)
 {
     const struct tree *tree = &walk->trees[tree_idx];
+    struct l1_visit visit = {tree_idx, visitor, 0};
     uint64_t bytes = (uint64_t)tree->l1_size * 8;
-    for (uint64_t done = 0; done < bytes; done += WALK_BUF_BYTES) {
-        size_t n = bytes - done < WALK_BUF_BYTES ? (size_t)(bytes - done) : WALK_BUF_BYTES;
-        if (complete)
-            walk_read(walk, tree->l1_off + done, walk->buf, n, complete);
-        else
-            walk_read_again(walk, tree->l1_off + done, walk->buf, n);
-        for (size_t i = 0; i < n / 8; i++) {
-            uint64_t raw = load_be64(walk->buf + i * 8);
-            int ret = raw || zeros ? visit(walk, tree_idx, (uint32_t)(done / 8 + i), raw) : 0;
-            if (ret < 0)
-                return ret;
+    int ret = 0;
+    if (zeros)
+        visit.zeros_end = l1_entries_for(&walk->geo, tree->disk_size);
+    for (uint64_t done = 0, n; ret == 0 && done < bytes; done += n) {
+        uint64_t host_off = tree->l1_off + done;
+        n = walk_known_hole(walk, host_off) / 8 * 8;
+        n = n < bytes - done ? n : bytes - done;
+        if (n > 0) {
+            ret = visit_entries(walk, &visit, done / 8, n / 8, NULL);
+            continue;
         }
-        int ret = walk_pause(walk, n);
-        if (ret < 0)
-            return ret;
+        n = bytes - done < WALK_BUF_BYTES ? bytes - done : WALK_BUF_BYTES;
+        if (complete)
+            walk_read(walk, host_off, walk->buf, (size_t)n, complete);
+        else
+            walk_read_again(walk, host_off, walk->buf, (size_t)n);
+        if (walk_bytes_zero(walk->buf, (size_t)n))
+            walk_hole(walk, host_off); /* there may be more of it */
+        ret = visit_entries(walk, &visit, done / 8, n / 8, walk->buf);
+        if (ret == 0)
+            ret = walk_pause(walk, n);
     }
-    return 0;
+    return ret;
 }
 
 struct l1_use {
@@ -281,14 +309,6 @@ int walk_l1_tables(struct walk *walk)
 
 /* ---- holes ---- */
 
-static int count_hole(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
-{
-    const struct tree *tree = &walk->trees[tree_idx];
-    if (raw == 0 && l1_idx < l1_entries_for(&walk->geo, tree->disk_size))
-        walk->l1_holes++;
-    return 0;
-}
-
 /* Orphaned tables that no damaged entry of an L1 table, and no L1 table that is too short, has
  * lost: an entry that is empty now must have. */
 static uint64_t unexplained_orphans(const struct walk *walk)
@@ -302,9 +322,17 @@ static uint64_t unexplained_orphans(const struct walk *walk)
 
 /* Empty L1 entries are suspicious beside orphaned tables, but a sparse disk is full of them: then
  * nobody can tell which one it was. */
+enum { HOLES_PER_ORPHAN = 4 };
+
+static int count_hole(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
+{
+    (void)tree_idx, (void)l1_idx;
+    walk->l1_holes += raw == 0;
+    return walk->l1_holes > unexplained_orphans(walk) * HOLES_PER_ORPHAN;
+}
+
 static int holes_tell_something(struct walk *walk, bool *tell)
 {
-    enum { HOLES_PER_ORPHAN = 4 };
     uint64_t orphans = unexplained_orphans(walk);
     int ret = 0;
     for (size_t i = 0; orphans > 0 && ret == 0 && i < walk->tree_count; i++) {
@@ -312,7 +340,7 @@ static int holes_tell_something(struct walk *walk, bool *tell)
             ret = walk_visit_l1(walk, (int)i, count_hole, true, NULL);
     }
     *tell = walk->l1_holes <= orphans * HOLES_PER_ORPHAN && walk->l1_holes > 0;
-    return ret;
+    return ret < 0 ? ret : 0;
 }
 
 /* ---- second look ---- */

@@ -66,18 +66,13 @@ static bool entry_absurd(const struct walk *walk, const struct qcow2_l2_entry *e
  * makes sense: in other data hardly one in ten thousand entries would. */
 enum { ABSURD_ENTRIES = 8, ABSURD_PER_SANE = 16 };
 
-static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes)
+static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes,
+    const struct l2_digest *digest)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t unusual = 0, highest = 0;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        uint64_t raw = load_be64(bytes + (size_t)i * geo->l2_entry_size);
-        unusual |= raw;
-        highest = (raw & QCOW2_OFFSET_MASK) > highest ? raw & QCOW2_OFFSET_MASK : highest;
-    }
     uint64_t unaligned = QCOW2_OFFSET_MASK & (geo->cluster_size - 1);
-    if (!(unusual & (QCOW2_L2_RESERVED | QCOW2_ENTRY_COMPRESSED | unaligned)) &&
-        (geo->data_file || !check_outside(&walk->view, highest, geo->cluster_size)))
+    if (!(digest->flags & (QCOW2_L2_RESERVED | QCOW2_ENTRY_COMPRESSED | unaligned)) &&
+        (geo->data_file || !check_outside(&walk->view, digest->highest_off, geo->cluster_size)))
         return;
     table->absurd = table->used = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
@@ -188,41 +183,51 @@ static int settle_entry(struct walk *walk, struct table *table, const struct qco
     return census_mark_odd(walk->census, cluster_of(&walk->geo, e->host_off));
 }
 
-/* How many entries from `idx` on map clusters in a row, alike but for the offset. */
-static uint32_t run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t step)
-{
-    uint64_t want = load_be64(bytes + (size_t)idx * 8);
-    uint32_t i = idx + 1;
-    for (; i < end; i++) {
-        want += step;
-        if (load_be64(bytes + (size_t)i * 8) != want)
-            break;
-    }
-    return i - idx;
-}
-
-static int claim_single(struct walk *walk, struct table *table, const uint8_t *bytes)
+/* The fast path: claims the run of entries that starts at `idx`, if there is one and all its
+ * clusters are as they should be; returns its length, or 0 if nothing was claimed.
+ *
+ * Invariant: an entry that is claimed here is one that l2_entry_plain() accepts, that lies on the
+ * disk, and whose COPIED flag and stored count fit its references: no check would object. */
+static uint32_t claim_run(struct walk *walk, const struct table *table, uint32_t idx,
+    const struct qcow2_l2_entry *e, uint32_t length)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    bool runs = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
+    if (e->kind != QCOW2_L2_NORMAL || (table->active_refs > 0 && e->copied != (table->refs == 1)) ||
+        !l2_entry_plain(walk, e, 0) || idx >= table->legal)
+        return 0;
+    length = length < table->legal - idx ? length : table->legal - idx;
+    if (!in_file(walk, e->host_off, (uint64_t)length << geo->cluster_bits) ||
+        !census_claim_run(walk->census, cluster_of(geo, e->host_off), length, table->refs))
+        return 0;
+    return length;
+}
+
+static int claim_single(
+    struct walk *walk, struct table *table, const uint8_t *bytes, const struct l2_digest *digest)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
+    const struct l2_run *run = digest->runs, *end = run + digest->run_count;
     uint64_t next_off = 0;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+    for (uint32_t i = 0, n; i < geo->l2_entries; i += n) {
         const uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
+        n = 1;
         if (load_be64(p) == 0 && !geo->extended_l2)
             continue;
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, p, &e);
-        if (runs && e.kind == QCOW2_L2_NORMAL && i < table->legal &&
-            (table->active_refs == 0 || e.copied == (table->refs == 1))) {
-            uint32_t n = run_length(bytes, i, table->legal, geo->cluster_size);
-            if (l2_entry_plain(walk, &e, 0) &&
-                in_file(walk, e.host_off, (uint64_t)n << geo->cluster_bits) &&
-                census_claim_run(walk->census, cluster_of(geo, e.host_off), n, table->refs)) {
-                if (table->active_refs)
-                    count_cluster(walk, table, e.host_off, n, &next_off);
-                i += n - 1;
+        for (; run < end && run->idx < i; run++)
+            ;
+        if (fast) {
+            n = run < end && run->idx == i
+                    ? run->length
+                    : l2_run_length(bytes, i, geo->l2_entries, geo->cluster_size);
+            n = claim_run(walk, table, i, &e, n);
+            if (n > 0 && table->active_refs)
+                count_cluster(walk, table, e.host_off, n, &next_off);
+            if (n > 0)
                 continue;
-            }
+            n = 1;
         }
         bool exact;
         count_entry(walk, table, &e, &next_off);
@@ -256,8 +261,9 @@ static int compare_uses(const void *a, const void *b)
 struct group {
     struct table *tables;
     size_t count;
-    struct use *uses;   /* room for one a table */
-    uint64_t *next_off; /* statistics, one a table */
+    const uint8_t **bytes; /* of each table; NULL: nothing in it is to be claimed */
+    struct use *uses;      /* room for one a table */
+    uint64_t *next_off;    /* statistics, one a table */
 };
 
 /* Claims what the tables of the group have at one entry: the same cluster once, with the references
@@ -281,9 +287,8 @@ static int claim_column(struct walk *walk, struct group *group, size_t use_count
     return 0;
 }
 
-/* `bytes` holds entries first .. first + rows - 1 of each table, one table after the other. */
-static int claim_rows(
-    struct walk *walk, struct group *group, const uint8_t *bytes, uint32_t first, uint32_t rows)
+/* group->bytes points to entries first .. first + rows - 1 of each table. */
+static int claim_rows(struct walk *walk, struct group *group, uint32_t first, uint32_t rows)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     for (uint32_t row = 0; row < rows; row++) {
@@ -291,10 +296,9 @@ static int claim_rows(
         for (size_t t = 0; t < group->count; t++) {
             struct table *table = &group->tables[t];
             struct use *use = &group->uses[use_count];
-            if (table->skip)
+            if (!group->bytes[t])
                 continue;
-            qcow2_l2_decode(
-                geo, bytes + ((size_t)t * rows + row) * geo->l2_entry_size, &use->entry);
+            qcow2_l2_decode(geo, group->bytes[t] + (size_t)row * geo->l2_entry_size, &use->entry);
             count_entry(walk, table, &use->entry, &group->next_off[t]);
             if (!note_entry(walk, table, first + row, &use->entry))
                 continue;
@@ -310,109 +314,184 @@ static int claim_rows(
     return 0;
 }
 
-static void read_table(struct walk *walk, const struct table *table, void *buf)
+/* A table as it was read, for the first time: may it be interpreted? */
+static void take_table(struct walk *walk, struct table *table, const struct io_read_req *read,
+    struct l2_digest *digest)
 {
     bool complete = true;
-    walk_read_table(walk, table, buf, &complete);
+    if (read->length > 0 && read->result < 0) /* fails, or is cut short by the end of the file */
+        walk_read_table(walk, table, read->buf, &complete);
     if (!complete)
         walk->refs_incomplete = true;
+    table->empty = read->length == 0 || walk_bytes_zero(read->buf, read->length);
+    if (read->length > 0 && table->empty)
+        walk_hole(walk, table->host_off); /* there may be more of them */
+    if (table->empty)
+        return;
+    l2_scan(&walk->geo, read->buf, digest);
+    test_plausible(walk, table, read->buf, digest);
 }
 
-/* More tables at one position than fit the buffer: as many rows of all of them as fit at a time. */
-static int claim_tall_group(struct walk *walk, struct group *group)
+/* ---- more tables at one position than fit the buffer ---- */
+
+enum { TALL_PIECE_BYTES = 4096, TALL_MOST_BYTES = 64 << 20 };
+
+/* Room in proportion to what there is to read, so that reads do not become tiny. */
+struct tall {
+    uint8_t *buf;
+    size_t buf_len;
+    struct io_read_req *reqs; /* one a table */
+};
+
+static void tall_read(struct walk *walk, const struct tall *tall, size_t count)
+{
+    struct io_batch batch = {
+        .io = walk->io, .crew = walk->crew, .reqs = tall->reqs, .count = count};
+    io_batch_start(&batch);
+    io_batch_wait(&batch);
+}
+
+/* Reads each table once as a whole. */
+static void tall_take(struct walk *walk, struct group *group, const struct tall *tall)
+{
+    uint32_t size = walk->geo.cluster_size;
+    size_t fit = tall->buf_len / size;
+    struct l2_digest digest;
+    for (size_t first = 0, count; first < group->count; first += count) {
+        count = group->count - first < fit ? group->count - first : fit;
+        for (size_t i = 0; i < count; i++) {
+            uint64_t host_off = group->tables[first + i].host_off;
+            tall->reqs[i] = (struct io_read_req){.host_off = host_off,
+                .length = walk_known_hole(walk, host_off) < size ? size : 0,
+                .buf = tall->buf + i * size};
+        }
+        tall_read(walk, tall, count);
+        for (size_t i = 0; i < count; i++)
+            take_table(walk, &group->tables[first + i], &tall->reqs[i], &digest);
+    }
+}
+
+/* Then as many rows of all of them as fit at a time. */
+static int tall_claim(struct walk *walk, struct group *group, const struct tall *tall)
 {
     const struct qcow2_geometry *geo = &walk->geo;
+    uint32_t fit = (uint32_t)(tall->buf_len / group->count / geo->l2_entry_size);
     int ret = 0;
-    for (size_t t = 0; t < group->count; t++) {
-        read_table(walk, &group->tables[t], walk->buf);
-        test_plausible(walk, &group->tables[t], walk->buf);
-    }
-    uint32_t fit = (uint32_t)(WALK_BUF_BYTES / group->count / geo->l2_entry_size);
     for (uint32_t first = 0, rows; ret == 0 && first < geo->l2_entries; first += rows) {
         rows = geo->l2_entries - first < fit ? geo->l2_entries - first : fit;
-        size_t bytes = (size_t)rows * geo->l2_entry_size;
+        size_t bytes = (size_t)rows * geo->l2_entry_size, live = 0;
         for (size_t t = 0; t < group->count; t++) {
-            uint64_t off = group->tables[t].host_off + (uint64_t)first * geo->l2_entry_size;
-            walk_read_again(walk, off, walk->buf + t * bytes, bytes);
+            const struct table *table = &group->tables[t];
+            uint8_t *buf = tall->buf + live * bytes;
+            group->bytes[t] = NULL;
+            if (table->skip || table->empty)
+                continue;
+            tall->reqs[live++] = (struct io_read_req){
+                .host_off = table->host_off + (uint64_t)first * geo->l2_entry_size,
+                .length = bytes,
+                .buf = buf};
+            group->bytes[t] = buf;
         }
-        ret = claim_rows(walk, group, walk->buf, first, rows);
+        tall_read(walk, tall, live);
+        for (size_t i = 0; i < live; i++) {
+            const struct io_read_req *req = &tall->reqs[i];
+            if (req->result < 0)
+                walk_read_again(walk, req->host_off, req->buf, req->length);
+        }
+        ret = claim_rows(walk, group, first, rows);
+        if (ret == 0)
+            ret = walk_pause(walk, 0);
     }
     return ret;
 }
 
-static int claim_group(struct walk *walk, struct table *tables, size_t count, uint8_t *bytes)
+static int claim_tall_group(struct walk *walk, struct group *group)
+{
+    struct tall tall = {.buf_len = group->count * TALL_PIECE_BYTES};
+    tall.buf_len = tall.buf_len > TALL_MOST_BYTES ? TALL_MOST_BYTES : tall.buf_len;
+    tall.buf_len = tall.buf_len < WALK_BUF_BYTES ? WALK_BUF_BYTES : tall.buf_len;
+    tall.buf = malloc(tall.buf_len);
+    tall.reqs = calloc(group->count, sizeof(*tall.reqs));
+    int ret = tall.buf && tall.reqs ? 0 : -ENOMEM;
+    if (ret == 0) {
+        tall_take(walk, group, &tall);
+        ret = tall_claim(walk, group, &tall);
+    }
+    free(tall.buf);
+    free(tall.reqs);
+    return ret;
+}
+
+/* ---- going over them ---- */
+
+/* `reads` is NULL when they are more than fit the buffer. */
+static int claim_group(
+    struct walk *walk, struct table *tables, size_t count, const struct io_read_req *reads)
 {
     struct group group = {.tables = tables, .count = count};
-    if (count == 1 && !tables->skip) {
-        test_plausible(walk, tables, bytes);
-        return tables->skip ? 0 : claim_single(walk, tables, bytes);
-    }
+    struct l2_digest digest;
     group.uses = calloc(count, sizeof(*group.uses));
     group.next_off = calloc(count, sizeof(*group.next_off));
-    int ret = group.uses && group.next_off ? 0 : -ENOMEM;
-    if (ret == 0 && !bytes) {
+    group.bytes = calloc(count, sizeof(*group.bytes));
+    int ret = group.uses && group.next_off && group.bytes ? 0 : -ENOMEM;
+    if (ret == 0 && !reads) {
         ret = claim_tall_group(walk, &group);
     } else if (ret == 0) {
-        for (size_t t = 0; t < count; t++)
-            test_plausible(walk, &tables[t], bytes + t * walk->geo.cluster_size);
-        ret = claim_rows(walk, &group, bytes, 0, walk->geo.l2_entries);
+        for (size_t t = 0; t < count; t++) {
+            take_table(walk, &tables[t], &reads[t], &digest);
+            if (!tables[t].skip && !tables[t].empty)
+                group.bytes[t] = reads[t].buf;
+        }
+        ret = claim_rows(walk, &group, 0, walk->geo.l2_entries);
     }
     free(group.uses);
     free(group.next_off);
+    free(group.bytes);
     return ret;
 }
 
-/* ---- reading ---- */
-
-static size_t group_size(const struct table_set *set, size_t first)
+static size_t group_size(const struct walk *walk, size_t first)
 {
+    const struct table_set *set = &walk->tables;
     size_t end = first + 1;
     while (end < set->count && set->items[end].l1_idx == set->items[first].l1_idx)
         end++;
     return end - first;
 }
 
-/* Reads tables first .. first + count - 1 one behind the other into the buffer. */
-static int read_tables(struct walk *walk, size_t first, size_t count, struct io_read_req *reqs)
+static bool table_place(const struct walk *walk, const void *arg, size_t item, uint64_t *host_off)
 {
-    uint32_t size = walk->geo.cluster_size;
-    for (size_t i = 0; i < count; i++)
-        reqs[i] = (struct io_read_req){.host_off = walk->tables.items[first + i].host_off,
-            .length = size,
-            .buf = walk->buf + i * size};
-    int ret = io_read_many(walk->io, reqs, count);
-    for (size_t i = 0; ret == 0 && i < count; i++) {
-        if (reqs[i].result < 0) /* fails, or is cut short by the end of the file */
-            read_table(walk, &walk->tables.items[first + i], reqs[i].buf);
+    (void)arg;
+    *host_off = walk->tables.items[item].host_off;
+    return true;
+}
+
+static int use_group(
+    struct walk *walk, void *arg, size_t first, size_t count, const struct io_read_req *reads)
+{
+    struct table *tables = &walk->tables.items[first];
+    struct l2_digest digest;
+    int ret = 0;
+    (void)arg;
+    if (count > 1) {
+        ret = claim_group(walk, tables, count, reads);
+    } else {
+        take_table(walk, tables, reads, &digest);
+        if (!tables->skip && !tables->empty)
+            ret = claim_single(walk, tables, reads->buf, &digest);
     }
-    return ret;
+    return ret < 0 ? ret : walk_pause(walk, (uint64_t)count * walk->geo.cluster_size);
 }
 
 int walk_l2_tables(struct walk *walk)
 {
     const struct table_set *set = &walk->tables;
-    size_t most = WALK_BUF_BYTES / walk->geo.cluster_size;
-    most = most < set->count ? most : set->count;
-    struct io_read_req *reqs = calloc(most + 1, sizeof(*reqs));
-    int ret = reqs ? 0 : -ENOMEM;
     for (size_t i = 0; walk->options->no_fast_paths && i < set->count; i++)
         set->items[i].odd = true;
-    for (size_t first = 0, count; ret == 0 && first < set->count; first += count) {
-        count = group_size(set, first);
-        bool tall = count > most;
-        while (
-            !tall && first + count < set->count && count + group_size(set, first + count) <= most)
-            count += group_size(set, first + count);
-        if (!tall)
-            ret = read_tables(walk, first, count, reqs);
-        for (size_t i = 0, n; ret == 0 && i < count; i += n) {
-            n = group_size(set, first + i);
-            ret = claim_group(walk, &set->items[first + i], n,
-                tall ? NULL : walk->buf + i * walk->geo.cluster_size);
-        }
-        if (ret == 0)
-            ret = walk_pause(walk, (uint64_t)count * walk->geo.cluster_size);
-    }
-    free(reqs);
+    struct stream stream = {
+        .count = set->count, .place = table_place, .together = group_size, .use = use_group};
+    int ret = walk_stream(walk, &stream);
+    if (!census_next_mismatch(walk->census, 0, &walk->first_mismatch))
+        walk->first_mismatch = UINT64_MAX;
     return ret;
 }

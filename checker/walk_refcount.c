@@ -68,37 +68,6 @@ static int read_reftable(struct walk *walk, bool *complete)
     return 0;
 }
 
-/* Blocks that are read in one go: as many as fit the buffer. */
-struct batch {
-    struct io_read_req reqs[WALK_BUF_BYTES / 512];
-    size_t table_idx[WALK_BUF_BYTES / 512];
-    size_t count;
-};
-
-static int load_block(struct walk *walk, const uint8_t *block, size_t table_idx, bool complete)
-{
-    uint64_t entries = walk->geo.refblock_entries, first = table_idx * entries;
-    if (!complete)
-        return census_unknown(walk->census, first, entries);
-    return census_load(walk->census, first, entries, block, walk->geo.refcount_order);
-}
-
-static int load_batch(struct walk *walk, struct batch *batch)
-{
-    int ret = io_read_many(walk->io, batch->reqs, batch->count);
-    if (ret < 0)
-        return ret;
-    for (size_t i = 0; ret == 0 && i < batch->count; i++) {
-        const struct io_read_req *req = &batch->reqs[i];
-        bool complete = true;
-        if (req->result < 0) /* fails, or is cut short by the end of the file */
-            walk_read(walk, req->host_off, req->buf, req->length, &complete);
-        ret = load_block(walk, req->buf, batch->table_idx[i], complete);
-    }
-    batch->count = 0;
-    return ret < 0 ? ret : walk_pause(walk, 0);
-}
-
 struct block_use {
     uint64_t off;
     size_t table_idx;
@@ -132,38 +101,48 @@ static int find_crowded(const struct walk *walk, bool **crowded)
     return uses && *crowded ? 0 : -ENOMEM;
 }
 
+static bool block_place(const struct walk *walk, const void *arg, size_t i, uint64_t *host_off)
+{
+    const bool *crowded = arg;
+    *host_off = block_off(walk->reftable[i]);
+    return !crowded[i] && block_usable(walk, walk->reftable[i]);
+}
+
+static int use_block(
+    struct walk *walk, void *arg, size_t i, size_t count, const struct io_read_req *read)
+{
+    const bool *crowded = arg;
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t first = i * geo->refblock_entries;
+    bool complete = true;
+    (void)count;
+    if (crowded[i] || block_unknown(walk, walk->reftable[i]))
+        return census_unknown(walk->census, first, geo->refblock_entries);
+    if (read->length == 0)
+        return 0;
+    if (read->result < 0) /* fails, or is cut short by the end of the file */
+        walk_read(walk, read->host_off, read->buf, read->length, &complete);
+    if (!complete)
+        return census_unknown(walk->census, first, geo->refblock_entries);
+    if (walk_bytes_zero(read->buf, read->length)) {
+        walk_hole(walk, read->host_off); /* there may be more of them */
+        return 0;
+    }
+    int ret =
+        census_load(walk->census, first, geo->refblock_entries, read->buf, geo->refcount_order);
+    return ret < 0 ? ret : walk_pause(walk, 0);
+}
+
 static int load_blocks(struct walk *walk)
 {
-    size_t most = WALK_BUF_BYTES / walk->geo.cluster_size;
-    struct batch *batch = malloc(sizeof(*batch));
-    bool *crowded = NULL;
-    if (!batch)
-        return -ENOMEM;
-    batch->count = 0;
+    bool *crowded;
     int ret = find_crowded(walk, &crowded);
-    for (size_t i = 0; ret == 0 && i < walk->reftable_len; i++) {
-        uint64_t entry = walk->reftable[i];
-        if (block_unknown(walk, entry) || crowded[i]) {
-            /* In order: what is unknown is remembered by ascending cluster. */
-            ret = load_batch(walk, batch);
-            if (ret == 0)
-                ret = census_unknown(
-                    walk->census, i * walk->geo.refblock_entries, walk->geo.refblock_entries);
-        } else if (block_usable(walk, entry)) {
-            batch->table_idx[batch->count] = i;
-            batch->reqs[batch->count] = (struct io_read_req){
-                .host_off = block_off(entry),
-                .length = walk->geo.cluster_size,
-                .buf = walk->buf + batch->count * walk->geo.cluster_size,
-            };
-            if (++batch->count == most)
-                ret = load_batch(walk, batch);
-        }
+    if (ret == 0) {
+        struct stream stream = {
+            .count = walk->reftable_len, .arg = crowded, .place = block_place, .use = use_block};
+        ret = walk_stream(walk, &stream);
     }
-    if (ret == 0)
-        ret = load_batch(walk, batch);
     free(crowded);
-    free(batch);
     return ret;
 }
 
@@ -286,7 +265,7 @@ static void show_cluster(struct walk *walk, uint64_t cluster)
 int walk_compare_refcounts(struct walk *walk)
 {
     judge_reftable(walk);
-    uint64_t cluster = 0;
+    uint64_t cluster = walk->first_mismatch;
     for (uint64_t n = 0; census_next_mismatch(walk->census, cluster, &cluster); cluster++) {
         int64_t balance = census_get(walk->census, cluster).balance;
         /* What looks leaked may be used by what could not be read. */

@@ -61,15 +61,6 @@ void io_close(struct io *io)
         io->ops->close(io);
 }
 
-int io_read_many(struct io *io, struct io_read_req *reqs, size_t count)
-{
-    if (io->ops->read_many)
-        return io->ops->read_many(io, reqs, count);
-    for (size_t i = 0; i < count; i++)
-        reqs[i].result = io_read(io, reqs[i].host_off, reqs[i].buf, reqs[i].length);
-    return 0;
-}
-
 int io_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end)
 {
     if (io->ops->extents)

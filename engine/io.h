@@ -8,8 +8,8 @@
  * and only io_flush() makes it durable.
  *
  * Every function returns 0 or -errno.  Offsets and lengths are bytes.  A layer is used by one
- * thread at a time, except that `read` and `read_many` may be called from several threads at once
- * when `concurrent_reads` is set.
+ * thread at a time, except that `read` and `size` may be called from several threads at once when
+ * `concurrent_reads` is set.
  */
 #ifndef ENGINE_IO_H
 #define ENGINE_IO_H
@@ -18,15 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct io;
+#include "crew.h"
 
-/* One request of read_many(); `result` is 0 or -errno of that request alone. */
-struct io_read_req {
-    uint64_t host_off;
-    size_t length;
-    void *buf;
-    int result;
-};
+struct io;
 
 struct io_ops {
     /* Reads exactly `length` bytes.  A range that passes the end of the device is -ERANGE: whoever
@@ -54,9 +48,6 @@ struct io_ops {
     /* Releases the layer and those below it.  Never flushes. */
     void (*close)(struct io *io);
 
-    /* Optional: many reads at once, in any order.  Returns 0 when each request has its result. */
-    int (*read_many)(struct io *io, struct io_read_req *reqs, size_t count);
-
     /* Optional: the first range at or after `host_off` that may hold something other than zeros,
      * as [*start, *end); both are the device size when there is none. */
     int (*extents)(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end);
@@ -64,7 +55,7 @@ struct io_ops {
 
 struct io {
     const struct io_ops *ops;
-    bool concurrent_reads; /* read and read_many may be called from several threads */
+    bool concurrent_reads; /* read and size may be called from several threads */
     bool read_only;        /* write, resize and discard answer -EROFS */
 };
 
@@ -76,16 +67,35 @@ int io_resize(struct io *io, uint64_t size_bytes);
 int io_discard(struct io *io, uint64_t host_off, uint64_t length);
 void io_close(struct io *io); /* NULL is allowed */
 
-/* Uses the layer's read_many, or one read after the other.  Returns 0 when each request has its own
- * result, -errno when none of them may be looked at. */
-int io_read_many(struct io *io, struct io_read_req *reqs, size_t count);
-
 /* Like the optional member; a layer without it has one extent, the whole device. */
 int io_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end);
 
 /* Reads `length` bytes; what lies at or past the end of the device reads as zeros.  qcow2 allows
  * the last cluster of a file to be cut short. */
 int io_read_padded(struct io *io, uint64_t host_off, void *buf, size_t length);
+
+/* ---- many reads at once (io_batch.c) ---- */
+
+/* `result` is 0 or -errno of that request alone; a `length` of 0 reads nothing. */
+struct io_read_req {
+    uint64_t host_off;
+    size_t length;
+    void *buf;
+    int result;
+};
+
+/* Reads that go on, in any order, while the caller does something else.  From the start on until it
+ * has waited the batch and its buffers must be left alone; on a layer without concurrent_reads
+ * nothing happens before the wait. */
+struct io_batch {
+    struct io *io;
+    struct crew *crew; /* NULL: one read after the other */
+    struct io_read_req *reqs;
+    size_t count;
+    struct crew_task task; /* not the caller's */
+};
+void io_batch_start(struct io_batch *batch);
+void io_batch_wait(struct io_batch *batch);
 
 /* ---- the real file (io_file.c) ---- */
 

@@ -172,11 +172,6 @@ static int undo_read(struct io *io, uint64_t host_off, void *buf, size_t length)
     return io_read(self(io)->next, host_off, buf, length);
 }
 
-static int undo_read_many(struct io *io, struct io_read_req *reqs, size_t count)
-{
-    return io_read_many(self(io)->next, reqs, count);
-}
-
 static int undo_flush(struct io *io)
 {
     return io_flush(self(io)->next);
@@ -208,7 +203,6 @@ static const struct io_ops undo_ops = {
     .size = undo_size,
     .resize = undo_resize,
     .close = undo_close,
-    .read_many = undo_read_many,
     .extents = undo_extents,
 };
 

@@ -54,8 +54,8 @@ includes() {
 }
 inside() { printf '%s\n' "${code[@]}" | grep -E "$1"; }
 rule "engine knows only itself" includes "" $(inside '^engine/')
-rule "checker knows of the engine only io.h and the pure format" \
-    includes "io.h qcow2.h codec.h" $(inside '^checker/')
+rule "checker knows of the engine only io.h, the pure format and threads" \
+    includes "io.h qcow2.h codec.h crew.h" $(inside '^checker/')
 rule "a fault model knows only io.h" includes "io.h" $(inside '^faultinj/fault')
 
 # ---- size and shape -------------------------------------------------------------------------

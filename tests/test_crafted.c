@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "io_meter.h"
 #include "qcheck.h"
 #include "recipe.h"
 
@@ -29,16 +30,28 @@ static long peak_bytes(void)
     return usage.ru_maxrss * 1024;
 }
 
-/* Checks the image; at most `max_findings` are kept. */
+/* Checks the image; at most `max_findings` are kept.  *counts of what was read may be NULL. */
+static struct report check_how(struct recipe *recipe, const struct check_options *options,
+    size_t max_findings, struct io_meter_counts *counts)
+{
+    struct report report;
+    struct io *meter;
+    long before = peak_bytes();
+    ck_assert_int_eq(io_meter_open(recipe_io(recipe), 0, &meter), 0);
+    report_init(&report, max_findings);
+    check_image(meter, NULL, options, &report);
+    if (counts)
+        *counts = io_meter_counts(meter);
+    io_close(meter);
+    ck_assert_int_lt(peak_bytes() - before, MOST_MEMORY);
+    return report;
+}
+
 static struct report check_it(struct recipe *recipe, size_t max_findings)
 {
     struct check_options options = {.threads = 1};
-    struct report report;
-    long before = peak_bytes();
-    report_init(&report, max_findings);
-    check_image(recipe_io(recipe), NULL, &options, &report);
+    struct report report = check_how(recipe, &options, max_findings, NULL);
     ck_assert_int_ne(report_exit_code(&report), 0);
-    ck_assert_int_lt(peak_bytes() - before, MOST_MEMORY);
     return report;
 }
 
@@ -128,6 +141,151 @@ START_TEST(snapshots_in_a_hole)
 }
 END_TEST
 
+/* ---- what is not there need not be read ---- */
+
+enum { CLUSTER = 64 << 10 };
+
+/* Writes 64-bit entries, `step` apart, from `raw` on. */
+static void write_entries(
+    struct recipe *recipe, uint64_t host_off, uint64_t raw, uint64_t step, size_t count)
+{
+    uint8_t *bytes = malloc(count * 8);
+    ck_assert_ptr_nonnull(bytes);
+    for (size_t i = 0; i < count; i++)
+        store_be64(bytes + i * 8, raw + i * step);
+    ck_assert_int_eq(io_write(recipe_io(recipe), host_off, bytes, count * 8), 0);
+    free(bytes);
+}
+
+/* The image has, in its real clusters, some megabytes at most; what it names lies in holes. */
+static void expect_few_reads(struct recipe *recipe, uint64_t most_reads, uint64_t most_bytes,
+    enum check_id check, uint64_t hits)
+{
+    static const unsigned threads[] = {1, 4};
+    for (size_t i = 0; i < 2; i++) {
+        struct check_options options = {.threads = threads[i]};
+        struct io_meter_counts counts;
+        struct report report = check_how(recipe, &options, 10, &counts);
+        ck_assert_uint_eq(report.hits[check], hits); /* it is what it was made to be */
+        ck_assert_uint_le(counts.reads, most_reads);
+        ck_assert_uint_le(counts.bytes, most_bytes);
+        report_release(&report);
+    }
+    recipe_free(recipe);
+}
+
+START_TEST(l2_tables_in_a_hole)
+{
+    enum { TABLES = 262144 };
+    struct recipe *recipe = build("image size=128T l1_size=262144\ndamage truncate 32G\n");
+    write_entries(recipe, 3 * CLUSTER, QCOW2_ENTRY_COPIED | UINT64_C(1) << 30, CLUSTER, TABLES);
+    expect_few_reads(recipe, 400, 32 << 20, CHECK_l1_copied_set, TABLES);
+}
+END_TEST
+
+START_TEST(refcount_blocks_in_a_hole)
+{
+    enum { BLOCKS = 262144 };
+    struct recipe *recipe = build("image reftable_clusters=32\ndata 0 64k\ndamage truncate 32G\n");
+    write_entries(recipe, CLUSTER + 8, UINT64_C(1) << 30, CLUSTER, BLOCKS - 1);
+    expect_few_reads(recipe, 400, 32 << 20, CHECK_refcount_too_low, BLOCKS - 1);
+}
+END_TEST
+
+/* All clusters of a large hole are counted as used. */
+START_TEST(leaks_in_a_hole)
+{
+    struct recipe *recipe = build("image refcount_bits=1\ngap 32G\ndata 0 64k\n"
+                                  "damage fill refblock[0].offset 64k 0xff\n");
+    expect_few_reads(recipe, 200, 32 << 20, CHECK_cluster_leaked, 524288 - 4);
+}
+END_TEST
+
+/* Snapshot records that follow each other from `host_off` on; record i has its L1 table of `size`
+ * entries at l1_off + i * step. */
+static void write_snapshots(struct recipe *recipe, uint64_t host_off, unsigned count,
+    uint64_t l1_off, uint64_t step, uint32_t size)
+{
+    enum { RECORD_BYTES = 64 };
+    uint8_t *bytes = calloc(count, RECORD_BYTES), head[8];
+    ck_assert_ptr_nonnull(bytes);
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
+        char id[9];
+        snprintf(id, sizeof(id), "%08u", i);
+        store_be64(p, l1_off + i * step);
+        store_be32(p + 8, size);
+        store_be16(p + 12, 8);  /* length of the ID */
+        store_be32(p + 36, 16); /* extra data: VM state size, then the disk's */
+        store_be64(p + 48, 1 << 20);
+        memcpy(p + 56, id, 8);
+    }
+    ck_assert_int_eq(io_write(recipe_io(recipe), host_off, bytes, (size_t)count * RECORD_BYTES), 0);
+    store_be32(head, count);
+    ck_assert_int_eq(io_write(recipe_io(recipe), QCOW2_HDR_SNAPSHOT_COUNT, head, 4), 0);
+    store_be64(head, host_off);
+    ck_assert_int_eq(io_write(recipe_io(recipe), QCOW2_HDR_SNAPSHOTS_OFF, head, 8), 0);
+    free(bytes);
+}
+
+START_TEST(l1_tables_in_a_hole)
+{
+    enum { SNAPSHOTS = 4096, L1_BYTES = 32 << 20 };
+    struct recipe *recipe = build("image\ndata 0 64k\ndamage truncate 3T\n");
+    write_snapshots(
+        recipe, UINT64_C(1) << 30, SNAPSHOTS, UINT64_C(1) << 40, L1_BYTES, L1_BYTES / 8);
+    expect_few_reads(recipe, 400, 32 << 20, CHECK_refcount_too_low, UINT64_C(512) * SNAPSHOTS + 4);
+}
+END_TEST
+
+/* Snapshots whose L2 tables of one guest place are all different: looked at side by side, but not
+ * by a read for a handful of entries. */
+START_TEST(many_tables_at_one_place)
+{
+    enum { SNAPSHOTS = 4096 };
+    const uint64_t l1_off = UINT64_C(2) << 30, l2_off = UINT64_C(4) << 30;
+    struct recipe *recipe = build("image\ndata 0 64k\ndamage truncate 8G\n");
+    write_snapshots(recipe, UINT64_C(1) << 30, SNAPSHOTS, l1_off, CLUSTER, 1);
+    for (unsigned i = 0; i < SNAPSHOTS; i++) {
+        write_entries(recipe, l1_off + (uint64_t)i * CLUSTER, l2_off + (uint64_t)i * CLUSTER, 0, 1);
+        write_entries(recipe, l2_off + (uint64_t)i * CLUSTER, UINT64_C(6) << 30, CLUSTER, 2);
+    }
+    expect_few_reads(recipe, 24 * SNAPSHOTS, UINT64_C(4) * SNAPSHOTS * CLUSTER,
+        CHECK_refcount_too_low, 2 * SNAPSHOTS + 4 + 2);
+}
+END_TEST
+
+START_TEST(bitmap_tables_in_a_hole)
+{
+    struct recipe *recipe =
+        build("image cluster=2M\nbitmap fill=none\ndamage bitmap[0].table_offset = 1T\n"
+              "damage bitmap[0].table_size = 0x8000000\ndamage truncate 3T\n");
+    expect_few_reads(recipe, 200, 64 << 20, CHECK_refcount_too_low, 512);
+}
+END_TEST
+
+/* One range of compressed data that all entries of a table share. */
+START_TEST(one_compressed_range_for_everything)
+{
+    struct recipe *recipe = build("image cluster=2M size=512G\ncompressed 0 2M seed=1\n");
+    uint8_t first[8];
+    uint64_t l2_off;
+    char error[RECIPE_ERROR_BYTES];
+    ck_assert_int_eq(recipe_eval(recipe, "l2[0].offset", &l2_off, error), 0);
+    ck_assert_int_eq(io_read(recipe_io(recipe), l2_off, first, 8), 0);
+    write_entries(recipe, l2_off, load_be64(first), 0, 262144);
+    for (unsigned threads = 1; threads <= 4; threads += 3) {
+        struct check_options options = {.threads = threads, .deep = true};
+        struct io_meter_counts counts;
+        struct report report = check_how(recipe, &options, 10, &counts);
+        ck_assert_uint_eq(report.hits[CHECK_compressed_undecodable], 0);
+        ck_assert_uint_le(counts.bytes, 64 << 20);
+        report_release(&report);
+    }
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_crafted(void);
 Suite *test_crafted(void)
 {
@@ -138,6 +296,13 @@ Suite *test_crafted(void)
     tcase_add_test(tc, a_luks_header_in_a_hole);
     tcase_add_loop_test(tc, every_field_at_its_highest, 0, 2);
     tcase_add_test(tc, snapshots_in_a_hole);
+    tcase_add_test(tc, l2_tables_in_a_hole);
+    tcase_add_test(tc, refcount_blocks_in_a_hole);
+    tcase_add_test(tc, leaks_in_a_hole);
+    tcase_add_test(tc, l1_tables_in_a_hole);
+    tcase_add_test(tc, many_tables_at_one_place);
+    tcase_add_test(tc, bitmap_tables_in_a_hole);
+    tcase_add_test(tc, one_compressed_range_for_everything);
     suite_add_tcase(suite, tc);
     return suite;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Fast paths may only skip what every check would accept: with and without them the findings are
- * the same, one for one and in the same order, and so are all counts. */
+ * Fast paths may only skip what every check would accept, and threads may only save time: however
+ * an image is checked the findings are the same, one for one and in the same order, and so are all
+ * counts. */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,15 +60,28 @@ static const char *difference(const char *a, const char *b)
     return a + line;
 }
 
+/* How the same verdict may be reached; the first is what the others are compared with. */
+static const struct {
+    const char *name;
+    struct check_options options;
+} ways[] = {
+    {"entry by entry", {.threads = 1, .no_fast_paths = true, .deep = true}},
+    {"with fast paths", {.threads = 1, .deep = true}},
+    {"with 2 threads", {.threads = 2, .deep = true}},
+    {"with 5 threads", {.threads = 5, .deep = true}},
+    {"entry by entry with 3 threads", {.threads = 3, .no_fast_paths = true, .deep = true}},
+};
+
 static void compare(struct io *io, const char *what, const char *story)
 {
-    struct check_options fast = {.threads = 1}, slow = fast;
-    slow.no_fast_paths = true;
-    char *with = verdict_on(io, &fast), *without = verdict_on(io, &slow);
-    ck_assert_msg(strcmp(with, without) == 0, "%s\n%swith fast paths:\n%.300s\nwithout:\n%.300s",
-        what, story, difference(with, without), difference(without, with));
-    free(with);
-    free(without);
+    char *first = verdict_on(io, &ways[0].options);
+    for (size_t i = 1; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        char *text = verdict_on(io, &ways[i].options);
+        ck_assert_msg(strcmp(first, text) == 0, "%s\n%s%s:\n%.300s\n%s:\n%.300s", what, story,
+            ways[0].name, difference(first, text), ways[i].name, difference(text, first));
+        free(text);
+    }
+    free(first);
 }
 
 START_TEST(corpus_images)

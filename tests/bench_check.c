@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * bench_check [ROW...]: qcheck beside qemu-img check and beside the bare reading of the same
+ * metadata, taking turns in one run; the table it prints is the one in README.
+ *
+ * Bare reading: the L2 tables and refcount blocks of the image, copied into a file of their own,
+ * are read by 1 MiB and their words summed; for --deep its compressed clusters are decoded, on all
+ * processors.  All are whole processes, the page cache is warm.  Of several rounds the best counts.
+ * Images are made in $TMPDIR by the project's own maker, or by qemu-img.
+ *
+ * bench_check --read FILE, --decode IMAGE: the bare programs.  */
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench_bare.h"
+#include "bigimage.h"
+#include "io_meter.h"
+#include "proc.h"
+#include "qcheck.h"
+
+enum { ROUNDS = 7, SMALL_IMAGES = 1000, TIME_ENOUGH = 20 /* seconds for the rounds of a row */ };
+#define GIB (UINT64_C(1) << 30)
+#define TIB (UINT64_C(1) << 40)
+
+struct bench {
+    const char *qcheck, *self;
+    char *dir;
+    double healthy; /* time of the 1 TiB image, for rows that are compared with it */
+};
+
+/* What one program took. */
+struct cost {
+    double seconds; /* 0: was not run */
+    long peak_kib;
+};
+
+struct result {
+    struct cost bare, qcheck, qemu;
+};
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "bench_check: %s\n", what);
+    exit(EXIT_FAILURE);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Runs it with nothing printed, and keeps what it took if that is the least so far. */
+static void measure(const char *const argv[], struct cost *best)
+{
+    struct rusage usage;
+    int status;
+    double start = now();
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (!freopen("/dev/null", "w", stdout))
+            _exit(127);
+        execvp(argv[0], (char *const *)argv);
+        _exit(127);
+    }
+    if (pid < 0 || wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) ||
+        WEXITSTATUS(status) == 1 || WEXITSTATUS(status) == 127)
+        fail(argv[0]);
+    double seconds = now() - start;
+    if (best->seconds == 0 || seconds < best->seconds)
+        *best = (struct cost){seconds, usage.ru_maxrss};
+}
+
+/* The three programs on one image, in turns.  `bare` is what the bare program reads, NULL: none. */
+static struct result measure_all(const struct bench *b, const char *image, const char *mode,
+    const char *bare, const char *option)
+{
+    const char *const read[] = {b->self, mode, bare, NULL};
+    const char *const ours[] = {b->qcheck, "-q", image, option, NULL};
+    const char *const qemu[] = {"qemu-img", "check", image, NULL};
+    struct result r = {0};
+    double start = now();
+    for (int i = 0; i < ROUNDS && (i < 2 || now() - start < TIME_ENOUGH); i++) {
+        if (bare)
+            measure(read, &r.bare);
+        measure(ours, &r.qcheck);
+        measure(qemu, &r.qemu);
+    }
+    return r;
+}
+
+/* ---- the table ---- */
+
+/* Times; how often qcheck's time goes into the peer's, and the bare one into qcheck's. */
+static void print_row(const char *name, const struct result *r, const char *target)
+{
+    printf("| %s | ", name);
+    if (r->bare.seconds == 0)
+        printf(" | ");
+    else
+        printf("%.3f s | ", r->bare.seconds);
+    printf("%.3f s | ", r->qcheck.seconds);
+    if (r->bare.seconds == 0)
+        printf(" | ");
+    else
+        printf("%.2f | ", r->qcheck.seconds / r->bare.seconds);
+    if (r->qemu.seconds == 0)
+        printf(" | | ");
+    else
+        printf("%.3f s | %.1f | ", r->qemu.seconds, r->qemu.seconds / r->qcheck.seconds);
+    printf("%.1f MiB | %s |\n", (double)r->qcheck.peak_kib / 1024, target);
+    fflush(stdout);
+}
+
+/* ---- images ---- */
+
+static void in_dir(const struct bench *b, const char *name, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%s/%s", b->dir, name);
+}
+
+static void shell(const struct bench *b, const char *command)
+{
+    if (proc_exit("cd '%s' && %s", b->dir, command) != 0)
+        fail(command);
+}
+
+static void make(const struct bench *b, const char *name, const struct bigimage *settings)
+{
+    char path[PATH_MAX];
+    in_dir(b, name, path);
+    if (bigimage_save(path, settings) < 0)
+        fail(name);
+}
+
+/* Measures an image of the directory and lets go of it. */
+static struct result row(
+    const struct bench *b, const char *label, const char *image, const char *target)
+{
+    char path[PATH_MAX], bare[PATH_MAX];
+    in_dir(b, image, path);
+    in_dir(b, "bare", bare);
+    if (bench_copy_metadata(path, bare) < 0)
+        fail("copying the metadata");
+    struct result r = measure_all(b, path, "--read", bare, NULL);
+    print_row(label, &r, target);
+    unlink(bare);
+    return r;
+}
+
+/* ---- rows ---- */
+
+static void row_mapped(struct bench *b)
+{
+    shell(b, "qemu-img create -q -f qcow2 -o preallocation=metadata 1t 1T");
+    b->healthy = row(b, "1 TiB, all mapped", "1t", "2 x bare, qemu-img 18, 24 MiB").qcheck.seconds;
+}
+
+static void row_snapshots(struct bench *b)
+{
+    char target[64], bare[] = "for i in $(seq 8); do qemu-img snapshot -c a$i 1t; done";
+    for (int i = 0; i < 2; i++) {
+        struct result r;
+        shell(b, i ? "for i in $(seq 56); do qemu-img snapshot -c b$i 1t; done" : bare);
+        snprintf(target, sizeof(target), "1.5 x that without (%.3f s)", b->healthy);
+        r = row(b, i ? "1 TiB, 64 snapshots" : "1 TiB, 8 snapshots", "1t", target);
+        (void)r;
+    }
+}
+
+static void row_huge(struct bench *b)
+{
+    make(b, "16t", &(struct bigimage){.cluster_bits = 16, .size_bytes = 16 * TIB, .percent = 100});
+    row(b, "16 TiB, all mapped", "16t", "linear, 300 MiB");
+    shell(b, "rm 16t");
+}
+
+static void row_scattered(struct bench *b)
+{
+    make(b, "s64k",
+        &(struct bigimage){.cluster_bits = 16, .size_bytes = TIB, .percent = 25, .shuffled = true});
+    row(b, "1 TiB, 25 % mapped, shuffled", "s64k", "qemu-img 5");
+    make(b, "s4k",
+        &(struct bigimage){
+            .cluster_bits = 12, .size_bytes = 64 * GIB, .percent = 25, .shuffled = true});
+    row(b, "64 GiB of 4 KiB clusters, 25 % mapped, shuffled", "s4k", "qemu-img 5");
+    shell(b, "rm s64k s4k");
+}
+
+static void row_deep(struct bench *b)
+{
+    enum { COUNT = 100000 };
+    char path[PATH_MAX];
+    make(b, "packed",
+        &(struct bigimage){
+            .cluster_bits = 16, .size_bytes = COUNT * UINT64_C(65536), .compressed = COUNT});
+    in_dir(b, "packed", path);
+    struct result r = measure_all(b, path, "--decode", path, "--deep");
+    r.qemu = (struct cost){0}; /* does not decode */
+    print_row("100,000 compressed clusters, --deep", &r, "bare decoding on all processors");
+    shell(b, "rm packed");
+}
+
+static void row_damaged(struct bench *b)
+{
+    char target[64];
+    make(b, "damaged",
+        &(struct bigimage){
+            .cluster_bits = 16, .size_bytes = TIB, .percent = 100, .wrong_every = 16});
+    snprintf(target, sizeof(target), "3 x the healthy time (%.3f s)", b->healthy);
+    row(b, "1 TiB, every 16th count wrong (a million)", "damaged", target);
+    shell(b, "rm damaged");
+}
+
+/* One process for all of them, against one for each. */
+static void row_small(struct bench *b)
+{
+    struct result r;
+    char path[PATH_MAX], name[32];
+    shell(b, "qemu-img create -q -f qcow2 -o preallocation=metadata small 1G");
+    row(b, "1 GiB, all mapped", "small", "qemu-img 1");
+    const char **ours = calloc(SMALL_IMAGES + 3, sizeof(*ours));
+    char command[PATH_MAX + 64];
+    if (!ours)
+        fail("memory");
+    ours[0] = b->qcheck;
+    ours[1] = "-q";
+    shell(b, "for i in $(seq 0 999); do cp --sparse=always small small-$i; done");
+    for (int i = 0; i < SMALL_IMAGES; i++) {
+        snprintf(name, sizeof(name), "small-%d", i);
+        in_dir(b, name, path);
+        if (!(ours[i + 2] = strdup(path)))
+            fail(name);
+    }
+    snprintf(command, sizeof(command),
+        "for i in %s/small-*; do qemu-img check -q $i || exit 1; done", b->dir);
+    const char *const qemu[] = {"sh", "-c", command, NULL};
+    r = (struct result){0};
+    for (int i = 0; i < 3; i++) {
+        measure(ours, &r.qcheck);
+        measure(qemu, &r.qemu);
+    }
+    print_row("1,000 images of 1 GiB, one qcheck", &r, "qemu-img 10");
+    for (int i = 0; i < SMALL_IMAGES; i++)
+        free((char *)ours[i + 2]);
+    free(ours);
+    shell(b, "rm -f small small-*");
+}
+
+/* Checks in process, each read taking a millisecond longer. */
+static double check_cold(const char *path, unsigned threads, struct io_meter_counts *counts)
+{
+    enum { DELAY_NS = 1000000 };
+    struct check_options options = {.threads = threads};
+    struct report report;
+    struct io *file, *meter;
+    if (io_file_open(path, IO_FILE_NO_LOCK, &file, NULL) < 0 ||
+        io_meter_open(file, DELAY_NS, &meter) < 0)
+        fail(path);
+    double start = now();
+    report_init(&report, DEFAULT_MAX_FINDINGS);
+    check_image(meter, NULL, &options, &report);
+    double seconds = now() - start;
+    if (report_exit_code(&report) != 0)
+        fail("the image is not clean");
+    *counts = io_meter_counts(meter);
+    report_release(&report);
+    io_close(meter);
+    io_close(file);
+    return seconds;
+}
+
+static void row_cold(struct bench *b)
+{
+    char path[PATH_MAX];
+    struct io_meter_counts one, many;
+    make(b, "cold", &(struct bigimage){.cluster_bits = 16, .size_bytes = TIB, .percent = 100});
+    in_dir(b, "cold", path);
+    double slow = check_cold(path, 1, &one), fast = check_cold(path, 2, &many);
+    printf("\nStorage that takes 1 ms a read, 1 TiB, all mapped: one read at a time %.3f s "
+           "(%" PRIu64 " reads), ahead %.3f s (%" PRIu64 " reads, up to %" PRIu64
+           " at a time): %.1f times faster (target 20).\n",
+        slow, one.reads, fast, many.reads, many.at_once, slow / fast);
+    shell(b, "rm cold");
+}
+
+/* ---- all of them ---- */
+
+static const struct {
+    const char *name;
+    void (*run)(struct bench *b);
+} rows[] = {
+    {"mapped", row_mapped},
+    {"snapshots", row_snapshots},
+    {"huge", row_huge},
+    {"scattered", row_scattered},
+    {"deep", row_deep},
+    {"damaged", row_damaged},
+    {"small", row_small},
+    {"cold", row_cold},
+};
+
+static bool wanted(const char *name, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], name) == 0)
+            return true;
+    }
+    return argc == 1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "--read") == 0)
+        return bench_read(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "--decode") == 0)
+        return bench_decode(argv[2]);
+    struct bench b = {.qcheck = getenv("QCHECK"), .self = argv[0], .dir = proc_mkdir()};
+    b.qcheck = b.qcheck ? b.qcheck : "build/qcheck";
+    printf("| image | bare reading | qcheck | x bare | qemu-img check | x qcheck | peak memory "
+           "| target |\n|---|---|---|---|---|---|---|---|\n");
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (wanted(rows[i].name, argc, argv))
+            rows[i].run(&b);
+    }
+    proc_rmdir(b.dir);
+    return EXIT_SUCCESS;
+}
