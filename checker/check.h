@@ -189,6 +189,8 @@ struct subject {
             bool past_end;       /* lies past the disk's end and is no VM state of a snapshot */
             bool elsewhere;      /* the same table hangs on another place of an L1, too */
             bool hole_by_orphan; /* empty, while an orphaned L2 table would fit */
+            uint64_t holes;      /* how many there are like it for the orphans, at least */
+            uint64_t orphans;    /* tables that belong into one of them */
             struct cluster_facts facts;
         } l1;
         struct {

@@ -106,7 +106,7 @@ static json_t *finding_json(const struct report *report, const struct finding *f
         failed |= set_number(object, "got", finding->got);
     if (finding->has_want)
         failed |= set_number(object, "want", finding->want);
-    if (finding->weight > 1)
+    if (finding->weight != 1)
         failed |= set_number(object, "count", finding->weight);
     failed |= set_text(object, "repair", repair_class_name(row->repair));
     failed |= json_object_set_new(object, "fixed", json_boolean(finding->fixed));

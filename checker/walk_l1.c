@@ -400,7 +400,9 @@ static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint
         .l1 = {.raw = raw,
             .active = tree_idx == TREE_ACTIVE,
             .elsewhere = table && table->elsewhere,
-            .hole_by_orphan = raw == 0 && l1_idx < needed},
+            .hole_by_orphan = raw == 0 && l1_idx < needed,
+            .holes = walk->l1_holes,
+            .orphans = unexplained_orphans(walk)},
         .risk_counted = raw == 0,
     };
     if (off != 0)
