@@ -189,20 +189,6 @@ static bool suggested(const struct comparison *c, enum difference difference)
     }
 }
 
-enum difference difference_alone(const struct comparison *c)
-{
-    if (agree_but(c, 0))
-        return DIFFERENCE_only_qcheck_knows;
-    if (unreadable_refcounts(c))
-        return DIFFERENCE_unreadable_refcounts;
-    enum difference difference = refusal(c);
-    return difference == DIFFERENCE_NONE || suggestions[difference].when == ALONE ? difference
-                                                                                  : DIFFERENCE_NONE;
-}
-
-/* ---- reasons that need one --------------------------------------------------------------------
- */
-
 /* Checks after which an L2 table is not interpreted. */
 static bool is_no_table(const char *check)
 {
@@ -210,6 +196,44 @@ static bool is_no_table(const char *check)
            strcmp(check, "l1-entry-into-metadata") == 0 ||
            strcmp(check, "l2-table-implausible") == 0;
 }
+
+/* A refcount block is what an entry takes for an L2 table, and both programs say corrupt. */
+static bool refcounts_on_table(const struct comparison *c)
+{
+    size_t i, k;
+    json_t *block, *entry, *findings = json_object_get(c->own.json, "findings");
+    if (c->qemu.exit_code != 2 || c->own.exit_code != 2)
+        return false;
+    json_array_foreach(findings, i, block)
+    {
+        if (strcmp(finding_check(block), "refblock-shared") != 0)
+            continue;
+        json_array_foreach(findings, k, entry)
+        {
+            if (is_no_table(finding_check(entry)) &&
+                json_equal(
+                    json_object_get(entry, "host-offset"), json_object_get(block, "host-offset")))
+                return true;
+        }
+    }
+    return false;
+}
+
+enum difference difference_alone(const struct comparison *c)
+{
+    if (agree_but(c, 0))
+        return DIFFERENCE_only_qcheck_knows;
+    if (unreadable_refcounts(c))
+        return DIFFERENCE_unreadable_refcounts;
+    if (refcounts_on_table(c))
+        return DIFFERENCE_refcounts_on_table;
+    enum difference difference = refusal(c);
+    return difference == DIFFERENCE_NONE || suggestions[difference].when == ALONE ? difference
+                                                                                  : DIFFERENCE_NONE;
+}
+
+/* ---- reasons that need one --------------------------------------------------------------------
+ */
 
 bool difference_told_of_table(const struct comparison *c)
 {
@@ -229,7 +253,7 @@ bool difference_told_of_table(const struct comparison *c)
     return false;
 }
 
-/* The same for L1 tables. */
+/* Checks after which an L1 table is not interpreted. */
 static bool is_no_l1(const char *check)
 {
     return strcmp(check, "area-shared") == 0 || strcmp(check, "header-l1-outside") == 0 ||
