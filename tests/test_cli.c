@@ -357,6 +357,21 @@ START_TEST(sigint_ends_it)
 }
 END_TEST
 
+START_TEST(sigusr1_asks_how_far_it_is)
+{
+    struct shelf shelf = shelf_open();
+    struct proc_result r = proc_run("cd '%s' && ln -s clean i && timeout --preserve-status -s USR1 "
+                                    "0.3 sh -c 'exec \"%s\" -q $(yes i | head -n 60000)'",
+        shelf.dir, shelf.qcheck);
+    ck_assert_msg(r.exit_code == 0, "exit %d %s", r.exit_code, r.err);
+    ck_assert_msg(strstr(r.err, " %, ") && strstr(r.err, "MiB/s") && strstr(r.err, " s left\n"),
+        "said %s", r.err);
+    ck_assert_str_eq(r.out, "");
+    proc_free(&r);
+    shelf_close(&shelf);
+}
+END_TEST
+
 /* In the middle of a check: what was found so far is told. */
 static volatile sig_atomic_t *stop_of(void *arg)
 {
@@ -413,6 +428,7 @@ Suite *test_cli(void)
     tcase_add_loop_test(tc, images_in_use, 0, (int)(sizeof(holders) / sizeof(holders[0])));
     tcase_add_test(tc, qemu_has_it_open);
     tcase_add_loop_test(tc, sigint_ends_it, 0, 2);
+    tcase_add_test(tc, sigusr1_asks_how_far_it_is);
     tcase_add_test(tc, a_check_can_be_stopped);
     suite_add_tcase(suite, tc);
     return suite;
