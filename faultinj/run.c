@@ -51,8 +51,7 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
     ret = history_run(&w, image, base, backtraces, plan, out);
     if (ret < 0) {
         io_close(base);
-        if (!plan || plan->call != FAULT_ALLOC)
-            fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
+        fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
     }
     return ret;
 }

@@ -168,6 +168,22 @@ START_TEST(a_stopped_device_stays_stopped)
 }
 END_TEST
 
+/* The device under the engine has memory of its own. */
+START_TEST(allocations_of_the_device_do_not_fail)
+{
+    struct fault_plan plan = {.call = FAULT_ALLOC, .n = 1, .error = -ENOMEM};
+    static const uint8_t data[8192] = {1};
+    struct io *io = faulty(&plan);
+    fault_alloc_arm(1);
+    int ret = io_write(io, 0, data, sizeof(data));
+    unsigned left = fault_alloc_left();
+    fault_alloc_arm(0);
+    ck_assert_int_eq(ret, 0);
+    ck_assert_uint_eq(left, 1);
+    io_close(io);
+}
+END_TEST
+
 Suite *test_fault(void);
 Suite *test_fault(void)
 {
@@ -179,6 +195,7 @@ Suite *test_fault(void)
     tcase_add_test(tcase, worse_devices_add_versions);
     tcase_add_test(tcase, the_nth_call_fails);
     tcase_add_test(tcase, a_stopped_device_stays_stopped);
+    tcase_add_test(tcase, allocations_of_the_device_do_not_fail);
     suite_add_tcase(suite, tcase);
     return suite;
 }
