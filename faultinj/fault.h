@@ -120,8 +120,9 @@ enum fault_mode {
     FAULT_FOR_GOOD, /* that call and all of its kind after it */
     FAULT_SHORT,    /* a write that does its first half, then fails */
     FAULT_STOP,     /* that call and every other one after it */
-    FAULT_DROP,     /* a flush that fails, and what was not durable is lost or not; the next flush
-                     * knows nothing of it: what real kernels do */
+    FAULT_DROP,     /* a flush that fails, and what was not durable is lost or not, though it can
+                     * still be read; the next flush knows nothing of it: what real kernels do.
+                     * Promised is what the handle that saw it does, not one opened after it */
     FAULT_LIE,      /* a flush that returns 0 and does nothing */
 };
 

@@ -83,6 +83,14 @@ static void compare_handle(
         h->live_step = step;
 }
 
+/* The device has lost writes, said so once, and still shows them (as a page cache does): the handle
+ * that was told keeps its hands off, but one opened now would build on what is not there.  No
+ * program can tell, so none is opened; opening what is left after a restart is I8. */
+static bool nobody_knows(const struct fault_plan *plan, const struct image *img)
+{
+    return plan && plan->mode == FAULT_DROP && plan->fired && !img;
+}
+
 /* One operation, and whether the image is then what it should be. */
 static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
     struct oracle *oracle, struct image **img, unsigned step)
@@ -93,7 +101,7 @@ static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
     h->recording.op = step;
     if (allocs)
         fault_alloc_arm(plan->n - plan->seen);
-    h->results[step] = op_apply(img, io, op);
+    h->results[step] = nobody_knows(plan, *img) ? -EIO : op_apply(img, io, op);
     if (allocs) {
         plan->seen = plan->n - fault_alloc_left();
         plan->fired = plan->seen == plan->n;
