@@ -10,9 +10,11 @@
 
 struct repairing {
     struct oracle oracle;
-    struct state *start, *now; /* the crash image, and a cut inside the repair */
-    uint64_t cuts;             /* looked at so far */
-    bool orphaned;             /* leaks were kept, since they look like lost tables */
+    struct state *start; /* the crash image; from epoch to epoch of the repair, what is durable */
+    struct state *now;   /* being repaired, then each cut inside the repair */
+    struct state *first; /* as the first repair left it */
+    uint64_t cuts;       /* looked at so far */
+    bool orphaned;       /* leaks were kept, since they look like lost tables */
 };
 
 void repairing_init(struct repairing *r);
