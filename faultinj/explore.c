@@ -44,6 +44,7 @@ void explore_counts_add(struct explore_counts *sum, const struct explore_counts 
     sum->refused += more->refused;
     sum->repaired += more->repaired;
     sum->orphaned += more->orphaned;
+    sum->adopted += more->adopted;
     sum->repair_cuts += more->repair_cuts;
     sum->harmed += more->harmed;
     sum->silent += more->silent;
@@ -153,8 +154,6 @@ static uint64_t vector_hash(const struct explorer *ex, const unsigned *choice)
 static bool allowed_after_crash(enum check_id check, bool dirty)
 {
     switch (check) {
-    case CHECK_l1_entry_past_end: /* until a shrink is complete; a grow clears it first (I6) */
-    case CHECK_l2_entry_past_end:
     case CHECK_cluster_leaked:
     case CHECK_refcount_too_high:
     case CHECK_l1_copied_clear:
@@ -224,6 +223,9 @@ int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, str
         return 0;
     if (!history_allows(ex->history, ex->window, &ex->oracle.model, breach))
         return 0;
+    /* Not where it would count as looked at: the tree of choices covers I1 to I7. */
+    if (!ex->state->marks && !leaks_allowed(&ex->limits, &ex->oracle, ex->state, breach))
+        return 0;
     if (check) {
         ex->counts->checked++;
         if (!checker_agrees(ex, breach))
@@ -237,9 +239,11 @@ int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, str
     }
     if (ret == 0 && repair && breach->invariant == INVARIANT_NONE) {
         uint64_t before = ex->repairing.cuts;
-        ret = repairing_run(&ex->repairing, ex->state, &ex->oracle.model, breach);
+        struct repairing_promise promise = {&ex->limits, &ex->oracle.model};
+        ret = repairing_run(&ex->repairing, ex->state, &promise, breach);
         ex->counts->repaired++;
         ex->counts->orphaned += ex->repairing.orphaned;
+        ex->counts->adopted += ex->repairing.adopted;
         ex->counts->repair_cuts += ex->repairing.cuts - before;
     }
     return ret;
@@ -353,6 +357,8 @@ static int prepare_epoch(struct explorer *ex, unsigned number, size_t first, siz
     if (ret == 0)
         spare_guest_data(ex);
     ex->window = history_window(ex->history, ex->recording, first, end);
+    if (ret == 0)
+        ret = history_leak_limits(ex->history, ex->recording, first, ex->window, &ex->limits);
     memcpy(ex->state->bytes, ex->durable->bytes, (size_t)ex->state->room_bytes);
     memcpy(ex->state->hashes, ex->durable->hashes,
         (size_t)(ex->state->room_bytes / STATE_SECTOR) * sizeof(uint64_t));
@@ -424,6 +430,7 @@ static void explorer_close(struct explorer *ex)
     continuation_release(&ex->continuation);
     repairing_release(&ex->repairing);
     hash_set_release(&ex->seen);
+    leaks_limits_release(&ex->limits);
 }
 
 int explore_run(const struct history *history, const struct recording *recording,

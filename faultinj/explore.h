@@ -29,6 +29,7 @@ struct explore_counts {
     uint64_t checked, continued, refused; /* seen by the checker; went on; engine refused to */
     uint64_t repaired, repair_cuts;       /* repaired, and power cuts inside a repair */
     uint64_t orphaned;       /* not clean then: leaks that look like lost tables are kept */
+    uint64_t adopted;        /* of these: a lossy repair puts one where nothing was */
     uint64_t harmed, silent; /* models that promise less: states with damage, and unnoticed */
     uint64_t epochs, epochs_exhaustive, units, units_touched;
     uint64_t largest_epoch_units;

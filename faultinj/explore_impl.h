@@ -30,6 +30,7 @@ struct explorer {
     unsigned *current;
     struct epoch epoch;
     struct window window;
+    struct leak_limits limits;
     uint64_t base_hash; /* of the durable state */
     uint64_t seen_here; /* distinct states of this epoch */
     uint64_t executed_here;

@@ -22,51 +22,46 @@ static uint64_t differing(const struct disk_model *a, const struct disk_model *b
     return count;
 }
 
-/* What users see after requests [first, end). */
-static int step(struct history *h, struct state *state, struct oracle *oracle, size_t first,
-    size_t end, uint64_t *written)
+static uint64_t bytes_written(const struct recording *recording, size_t first, size_t end)
 {
-    struct breach breach = {0};
-    int ret = epoch_apply_all(&h->recording, first, end, state);
-    if (ret < 0)
-        return ret;
-    *written = 0;
+    uint64_t written = 0;
     for (size_t i = first; i < end; i++) {
-        struct request *r = &h->recording.list[i];
-        r->op = (unsigned)h->step_count;
-        *written += r->kind == REQUEST_WRITE ? r->length : 0;
+        const struct request *r = &recording->list[i];
+        written += r->kind == REQUEST_WRITE ? r->length : 0;
     }
-    if (!oracle_look(oracle, state, &breach) && h->live.invariant == INVARIANT_NONE) {
-        h->live = breach;
-        h->live_step = (unsigned)h->step_count + 1;
-    }
-    if (oracle->no_memory)
-        return -ENOMEM;
-    ret = model_copy(&oracle->model, &h->models[h->step_count + 1]);
-    h->step_count += ret == 0;
-    return ret;
+    return written;
 }
 
-static int run_log(struct history *h, struct state *state, struct oracle *oracle)
+/* What users see after requests [first, end); `before` is the content before them. */
+static int step(struct history *h, struct state *before, struct state *state, struct oracle *oracle,
+    size_t first, size_t end)
 {
-    struct breach breach = {0};
+    unsigned now = (unsigned)h->step_count + 1;
+    state_copy(before, state);
+    int ret = epoch_apply_all(&h->recording, first, end, state);
+    for (size_t i = first; i <= end && i < h->recording.count; i++)
+        h->recording.list[i].op = now - 1;
+    h->step_count = now;
+    return ret == 0 ? history_note(h, oracle, before, state, now, first, end) : ret;
+}
+
+static int run_log(
+    struct history *h, struct state *before, struct state *state, struct oracle *oracle)
+{
     const struct recording *r = &h->recording;
-    if (!oracle_look(oracle, state, &breach))
-        return oracle->no_memory ? -ENOMEM : -EUCLEAN;
-    int ret = model_copy(&oracle->model, &h->models[0]);
+    int ret = history_note(h, oracle, NULL, state, 0, 0, 0);
+    if (ret == 0 && h->live.invariant != INVARIANT_NONE)
+        ret = -EUCLEAN;
     for (size_t first = 0, end; ret == 0 && first <= r->count; first = end + 1) {
-        uint64_t written;
         for (end = first; end < r->count && r->list[end].kind != REQUEST_FLUSH;)
             end++;
-        ret = step(h, state, oracle, first, end, &written);
+        ret = step(h, before, state, oracle, first, end);
         if (ret < 0)
             break;
-        if (end < r->count)
-            r->list[end].op = (unsigned)h->step_count - 1;
         /* More has changed than was written: a table was switched, not data written. */
         uint64_t changed =
             differing(&h->models[h->step_count - 1].active, &h->models[h->step_count].active);
-        h->switched[h->step_count - 1] = changed * STATE_SECTOR > written;
+        h->switched[h->step_count - 1] = changed * STATE_SECTOR > bytes_written(r, first, end);
     }
     return ret;
 }
@@ -75,7 +70,7 @@ int history_foreign(
     const char *name, struct io *base, struct recording *recording, struct history *out)
 {
     struct history h = {.base = base, .recording = *recording};
-    struct state *state = NULL;
+    struct state *state = NULL, *before = NULL;
     struct oracle oracle;
     *recording = (struct recording){0};
     strncpy(h.workload.name, name, sizeof(h.workload.name) - 1);
@@ -83,7 +78,8 @@ int history_foreign(
     oracle_init(&oracle);
     h.models = calloc(h.recording.count + 2, sizeof(*h.models));
     h.switched = calloc(h.recording.count + 2, sizeof(*h.switched));
-    int ret = h.models && h.switched ? io_size(base, &h.room_bytes) : -ENOMEM;
+    h.leaks = calloc(h.recording.count + 2, sizeof(*h.leaks));
+    int ret = h.models && h.leaks && h.switched ? io_size(base, &h.room_bytes) : -ENOMEM;
     for (size_t i = 0; i < h.recording.count; i++) {
         const struct request *r = &h.recording.list[i];
         if (r->kind == REQUEST_WRITE && r->host_off + r->length > h.room_bytes)
@@ -92,10 +88,13 @@ int history_foreign(
     if (ret == 0)
         ret = state_open(h.room_bytes, &state);
     if (ret == 0)
+        ret = state_open(h.room_bytes, &before);
+    if (ret == 0)
         ret = state_load(state, base);
     if (ret == 0)
-        ret = run_log(&h, state, &oracle);
+        ret = run_log(&h, before, state, &oracle);
     state_close(state);
+    state_close(before);
     oracle_release(&oracle);
     if (ret < 0) {
         h.base = NULL;

@@ -14,7 +14,10 @@ void history_release(struct history *history)
 {
     for (size_t i = 0; history->models && i <= history->step_count; i++)
         model_release(&history->models[i]);
+    for (size_t i = 0; history->leaks && i <= history->step_count; i++)
+        leaks_release(&history->leaks[i]);
     free(history->models);
+    free(history->leaks);
     free(history->results);
     free(history->switched);
     recording_release(&history->recording);
@@ -25,30 +28,44 @@ void history_release(struct history *history)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-/* What users see now; a broken invariant is a finding of its own. */
-static int look(struct history *h, struct io *io, struct oracle *oracle, unsigned step)
+int history_note(struct history *h, struct oracle *oracle, const struct state *before,
+    const struct state *state, unsigned step, size_t first, size_t end)
+{
+    struct breach breach = {0};
+    const struct leak_note *last = step > 0 ? &h->leaks[step - 1] : NULL;
+    bool good = oracle_look(oracle, state, &breach);
+    if (oracle->no_memory)
+        return -ENOMEM;
+    if (!good && h->live.invariant == INVARIANT_NONE) {
+        h->live = breach;
+        h->live_step = step;
+    }
+    int ret = model_copy(&oracle->model, &h->models[step]);
+    if (ret < 0 || !good)
+        return ret;
+    ret = leaks_note(oracle, state, last, &h->leaks[step]);
+    if (ret == 0 && before)
+        ret = leaks_touched(oracle, &h->recording, first, end, before, last, &h->leaks[step]);
+    return ret;
+}
+
+/* What users see now; *seen is the content then, and becomes what it is now. */
+static int look(struct history *h, struct io *io, struct oracle *oracle, unsigned step,
+    size_t first, struct state **seen)
 {
     uint64_t size;
-    struct state *state;
-    struct breach breach = {0};
+    struct state *state = NULL;
     int ret = io_size(io, &size);
     if (ret == 0)
         ret = state_open(size, &state);
-    if (ret < 0)
-        return ret;
-    ret = state_load(state, io);
-    if (ret == 0 && !oracle_look(oracle, state, &breach)) {
-        ret = oracle->no_memory ? -ENOMEM : 0;
-        if (h->live.invariant == INVARIANT_NONE) {
-            h->live = breach;
-            h->live_step = step;
-        }
-    }
     if (ret == 0)
-        ret = model_copy(&oracle->model, &h->models[step]);
-    if (size > h->room_bytes)
+        ret = state_load(state, io);
+    if (ret == 0)
+        ret = history_note(h, oracle, *seen, state, step, first, h->recording.count);
+    if (ret == 0 && size > h->room_bytes)
         h->room_bytes = size;
-    state_close(state);
+    state_close(*seen);
+    *seen = state;
     return ret;
 }
 
@@ -93,8 +110,9 @@ static bool nobody_knows(const struct fault_plan *plan, const struct image *img)
 
 /* One operation, and whether the image is then what it should be. */
 static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
-    struct oracle *oracle, struct image **img, unsigned step)
+    struct oracle *oracle, struct image **img, unsigned step, struct state **seen)
 {
+    size_t first = h->recording.count;
     const struct op *op = &h->workload.ops[step];
     bool allocs = plan && plan->call == FAULT_ALLOC && !plan->fired;
     uint64_t unit = op->in_clusters ? UINT64_C(1) << oracle->header.cluster_bits : 1;
@@ -107,7 +125,7 @@ static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
         plan->fired = plan->seen == plan->n;
         fault_alloc_arm(0);
     }
-    int ret = look(h, h->disk, oracle, step + 1);
+    int ret = look(h, h->disk, oracle, step + 1, first, seen);
     if (ret == 0 && h->live.invariant == INVARIANT_NONE &&
         !history_follows(
             op, unit, h->results[step], &h->models[step], &h->models[step + 1], &h->live))
@@ -121,10 +139,12 @@ static int run_steps(
     struct history *h, struct io *io, struct fault_plan *plan, struct oracle *oracle)
 {
     struct image *img = NULL;
-    int ret = look(h, h->base, oracle, 0);
+    struct state *seen = NULL;
+    int ret = look(h, h->base, oracle, 0, 0, &seen);
     for (unsigned i = 0; ret == 0 && i < h->step_count; i++)
-        ret = run_step(h, io, plan, oracle, &img, i);
+        ret = run_step(h, io, plan, oracle, &img, i, &seen);
     image_abandon(img);
+    state_close(seen);
     return ret;
 }
 
@@ -139,8 +159,9 @@ static int make_room(struct history *h)
     h->workload.ops = ops;
     h->workload.count = h->step_count = count;
     h->models = calloc(count + 1, sizeof(*h->models));
+    h->leaks = calloc(count + 1, sizeof(*h->leaks));
     h->results = calloc(count + 1, sizeof(*h->results));
-    return h->models && h->results ? 0 : -ENOMEM;
+    return h->models && h->leaks && h->results ? 0 : -ENOMEM;
 }
 
 /* Faults over the recorder over the disk: what is recorded is what reached the device. */
@@ -223,6 +244,14 @@ struct window history_window(
         }
     }
     return window;
+}
+
+int history_leak_limits(const struct history *h, const struct recording *recording, size_t first,
+    struct window window, struct leak_limits *limits)
+{
+    unsigned op = first < recording->count ? recording->list[first].op : window.floor;
+    return leaks_limits(
+        h->leaks, op < window.floor ? op : window.floor, window.floor, window.ceil, limits);
 }
 
 /* From one model to the next everything changes at once, not sector by sector.  A resize does not:

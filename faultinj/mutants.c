@@ -276,6 +276,16 @@ static int mutant_create_not_durable(const struct history *h, struct recording *
     return 0;
 }
 
+/* The count of cluster 0, which holds the header. */
+static int mutant_create_leaks_else(const struct history *h, struct recording *r)
+{
+    size_t at = 0;
+    if (!find_owned(h, r, OWNER_REFBLOCK, &at))
+        return -ENOENT;
+    store_be16(r->list[at].data, (uint16_t)(load_be16(r->list[at].data) + 1));
+    return 0;
+}
+
 static int mutant_freed_reused_early(const struct history *h, struct recording *r)
 {
     size_t at = 0;

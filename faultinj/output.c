@@ -150,6 +150,8 @@ static int finish_json(struct output *output)
         (json_int_t)output->seed);
     if (top)
         json_object_set_new(top, "states-repaired", json_integer((json_int_t)c->repaired));
+    if (top)
+        json_object_set_new(top, "repairs-with-orphans", json_integer((json_int_t)c->orphaned));
     if (top && output->left_out[0])
         json_object_set_new(top, "left-out", json_string(output->left_out));
     int ret = top ? json_dumpf(top, output->out, JSON_INDENT(2)) : -1;
@@ -170,9 +172,14 @@ static void finish_human(struct output *output)
         c->epochs, c->epochs_exhaustive, c->largest_epoch_units, c->units, c->units_touched);
     fprintf(out,
         "%" PRIu64 " states seen by qcheck, %" PRIu64 " used on (%" PRIu64 " refused), %" PRIu64
-        " repaired with %" PRIu64 " cuts inside (%" PRIu64
-        " not clean then: leaks that look like lost tables)\n",
-        c->checked, c->continued, c->refused, c->repaired, c->repair_cuts, c->orphaned);
+        " repaired with %" PRIu64 " cuts inside\n",
+        c->checked, c->continued, c->refused, c->repaired, c->repair_cuts);
+    if (c->orphaned > 0)
+        fprintf(out,
+            "%" PRIu64 " repairs kept leaks that look like lost tables, all of them of the "
+            "interrupted operation; a lossy\nrepair then lost nothing, and took %" PRIu64
+            " of them for the content of something empty\n",
+            c->orphaned, c->adopted);
     fprintf(out, "%.0f states/s, seed %" PRIu64 "\n", per_second(c), output->seed);
     if (output->left_out[0])
         fprintf(out, "stopped by the budget; left out: %s\n", output->left_out);

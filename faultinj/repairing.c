@@ -73,14 +73,10 @@ static bool orphans(const struct report *report)
 }
 
 /* Leaks that look like lost tables are kept, and with them all that waits for a decision about
- * them: the repair cannot know that a power cut made them.  What a shrink left behind the end of
- * the disk is no matter of crashes. */
+ * them. */
 static bool may_remain(const struct report *report, enum check_id check)
 {
     switch (check) {
-    case CHECK_l1_entry_past_end:
-    case CHECK_l2_entry_past_end:
-        return true;
     case CHECK_orphan_l1_table:
     case CHECK_orphan_l2_table:
     case CHECK_orphan_snapshot_table:
@@ -94,10 +90,10 @@ static bool may_remain(const struct report *report, enum check_id check)
     }
 }
 
-static bool repair(struct repairing *r, struct io *io, struct breach *breach)
+static bool repair(struct repairing *r, struct io *io, bool lossy, struct breach *breach)
 {
     static const struct check_options how = {.threads = 1};
-    static const struct repair_options options = {.lossy = false};
+    struct repair_options options = {.lossy = lossy};
     struct report report;
     report_init(&report, 1000);
     repair_image(io, NULL, &how, &options, &report);
@@ -112,6 +108,8 @@ static bool repair(struct repairing *r, struct io *io, struct breach *breach)
             good = breach_note(breach, INVARIANT_REPAIRS, "after the repair there is %s", name);
     }
     r->orphaned = good && orphans(&report);
+    if (lossy && r->orphaned)
+        good = breach_note(breach, INVARIANT_REPAIRS, "a lossy repair leaves orphaned tables");
     report_release(&report);
     return good;
 }
@@ -169,19 +167,59 @@ static int cut_power(struct repairing *r, const struct recording *recording,
 
 /* ---- the whole ----------------------------------------------------------------------------- */
 
-/* The repaired image, its content, and a second repair. */
-static void judge_repaired(
-    struct repairing *r, struct io *io, const struct model *model, struct breach *breach)
+/* Nothing of `old` is lost; *more: sectors show something where nothing was. */
+static bool disk_keeps(const struct disk_model *now, const struct disk_model *old, bool *more)
 {
-    if (!same_content(r, model, "after the repair", breach))
+    size_t at = 0;
+    for (size_t i = 0; i < old->count; i++, at++) {
+        while (at < now->count && now->list[at].sector < old->list[i].sector)
+            at++;
+        if (at == now->count || now->list[at].sector != old->list[i].sector ||
+            now->list[at].hash != old->list[i].hash)
+            return false;
+    }
+    *more |= now->count > old->count;
+    return now->size_bytes == old->size_bytes;
+}
+
+/* A lossy repair gives orphaned tables up, or puts them where nothing is; either way nothing that
+ * was there may be lost. */
+static void judge_orphans(struct repairing *r, const struct state *crash,
+    const struct repairing_promise *promise, struct breach *breach)
+{
+    struct breach why = {0};
+    const struct model *now = &r->oracle.model, *old = promise->model;
+    state_copy(r->now, crash);
+    if (!repair(r, &r->now->io, true, breach))
+        return;
+    bool good = oracle_look(&r->oracle, r->now, &why);
+    if (good && !snapshots_same_records(now, old))
+        good = breach_note(&why, INVARIANT_REPAIRS, "the snapshot list has changed");
+    if (good && !disk_keeps(&now->active, &old->active, &r->adopted))
+        good = breach_note(&why, INVARIANT_REPAIRS, "the active disk has lost data");
+    for (uint32_t i = 0; good && i < old->snapshot_count; i++) {
+        if (!disk_keeps(&now->snapshots[i].disk, &old->snapshots[i].disk, &r->adopted))
+            good = breach_note(
+                &why, INVARIANT_REPAIRS, "snapshot number %" PRIu32 " has lost data", i);
+    }
+    if (!good)
+        breach_note(breach, INVARIANT_REPAIRS, "after a lossy repair: %s", why.text);
+}
+
+/* The repaired image, its content, and a second repair. */
+static void judge_repaired(struct repairing *r, struct io *io,
+    const struct repairing_promise *promise, struct breach *breach)
+{
+    if (!same_content(r, promise->model, "after the repair", breach) ||
+        !leaks_allowed(promise->limits, &r->oracle, r->now, breach))
         return;
     state_copy(r->first, r->now);
-    if (repair(r, io, breach) && !state_same(r->first, r->now))
+    if (repair(r, io, false, breach) && !state_same(r->first, r->now))
         breach_note(breach, INVARIANT_REPAIRS, "a second repair changes the image again");
 }
 
-int repairing_run(struct repairing *r, const struct state *crash, const struct model *model,
-    struct breach *breach)
+int repairing_run(struct repairing *r, const struct state *crash,
+    const struct repairing_promise *promise, struct breach *breach)
 {
     struct recording recording = {0};
     struct io *io;
@@ -190,16 +228,21 @@ int repairing_run(struct repairing *r, const struct state *crash, const struct m
         return ret;
     state_copy(r->start, crash);
     state_copy(r->now, crash);
+    r->adopted = r->orphaned = false;
     ret = record_open(&r->now->io, &recording, &io);
     if (ret < 0)
         return ret;
-    if (repair(r, io, breach)) {
+    if (repair(r, io, false, breach)) {
         size_t repaired = recording.count;
-        judge_repaired(r, io, model, breach);
+        bool orphaned = r->orphaned;
+        judge_repaired(r, io, promise, breach);
         while (recording.count > repaired) /* the second one is none of ours */
             recording_remove(&recording, recording.count - 1);
         if (breach->invariant == INVARIANT_NONE)
-            ret = cut_power(r, &recording, model, breach);
+            ret = cut_power(r, &recording, promise->model, breach);
+        if (ret == 0 && orphaned && breach->invariant == INVARIANT_NONE)
+            judge_orphans(r, crash, promise, breach);
+        r->orphaned = orphaned;
     }
     if (ret == 0 && (recording.no_memory || r->oracle.no_memory))
         ret = -ENOMEM;
