@@ -270,6 +270,20 @@ static bool look_snapshot(struct oracle *o, const struct state *state,
            look_tree(o, state, record->l1_off, record->l1_size, &look, breach);
 }
 
+/* The record at `at`, which ends before `end`; NULL if there is none. */
+static const uint8_t *record_at(
+    const struct state *state, uint64_t at, uint64_t end, struct qcow2_snapshot *record)
+{
+    uint64_t left = at < end ? end - at : 0;
+    const uint8_t *bytes = state_peek(state, at, left);
+    if (!bytes || qcow2_snapshot_decode(bytes, (size_t)left, record) < 0 ||
+        record->record_len > left) {
+        (void)state_at(state, at, left); /* any of it could have made it one */
+        return NULL;
+    }
+    return state_at(state, at, record->record_len);
+}
+
 static bool look_snapshots(struct oracle *o, const struct state *state, struct breach *breach)
 {
     uint64_t at = o->header.snapshots_off, end = o->size_bytes;
@@ -280,9 +294,8 @@ static bool look_snapshots(struct oracle *o, const struct state *state, struct b
         return breach_note(breach, INVARIANT_OPENS, "the snapshot table is nowhere");
     for (uint32_t i = 0; i < o->header.snapshot_count; i++) {
         struct qcow2_snapshot record;
-        const uint8_t *bytes = state_at(state, at, at < end ? end - at : 0);
-        if (!bytes || qcow2_snapshot_decode(bytes, (size_t)(end - at), &record) < 0 ||
-            record.record_len > end - at)
+        const uint8_t *bytes = record_at(state, at, end, &record);
+        if (!bytes)
             return breach_note(
                 breach, INVARIANT_OPENS, "the snapshot table ends before record %" PRIu32, i);
         if (!look_snapshot(o, state, &record, bytes, breach))

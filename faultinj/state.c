@@ -223,14 +223,20 @@ void state_put(struct state *state, uint64_t sector, const uint8_t *bytes, uint6
     state->hashes[sector] = hash;
 }
 
-const uint8_t *state_at(const struct state *state, uint64_t host_off, uint64_t length)
+const uint8_t *state_peek(const struct state *state, uint64_t host_off, uint64_t length)
 {
     if (host_off > state->room_bytes || length > state->room_bytes - host_off)
         return NULL;
-    if (state->marks && length > 0) {
+    return state->bytes + host_off;
+}
+
+const uint8_t *state_at(const struct state *state, uint64_t host_off, uint64_t length)
+{
+    const uint8_t *bytes = state_peek(state, host_off, length);
+    if (bytes && state->marks && length > 0) {
         uint64_t last = (host_off + length - 1) / STATE_SECTOR;
         for (uint64_t s = host_off / STATE_SECTOR; s <= last; s++)
             state->marks[s] = 1;
     }
-    return state->bytes + host_off;
+    return bytes;
 }

@@ -55,6 +55,10 @@ void state_put(struct state *state, uint64_t sector, const uint8_t *bytes, uint6
  * but inside the room is hidden by the caller with state_visible(). */
 const uint8_t *state_at(const struct state *state, uint64_t host_off, uint64_t length);
 
+/* The same, but it does not count as looked at: for what tells only by itself how long it is.  What
+ * was used of it is then told by state_at(). */
+const uint8_t *state_peek(const struct state *state, uint64_t host_off, uint64_t length);
+
 static inline bool state_visible(const struct state *state, uint64_t host_off, uint64_t length)
 {
     return host_off <= state->size_bytes && length <= state->size_bytes - host_off;
