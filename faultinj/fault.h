@@ -126,6 +126,8 @@ enum fault_mode {
     FAULT_LIE,      /* a flush that returns 0 and does nothing */
 };
 
+struct misbehaviour;
+
 struct fault_plan {
     enum fault_call call;
     enum fault_mode mode;
@@ -133,6 +135,7 @@ struct fault_plan {
     int error;  /* -errno */
     unsigned seen;
     bool fired, dead;
+    const struct misbehaviour *bug; /* of the engine, besides; NULL: none */
 };
 
 /* A filter over `next`, which it owns when it succeeds; `plan` must outlive it. */

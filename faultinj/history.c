@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "misbehave.h"
 #include "snapshot.h"
 
 void history_release(struct history *history)
@@ -125,6 +126,8 @@ static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
         plan->fired = plan->seen == plan->n;
         fault_alloc_arm(0);
     }
+    if (*img && plan && plan->bug && plan->bug->after)
+        plan->bug->after(*img, h->results[step]);
     int ret = look(h, h->disk, oracle, step + 1, first, seen);
     if (ret == 0 && h->live.invariant == INVARIANT_NONE &&
         !history_follows(
@@ -179,8 +182,10 @@ static int stack_layers(struct history *h, struct fault_plan *plan, struct io **
     top = recorder;
     if (plan)
         ret = fault_error_open(recorder, plan, &top);
+    if (ret == 0 && plan && plan->bug && plan->bug->layer)
+        ret = plan->bug->layer(top, &top);
     if (ret < 0)
-        io_close(recorder);
+        io_close(top);
     else
         *out = top;
     return ret;

@@ -61,24 +61,23 @@ static void print_found(const struct hunt *hunt, const char *by, FILE *out)
 static int hunt_one(
     const struct mutant *mutant, const struct explore_options *options, FILE *out, bool *found)
 {
-    struct history history;
-    struct recording recording;
+    struct history history = {0};
     char by[96] = "";
     size_t used = 0;
     *found = false;
-    int ret = run_history(mutant->workload, mutant->image, true, NULL, &history);
-    if (ret < 0)
-        return ret;
-    ret = recording_copy(&history.recording, &recording);
-    if (ret == 0)
-        ret = mutant->change(&history, &recording);
+    int ret = mutant_history(mutant, true, &history);
     struct hunt hunt = {.history = &history, .suffix = mutant->name};
     for (int i = 0; ret == 0 && i < POWER_MODELS; i++) {
         hunt.model = fault_model_find(power_models[i]);
-        ret = hunt_run(&hunt, &recording, options);
+        ret = hunt_run(&hunt, &history.recording, options);
         if (hunt.found && used < sizeof(by))
             used += (size_t)snprintf(
                 by + used, sizeof(by) - used, "%s%s", used ? ", " : "", power_models[i]);
+    }
+    if (ret == 0 && !hunt.found && history.live.invariant != INVARIANT_NONE) {
+        hunt.found = true;
+        snprintf(by, sizeof(by), "none: it needs no power cut");
+        story_live(&history, mutant->name, &hunt.story);
     }
     *found = ret == 0 && hunt.found;
     fprintf(out, "%-24s %s %s@%s\n    %s\n", mutant->name,
@@ -89,7 +88,6 @@ static int hunt_one(
     if (*found)
         print_found(&hunt, by, out);
     story_release(&hunt.story);
-    recording_release(&recording);
     history_release(&history);
     return ret == -ENOENT ? 0 : ret;
 }

@@ -331,13 +331,10 @@ static int save_state(const struct state *state, const char *path)
     return ret;
 }
 
-/* The recording as a mutant, or without one flush, has it. */
-static int mutate(struct history *h, const char *name)
+/* The recording without one flush. */
+static int without_flush(struct history *h, const char *name)
 {
-    const struct mutant *mutant = mutant_find(name);
     unsigned flush;
-    if (mutant)
-        return mutant->change(h, &h->recording);
     if (sscanf(name, "flush-%u", &flush) != 1)
         return -ENOENT;
     for (size_t i = 0; i < h->recording.count; i++) {
@@ -365,8 +362,10 @@ int run_replay(
     unsigned variant = 0;
     bool faulty = sweep_parse(id.mutant, &plan, &variant);
     bool foreign = strcmp(id.image, "log") == 0 && o->base && o->log;
-    int ret = foreign
-                  ? foreign_history(o->base, o->log, &run.history)
+    const struct mutant *mutant = mutant_find(id.mutant);
+    int ret = foreign ? foreign_history(o->base, o->log, &run.history)
+              : mutant
+                  ? mutant_history(mutant, true, &run.history)
                   : run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
     if (ret < 0)
         return ret;
@@ -374,8 +373,8 @@ int run_replay(
         ret = tell_live(&run);
     if (ret == 0 && faulty)
         ret = sweep_lose(&run.history.recording, &plan, variant);
-    else if (ret == 0 && id.mutant[0])
-        ret = mutate(&run.history, id.mutant);
+    else if (ret == 0 && id.mutant[0] && !mutant)
+        ret = without_flush(&run.history, id.mutant);
     if (ret == 0 && run.model)
         ret = explore_replay(&run.history, &run.history.recording, run.model, &o->explore, id.epoch,
             id.choices, &state, tell, &run);

@@ -26,8 +26,9 @@ static bool found(const struct mutant *mutant, uint64_t seed)
     options.repair_full = 1;
     options.cap = 256;
     options.samples = 64;
-    ck_assert_int_eq(run_history(mutant->workload, mutant->image, false, NULL, &h), 0);
-    ck_assert_int_eq(mutant->change(&h, &h.recording), 0);
+    ck_assert_int_eq(mutant_history(mutant, false, &h), 0);
+    if (h.live.invariant != INVARIANT_NONE)
+        story.invariant = h.live.invariant;
     ck_assert_int_ge(
         explore_run(&h, &h.recording, fault_model_find("sector"), &options, &counts, first, &story),
         0);
