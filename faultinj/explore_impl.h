@@ -48,6 +48,9 @@ void explorer_set(struct explorer *ex, const unsigned *choice);
 /* The promises that this state breaks, if any.  -errno of the machine. */
 int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, struct breach *breach);
 
+/* Models that promise less: counted, not reported. */
+int explorer_judge_lightly(struct explorer *ex);
+
 /* One vector: sets, skips what was seen, judges, shrinks and reports.  A fault_visit. */
 int explorer_visit(void *arg, const unsigned *choice);
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "misbehave.h"
+#include "qcheck.h"
 #include "snapshot.h"
 
 void history_release(struct history *history)
@@ -19,6 +20,7 @@ void history_release(struct history *history)
         leaks_release(&history->leaks[i]);
     free(history->models);
     free(history->leaks);
+    hurt_release(&history->hurt);
     free(history->results);
     free(history->switched);
     recording_release(&history->recording);
@@ -29,12 +31,31 @@ void history_release(struct history *history)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
+/* What the oracle does not look at may need repair, too. */
+static bool corrupt(const struct state *state)
+{
+    static const struct check_options how = {.threads = 1};
+    struct report report;
+    report_init(&report, 1);
+    check_image((struct io *)(uintptr_t)&state->io, NULL, &how, &report);
+    bool found = report.corruptions > 0;
+    report_release(&report);
+    return found;
+}
+
 int history_note(struct history *h, struct oracle *oracle, const struct state *before,
     const struct state *state, unsigned step, size_t first, size_t end)
 {
     struct breach breach = {0};
+    bool repaired_next = step == 0 && h->workload.count > 0 && h->workload.ops[0].kind == OP_REPAIR;
     const struct leak_note *last = step > 0 ? &h->leaks[step - 1] : NULL;
     bool good = oracle_look(oracle, state, &breach);
+    if (repaired_next && !oracle->no_memory && (!good || corrupt(state))) {
+        struct breach again = {0};
+        oracle->lenient = true;
+        good = h->is_hurt = oracle_look(oracle, state, &again);
+        oracle->lenient = false;
+    }
     if (oracle->no_memory)
         return -ENOMEM;
     if (!good && h->live.invariant == INVARIANT_NONE) {
@@ -45,6 +66,8 @@ int history_note(struct history *h, struct oracle *oracle, const struct state *b
     if (ret < 0 || !good)
         return ret;
     ret = leaks_note(oracle, state, last, &h->leaks[step]);
+    if (ret == 0 && step == 0 && h->is_hurt)
+        ret = hurt_note(oracle, state, &h->hurt);
     if (ret == 0 && before)
         ret = leaks_touched(oracle, &h->recording, first, end, before, last, &h->leaks[step]);
     return ret;

@@ -5,6 +5,7 @@
 #define FAULTINJ_HISTORY_H
 
 #include "fault.h"
+#include "hurt.h"
 #include "leaks.h"
 #include "record.h"
 #include "workload.h"
@@ -18,6 +19,8 @@ struct history {
     struct leak_note *leaks; /* the same */
     int *results;            /* of each operation */
     bool *switched;          /* foreign logs: step i switched the disk as a whole; else NULL */
+    bool is_hurt;            /* damaged before, and repaired first: see hurt.h */
+    struct hurt hurt;        /* what was wrong then */
     size_t step_count;       /* models - 1 */
     uint64_t room_bytes;     /* no state is larger */
     struct io *disk;         /* during the run: what the operations work on */

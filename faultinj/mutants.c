@@ -422,6 +422,11 @@ static int mutant_table_not_durable(const struct history *h, struct recording *r
     return find_commit(r, QCOW2_HDR_REFTABLE_OFF, &commit) ? no_flush_before(r, commit) : -ENOENT;
 }
 
+static int mutant_rebuild_flush_missing(const struct history *h, struct recording *r)
+{
+    return mutant_table_not_durable(h, r);
+}
+
 /* The last write to the feature bits comes before the last one to a refcount block. */
 static int mutant_dirty_cleared_early(const struct history *h, struct recording *r)
 {

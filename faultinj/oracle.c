@@ -59,14 +59,15 @@ bool oracle_claim(struct oracle *o, uint64_t host_off, uint64_t length, enum own
     if (length == 0)
         return true;
     if (!range_end(host_off, length, &end) || cluster_of(&o->geo, end - 1) >= o->cluster_count)
-        return breach_note(breach, INVARIANT_OPENS, "%s at 0x%" PRIx64 " lies outside the file",
-            owner_name(owner), host_off);
+        return o->lenient ||
+               breach_note(breach, INVARIANT_OPENS, "%s at 0x%" PRIx64 " lies outside the file",
+                   owner_name(owner), host_off);
     bool packed = place == PLACE_PACKED;
     for (uint64_t c = cluster_of(&o->geo, host_off); c <= cluster_of(&o->geo, end - 1); c++) {
         struct host_cluster *cluster = &o->clusters[c];
         bool shares = cluster->owner == owner && cluster->place == place &&
                       (packed || owner == OWNER_L2 || owner == OWNER_DATA);
-        if (cluster->owner != OWNER_NONE && !shares)
+        if (cluster->owner != OWNER_NONE && !shares && !o->lenient)
             return breach_note(breach, INVARIANT_OWNED,
                 "the cluster at 0x%" PRIx64 " belongs to %s and to %s", c << o->geo.cluster_bits,
                 owner_name(cluster->owner), owner_name(owner));
@@ -172,8 +173,11 @@ static bool look_entry(struct oracle *o, const struct state *state, const struct
         return oracle_claim(o, e.host_off, length, OWNER_DATA, PLACE_PACKED, breach) &&
                add_compressed(o, state, &e, look->disk, sector, look->limit, breach);
     }
-    if (!cluster_aligned(&o->geo, e.host_off) || e.raw & QCOW2_L2_RESERVED ||
-        (e.bitmap >> 32 & e.bitmap))
+    bool aligned = cluster_aligned(&o->geo, e.host_off);
+    bool inside = cluster_of(&o->geo, e.host_off) < o->cluster_count;
+    if (o->lenient && (!aligned || !inside))
+        return true;
+    if (!o->lenient && (!aligned || e.raw & QCOW2_L2_RESERVED || (e.bitmap >> 32 & e.bitmap)))
         return breach_note(breach, INVARIANT_OPENS,
             "the L2 entry of guest cluster %" PRIu64 " has wrong bits: 0x%" PRIx64, guest_cluster,
             e.raw);
@@ -217,7 +221,10 @@ static bool look_tree(struct oracle *o, const struct state *state, uint64_t l1_o
         uint64_t host_off = entry & QCOW2_OFFSET_MASK;
         if (host_off == 0)
             continue;
-        if (!cluster_aligned(&o->geo, host_off) || entry & QCOW2_L1_RESERVED)
+        bool wrong = !cluster_aligned(&o->geo, host_off) || entry & QCOW2_L1_RESERVED;
+        if (o->lenient && (wrong || cluster_of(&o->geo, host_off) >= o->cluster_count))
+            continue;
+        if (wrong)
             return breach_note(breach, INVARIANT_OPENS,
                 "L1 entry %" PRIu64 " has wrong bits: 0x%" PRIx64, i, entry);
         if (!oracle_claim(o, host_off, o->geo.cluster_size, OWNER_L2, i, breach))
@@ -317,7 +324,8 @@ static bool look_header(struct oracle *o, const struct state *state, struct brea
     if (!bytes || state->size_bytes < STATE_SECTOR ||
         qcow2_header_decode(bytes, STATE_SECTOR, h) < 0 || h->magic != QCOW2_MAGIC ||
         h->version < 2 || h->version > 3 || h->incompatible & ~QCOW2_INCOMPAT_KNOWN ||
-        h->incompatible & (QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_CORRUPT) ||
+        h->incompatible & QCOW2_INCOMPAT_DATA_FILE ||
+        (!o->lenient && h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
         qcow2_geometry_init(h, &o->geo) < 0)
         return breach_note(breach, INVARIANT_OPENS, "the header cannot be read");
     if (h->size_bytes > INT64_MAX || h->l1_size * UINT64_C(8) > QCOW2_MAX_L1_BYTES ||
@@ -343,9 +351,10 @@ static bool look_refcounts(struct oracle *o, const struct state *state, struct b
             continue;
         }
         uint64_t entry = load_be64(state_at(state, off + i * 8, 8));
-        if (entry == 0)
+        bool wrong = entry & QCOW2_REFTABLE_RSVD || !cluster_aligned(&o->geo, entry);
+        if (entry == 0 || (o->lenient && wrong))
             continue;
-        if (entry & QCOW2_REFTABLE_RSVD || !cluster_aligned(&o->geo, entry))
+        if (wrong)
             return breach_note(
                 breach, INVARIANT_OPENS, "refcount table entry %" PRIu64 " is wrong", i);
         if (!oracle_claim(o, entry, o->geo.cluster_size, OWNER_REFBLOCK, i, breach))
@@ -413,5 +422,5 @@ bool oracle_look(struct oracle *o, const struct state *state, struct breach *bre
                o, o->header.l1_off, o->header.l1_size * UINT64_C(8), OWNER_L1, 0, breach) &&
            look_tree(o, state, o->header.l1_off, o->header.l1_size, &look, breach) &&
            look_snapshots(o, state, breach) && oracle_look_bitmaps(o, state, breach) &&
-           compare_counts(o, state, breach);
+           (o->lenient || compare_counts(o, state, breach));
 }

@@ -250,3 +250,19 @@ int repairing_run(struct repairing *r, const struct state *crash,
     io_close(io);
     return ret;
 }
+
+int repairing_again(struct repairing *r, const struct state *crash, const struct history *history,
+    struct window window, struct breach *breach)
+{
+    struct breach why = {0};
+    int ret = make_room(r, crash);
+    if (ret < 0)
+        return ret;
+    state_copy(r->now, crash);
+    if (!repair(r, &r->now->io, false, breach))
+        return 0;
+    if (!oracle_look(&r->oracle, r->now, &why) ||
+        !history_allows(history, window, &r->oracle.model, &why))
+        breach_note(breach, INVARIANT_REPAIRS, "after repairing again: %s", why.text);
+    return r->oracle.no_memory ? -ENOMEM : 0;
+}

@@ -9,7 +9,7 @@
 #ifndef FAULTINJ_REPAIRING_H
 #define FAULTINJ_REPAIRING_H
 
-#include "leaks.h"
+#include "history.h"
 
 struct repairing {
     struct oracle oracle;
@@ -33,5 +33,10 @@ struct repairing_promise {
 /* -errno of the machine. */
 int repairing_run(struct repairing *r, const struct state *crash,
     const struct repairing_promise *promise, struct breach *breach);
+
+/* A power cut hit the repair of a damaged image: repairing it again leads to a sound one that shows
+ * nothing but what the history allows. */
+int repairing_again(struct repairing *r, const struct state *crash, const struct history *history,
+    struct window window, struct breach *breach);
 
 #endif
