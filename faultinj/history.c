@@ -274,12 +274,30 @@ struct window history_window(
     return window;
 }
 
+/* The first operation whose requests may be lost after a cut in the epoch that starts at `first`.
+ */
+static unsigned first_unsettled(const struct recording *recording, size_t first, unsigned floor)
+{
+    unsigned op = first < recording->count ? recording->list[first].op : floor;
+    unsigned flushed = 0; /* operation of the last flush before one that lost its requests */
+    for (size_t i = 0; i < recording->count; i++) {
+        if (recording->list[i].kind != REQUEST_FLUSH)
+            continue;
+        if (recording->list[i].result == FLUSH_LOST && flushed < op)
+            op = flushed;
+        else if (recording->list[i].result == 0)
+            flushed = recording->list[i].op;
+        if (i >= first)
+            break;
+    }
+    return op < floor ? op : floor;
+}
+
 int history_leak_limits(const struct history *h, const struct recording *recording, size_t first,
     struct window window, struct leak_limits *limits)
 {
-    unsigned op = first < recording->count ? recording->list[first].op : window.floor;
-    return leaks_limits(
-        h->leaks, op < window.floor ? op : window.floor, window.floor, window.ceil, limits);
+    return leaks_limits(h->leaks, first_unsettled(recording, first, window.floor), window.floor,
+        window.ceil, limits);
 }
 
 /* From one model to the next everything changes at once, not sector by sector.  A resize does not:

@@ -63,7 +63,8 @@ START_TEST(every_workload_does_what_it_means)
         struct history h;
         ck_assert_int_eq(run_history(workload_rows[i].name, "c512", false, NULL, &h), 0);
         ck_assert_msg(h.live.invariant == INVARIANT_NONE, "%s: %s", h.workload.name, h.live.text);
-        ck_assert_uint_gt(h.recording.count, 0);
+        bool repair = strcmp(workload_rows[i].name, "repair") == 0; /* of a sound image: nothing */
+        ck_assert(repair == (h.recording.count == 0));
         history_release(&h);
     }
 }
