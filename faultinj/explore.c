@@ -53,6 +53,8 @@ void explore_counts_add(struct explore_counts *sum, const struct explore_counts 
     sum->units_touched += more->units_touched;
     if (sum->largest_epoch_units < more->largest_epoch_units)
         sum->largest_epoch_units = more->largest_epoch_units;
+    sum->flushes += more->flushes;
+    sum->flushes_needed += more->flushes_needed;
     sum->seconds += more->seconds;
     sum->out_of_time |= more->out_of_time;
 }

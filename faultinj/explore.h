@@ -33,6 +33,7 @@ struct explore_counts {
     uint64_t harmed, silent; /* models that promise less: states with damage, and unnoticed */
     uint64_t epochs, epochs_exhaustive, units, units_touched;
     uint64_t largest_epoch_units;
+    uint64_t flushes, flushes_needed; /* that lied, and without which a promise is broken */
     double seconds;
     bool out_of_time;
 };

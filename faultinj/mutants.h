@@ -31,8 +31,15 @@ int mutant_history(const struct mutant *mutant, bool backtraces, struct history 
  * not found.  -errno. */
 int mutants_run(const struct explore_options *options, FILE *out, unsigned *missed);
 
-/* For every flush of the workload's run: does a state break without it?  Prints a line each. */
+/* How many flushes each kind of operation made, and without how many a promise is broken. */
+struct flush_tally {
+    unsigned flushes[OP_CLOSE + 1], needed[OP_CLOSE + 1];
+};
+
+/* I12: for every flush of the workload's run, does a state break without it?  Prints a line each
+ * and adds to the tally. */
 int flushes_report(const char *workload, const char *image, const struct explore_options *options,
-    FILE *out, unsigned *needless);
+    FILE *out, struct flush_tally *tally);
+void flushes_print(const struct flush_tally *tally, FILE *out);
 
 #endif

@@ -67,7 +67,11 @@ static void print_human(struct output *output, const char *workload, const char 
     fprintf(out, "%s", explore_exhaustive(c) ? ", exhaustive" : "");
     if (c->harmed > 0)
         fprintf(out, ", harmed %" PRIu64 " (unnoticed %" PRIu64 ")", c->harmed, c->silent);
-    fprintf(out, broken ? ": %zu BROKEN\n" : ": kept\n", broken);
+    if (c->flushes > 0)
+        fprintf(
+            out, ": %" PRIu64 " of %" PRIu64 " flushes needed\n", c->flushes_needed, c->flushes);
+    else
+        fprintf(out, broken ? ": %zu BROKEN\n" : ": kept\n", broken);
     for (size_t i = output->printed; i < output->story_count; i++)
         story_print(&output->stories[i], out);
 }
@@ -182,7 +186,7 @@ static void finish_human(struct output *output)
             c->orphaned, c->adopted);
     fprintf(out, "%.0f states/s, seed %" PRIu64 "\n", per_second(c), output->seed);
     if (output->left_out[0])
-        fprintf(out, "stopped by the budget; left out: %s\n", output->left_out);
+        fprintf(out, "NOT complete; left out: %s\n", output->left_out);
     fprintf(out, output->story_count ? "%zu promises BROKEN\n" : "every promise kept\n",
         output->story_count);
 }
@@ -194,7 +198,7 @@ int output_finish(struct output *output)
     if (output->style == OUTPUT_TAP) {
         fprintf(output->out, "1..%u\n", output->lines);
         if (output->left_out[0])
-            fprintf(output->out, "# stopped by the budget; left out: %s\n", output->left_out);
+            fprintf(output->out, "# NOT complete; left out: %s\n", output->left_out);
     } else {
         finish_human(output);
     }

@@ -12,6 +12,8 @@
 #include "mutants.h"
 #include "sweep.h"
 
+enum { IMAGES_MAX = 256 };
+
 static int load_file(const char *path, struct io **out)
 {
     struct io *file;
@@ -160,6 +162,21 @@ static int run_one(
 
 /* ---- all of them --------------------------------------------------------------------------- */
 
+size_t run_image_names(const char *const *names, size_t count, const char **out, size_t room)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        bool all = strcmp(names[i], "all") == 0, hurt = strcmp(names[i], "hurt") == 0;
+        if (!all && !hurt && n < room)
+            out[n++] = names[i];
+        for (size_t k = 0; all && k < image_kind_count && n < room; k++)
+            out[n++] = image_kinds[k].name;
+        for (size_t k = 0; hurt && k < image_kind_hurt_count && n < room; k++)
+            out[n++] = image_kinds_hurt[k].name;
+    }
+    return n;
+}
+
 static int run_on_images(const struct run_options *o, const char *workload, struct output *output)
 {
     int ret = 0;
@@ -174,14 +191,11 @@ static int run_on_images(const struct run_options *o, const char *workload, stru
         workload_release(&w);
         return ret;
     }
-    for (size_t i = 0; ret == 0 && i < o->image_count; i++) {
-        if (strcmp(o->images[i], "all") != 0) {
-            ret = run_one(o, workload, o->images[i], output);
-            continue;
-        }
-        for (size_t k = 0; ret == 0 && k < image_kind_count; k++)
-            ret = run_one(o, workload, image_kinds[k].name, output);
-    }
+    const char *names[IMAGES_MAX];
+    size_t count =
+        run_image_names((const char *const *)o->images, o->image_count, names, IMAGES_MAX);
+    for (size_t i = 0; ret == 0 && i < count; i++)
+        ret = run_one(o, workload, names[i], output);
     return ret;
 }
 

@@ -144,6 +144,11 @@ void op_text(const struct op *op, char *out, size_t out_len)
 
 /* ---- the engine ---------------------------------------------------------------------------- */
 
+const char *op_kind_name(enum op_kind kind)
+{
+    return op_names[kind];
+}
+
 bool op_commits(enum op_kind kind)
 {
     return kind != OP_WRITE && kind != OP_DISCARD;

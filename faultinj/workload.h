@@ -68,6 +68,8 @@ extern const char workload_letters[]; /* of sequences */
 /* One operation as text, for stories. */
 void op_text(const struct op *op, char *out, size_t out_len);
 
+const char *op_kind_name(enum op_kind kind);
+
 /* Operations that are durable when they return success. */
 bool op_commits(enum op_kind kind);
 
