@@ -4,6 +4,7 @@
 #ifndef FAULTINJ_EXPLORE_IMPL_H
 #define FAULTINJ_EXPLORE_IMPL_H
 
+#include "check.h"
 #include "continuation.h"
 #include "explore.h"
 #include "repairing.h"
@@ -44,6 +45,11 @@ struct explorer {
 
 /* Makes ex->state the state of that vector. */
 void explorer_set(struct explorer *ex, const unsigned *choice);
+
+/* What the checker may find after a crash: space that is lost, flags that are only slow, and what
+ * the oracle judges itself (COPIED against true references, lost tables by the disks' content).
+ * `dirty`: counts may lag behind. */
+bool explorer_allows(enum check_id check, bool dirty);
 
 /* The promises that this state breaks, if any.  -errno of the machine. */
 int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, struct breach *breach);

@@ -7,9 +7,7 @@
 #include "oracle_impl.h"
 #include "qcheck.h"
 
-/* After a crash: space that is lost, flags that are only slow, and what the oracle judges itself
- * (COPIED against true references, lost tables by the disks' content). */
-static bool allowed_after_crash(enum check_id check, bool dirty)
+bool explorer_allows(enum check_id check, bool dirty)
 {
     switch (check) {
     case CHECK_cluster_leaked:
@@ -60,7 +58,7 @@ static bool checker_agrees(struct explorer *ex, struct breach *breach)
         breach_note(breach, INVARIANT_OPENS, "qcheck cannot judge it: %s", report.problem);
     for (int check = 0; good && check < CHECK_COUNT; check++) {
         if (report.hits[check] == 0 ||
-            allowed_after_crash((enum check_id)check, !ex->oracle.counts_known))
+            explorer_allows((enum check_id)check, !ex->oracle.counts_known))
             continue;
         char name[CHECK_NAME_BYTES];
         check_name((enum check_id)check, name);

@@ -163,6 +163,10 @@ static bool look_entry(struct oracle *o, const struct state *state, const struct
     struct qcow2_l2_entry e;
     qcow2_l2_decode(&o->geo, bytes, &e);
     uint64_t sector = guest_cluster * (o->geo.cluster_size / STATE_SECTOR);
+    if (e.kind != QCOW2_L2_COMPRESSED && e.raw & QCOW2_L2_RESERVED && !o->lenient)
+        return breach_note(breach, INVARIANT_OPENS,
+            "the L2 entry of guest cluster %" PRIu64 " has reserved bits: 0x%" PRIx64,
+            guest_cluster, e.raw);
     if (e.kind == QCOW2_L2_UNALLOCATED || e.kind == QCOW2_L2_ZERO_PLAIN)
         return true;
     if (e.kind == QCOW2_L2_COMPRESSED) {
@@ -177,7 +181,7 @@ static bool look_entry(struct oracle *o, const struct state *state, const struct
     bool inside = cluster_of(&o->geo, e.host_off) < o->cluster_count;
     if (o->lenient && (!aligned || !inside))
         return true;
-    if (!o->lenient && (!aligned || e.raw & QCOW2_L2_RESERVED || (e.bitmap >> 32 & e.bitmap)))
+    if (!o->lenient && (!aligned || (e.bitmap >> 32 & e.bitmap)))
         return breach_note(breach, INVARIANT_OPENS,
             "the L2 entry of guest cluster %" PRIu64 " has wrong bits: 0x%" PRIx64, guest_cluster,
             e.raw);
@@ -219,9 +223,10 @@ static bool look_tree(struct oracle *o, const struct state *state, uint64_t l1_o
         }
         uint64_t entry = load_be64(state_at(state, at, 8));
         uint64_t host_off = entry & QCOW2_OFFSET_MASK;
-        if (host_off == 0)
+        if (host_off == 0 && (entry == 0 || o->lenient))
             continue;
-        bool wrong = !cluster_aligned(&o->geo, host_off) || entry & QCOW2_L1_RESERVED;
+        bool wrong =
+            host_off == 0 || !cluster_aligned(&o->geo, host_off) || entry & QCOW2_L1_RESERVED;
         if (o->lenient && (wrong || cluster_of(&o->geo, host_off) >= o->cluster_count))
             continue;
         if (wrong)
