@@ -247,11 +247,12 @@ static int prepare_epoch(struct explorer *ex, unsigned number, size_t first, siz
     memcpy(ex->state->bytes, ex->durable->bytes, (size_t)ex->state->room_bytes);
     memcpy(ex->state->hashes, ex->durable->hashes,
         (size_t)(ex->state->room_bytes / STATE_SECTOR) * sizeof(uint64_t));
-    ex->state->size_bytes = ex->durable->size_bytes;
     if (ex->state->unreadable)
         memset(ex->state->unreadable, 0, (size_t)(ex->state->room_bytes / STATE_SECTOR));
     free(ex->current);
     ex->current = calloc(epoch_factors(epoch), sizeof(*ex->current));
+    for (size_t f = 0; f < epoch_factors(epoch); f++)
+        set_factor(ex, f, 0); /* durable, some of it by writes with FUA */
     ex->seen_here = ex->executed_here = ex->reported_here = 0;
     ex->base_hash = 0;
     for (uint64_t s = 0; s < ex->state->room_bytes / STATE_SECTOR; s++)
@@ -273,16 +274,6 @@ static int run_epoch(struct explorer *ex, unsigned number, size_t first, size_t 
     }
     epoch_release(&ex->epoch);
     return ret;
-}
-
-/* The end of the epoch that starts at `first`: the next successful flush, or the end. */
-static size_t epoch_end(const struct recording *recording, size_t first)
-{
-    size_t end = first;
-    while (end < recording->count &&
-           (recording->list[end].kind != REQUEST_FLUSH || recording->list[end].result < 0))
-        end++;
-    return end;
 }
 
 static int explorer_open(struct explorer *ex)
@@ -318,6 +309,24 @@ static void explorer_close(struct explorer *ex)
     leaks_limits_release(&ex->limits);
 }
 
+/* Where the exploration is: requests [first, end), of which those from `from` on are new. */
+struct place {
+    size_t first, from, end;
+    unsigned number;
+};
+
+/* Behind a flush a new epoch begins; behind a write with FUA the same one goes on. */
+static int go_on(struct explorer *ex, struct place *at)
+{
+    at->number++;
+    at->from = at->end;
+    if (!epoch_ends(ex->recording, at->end))
+        return 0;
+    int ret = epoch_apply_all(ex->recording, at->first, at->end, ex->durable);
+    at->first = at->from = at->end + 1;
+    return ret;
+}
+
 int explore_run(const struct history *history, const struct recording *recording,
     const struct fault_model *model, const struct explore_options *options,
     struct explore_counts *counts, explore_report *report, void *arg)
@@ -331,13 +340,11 @@ int explore_run(const struct history *history, const struct recording *recording
         .report_arg = arg};
     double start = monotonic_seconds();
     int ret = explorer_open(&ex);
-    unsigned number = 0;
-    for (size_t first = 0, end; ret == 0 && first <= recording->count; first = end + 1, number++) {
-        end = epoch_end(recording, first);
-        if (!options->only_epoch || options->only_epoch == number + 1)
-            ret = run_epoch(&ex, number, first, end);
-        if (ret == 0)
-            ret = epoch_apply_all(recording, first, end, ex.durable);
+    struct place at = {0};
+    for (; ret == 0 && at.first <= recording->count; ret = ret == 0 ? go_on(&ex, &at) : ret) {
+        at.end = epoch_cut(recording, at.from);
+        if (!options->only_epoch || options->only_epoch == at.number + 1)
+            ret = run_epoch(&ex, at.number, at.first, at.end);
     }
     explorer_close(&ex);
     counts->seconds += monotonic_seconds() - start;
@@ -356,17 +363,16 @@ int explore_replay(const struct history *history, const struct recording *record
         .counts = &counts,
         .report = report,
         .report_arg = arg};
-    unsigned number = 0, *choice = NULL;
+    unsigned *choice = NULL;
     struct breach breach = {0};
+    struct place at = {.end = epoch_cut(recording, 0)};
     int ret = explorer_open(&ex);
-    size_t first = 0, end = epoch_end(recording, 0);
-    for (; ret == 0 && number < epoch && end < recording->count; number++) {
-        ret = epoch_apply_all(recording, first, end, ex.durable);
-        first = end + 1;
-        end = epoch_end(recording, first);
+    while (ret == 0 && at.number < epoch && at.end < recording->count) {
+        ret = go_on(&ex, &at);
+        at.end = epoch_cut(recording, at.from);
     }
     if (ret == 0)
-        ret = number == epoch ? prepare_epoch(&ex, epoch, first, end) : -ENOENT;
+        ret = at.number == epoch ? prepare_epoch(&ex, epoch, at.first, at.end) : -ENOENT;
     if (ret == 0) {
         choice = calloc(epoch_factors(&ex.epoch), sizeof(*choice));
         ret = choice ? choices_parse(&ex.epoch, choices, choice) : -ENOMEM;

@@ -65,10 +65,18 @@ static inline unsigned epoch_choices(const struct epoch *epoch, size_t factor)
     return factor < epoch->unit_count ? epoch->units[factor].count : epoch->size_count;
 }
 
-/* The requests [first, end) on top of `durable`, in units of `unit_bytes` (512 or 4096). */
+/* The requests [first, end) on top of `durable`, in units of `unit_bytes` (512 or 4096).  A write
+ * with FUA that is not the last of them has completed: the chains of its units begin with it.  (A
+ * log does not tell when requests were issued: what comes behind such a write is taken for issued
+ * after it.) */
 int epoch_build(const struct recording *recording, size_t first, size_t end,
     const struct state *durable, unsigned unit_bytes, struct epoch *out);
 void epoch_release(struct epoch *epoch);
+
+/* The next place at or behind `from` where power may be cut with something settled: at a flush,
+ * which ends the epoch, or behind a write with FUA. */
+size_t epoch_cut(const struct recording *recording, size_t from);
+bool epoch_ends(const struct recording *recording, size_t cut); /* a flush, or the end */
 
 /* Adds a version to a unit (a copy of `bytes`) unless it has it.  Returns its index, or -ENOMEM. */
 int epoch_add_version(

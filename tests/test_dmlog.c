@@ -64,6 +64,7 @@ START_TEST(entries_of_all_kinds)
         ck_assert_int_eq(r.list[i].kind, kinds[i]);
     ck_assert_uint_eq(r.list[0].host_off, 3 * sector);
     ck_assert_uint_eq(r.list[0].length, 2 * sector);
+    ck_assert(!r.list[0].fua && r.list[2].fua);
     ck_assert_uint_eq(r.list[3].length, 9 * sector);
     recording_release(&r);
     io_close(log);
