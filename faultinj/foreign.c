@@ -5,63 +5,93 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "explore_impl.h"
 #include "history.h"
 
-/* Guest sectors that differ. */
-static uint64_t differing(const struct disk_model *a, const struct disk_model *b)
+enum { IMAGE_MAX_GIB = 4 };
+
+/* The run through the log. */
+struct replay {
+    struct history *h;
+    struct state *before, *state;
+    struct oracle *oracle;
+    struct hash_set written; /* contents of sectors that the log has written so far */
+};
+
+/* Whether `b` shows something that `a` did not, and that nobody wrote: then it was there before,
+ * and a table was switched. */
+static int shows_unwritten(
+    struct replay *r, const struct disk_model *a, const struct disk_model *b, bool *unwritten)
 {
-    uint64_t count = 0;
-    for (size_t i = 0, j = 0; i < a->count || j < b->count; count++) {
-        uint64_t x = i < a->count ? a->list[i].sector : UINT64_MAX;
-        uint64_t y = j < b->count ? b->list[j].sector : UINT64_MAX;
-        if (x == y && a->list[i].hash == b->list[j].hash)
-            count--;
-        uint64_t sector = x < y ? x : y;
-        i += x == sector, j += y == sector;
+    size_t i = 0;
+    *unwritten = false;
+    for (size_t j = 0; j < b->count; j++) {
+        bool added;
+        while (i < a->count && a->list[i].sector < b->list[j].sector)
+            i++;
+        if (i < a->count && a->list[i].sector == b->list[j].sector &&
+            a->list[i].hash == b->list[j].hash)
+            continue;
+        int ret = hash_set_add(&r->written, b->list[j].hash, &added);
+        if (ret < 0)
+            return ret;
+        *unwritten |= added;
     }
-    return count;
+    return 0;
 }
 
-static uint64_t bytes_written(const struct recording *recording, size_t first, size_t end)
+static int apply(struct replay *r, size_t first, size_t end)
 {
-    uint64_t written = 0;
-    for (size_t i = first; i < end; i++) {
-        const struct request *r = &recording->list[i];
-        written += r->kind == REQUEST_WRITE ? r->length : 0;
+    const struct recording *recording = &r->h->recording;
+    int ret = 0;
+    for (size_t i = first; ret == 0 && i < end; i++) {
+        const struct request *w = &recording->list[i];
+        ret = epoch_apply_all(recording, i, i + 1, r->state);
+        for (uint64_t s = w->host_off / STATE_SECTOR;
+             ret == 0 && w->kind == REQUEST_WRITE && s * STATE_SECTOR < w->host_off + w->length;
+             s++) {
+            bool added;
+            ret = hash_set_add(&r->written, r->state->hashes[s], &added);
+        }
     }
-    return written;
+    return ret;
 }
 
-/* What users see after requests [first, end); `before` is the content before them. */
-static int step(struct history *h, struct state *before, struct state *state, struct oracle *oracle,
-    size_t first, size_t end)
+/* Size and place of the active L1. */
+static bool header_switched(const struct replay *r)
 {
+    return memcmp(r->before->bytes + QCOW2_HDR_SIZE, r->state->bytes + QCOW2_HDR_SIZE, 24) != 0;
+}
+
+/* What users see after requests [first, end), which end with a flush. */
+static int step(struct replay *r, size_t first, size_t end)
+{
+    struct history *h = r->h;
     unsigned now = (unsigned)h->step_count + 1;
-    state_copy(before, state);
-    int ret = epoch_apply_all(&h->recording, first, end, state);
+    bool unwritten = false;
+    state_copy(r->before, r->state);
+    int ret = apply(r, first, end);
     for (size_t i = first; i <= end && i < h->recording.count; i++)
         h->recording.list[i].op = now - 1;
     h->step_count = now;
-    return ret == 0 ? history_note(h, oracle, before, state, now, first, end) : ret;
+    if (ret == 0)
+        ret = history_note(h, r->oracle, r->before, r->state, now, first, end);
+    if (ret == 0)
+        ret = shows_unwritten(r, &h->models[now - 1].active, &h->models[now].active, &unwritten);
+    h->switched[now - 1] = unwritten || header_switched(r);
+    return ret;
 }
 
-static int run_log(
-    struct history *h, struct state *before, struct state *state, struct oracle *oracle)
+static int run_log(struct replay *r)
 {
-    const struct recording *r = &h->recording;
-    int ret = history_note(h, oracle, NULL, state, 0, 0, 0);
-    if (ret == 0 && h->live.invariant != INVARIANT_NONE)
+    const struct recording *recording = &r->h->recording;
+    int ret = history_note(r->h, r->oracle, NULL, r->state, 0, 0, 0);
+    if (ret == 0 && r->h->live.invariant != INVARIANT_NONE)
         ret = -EUCLEAN;
-    for (size_t first = 0, end; ret == 0 && first <= r->count; first = end + 1) {
-        for (end = first; end < r->count && r->list[end].kind != REQUEST_FLUSH;)
+    for (size_t first = 0, end; ret == 0 && first <= recording->count; first = end + 1) {
+        for (end = first; end < recording->count && recording->list[end].kind != REQUEST_FLUSH;)
             end++;
-        ret = step(h, before, state, oracle, first, end);
-        if (ret < 0)
-            break;
-        /* More has changed than was written: a table was switched, not data written. */
-        uint64_t changed =
-            differing(&h->models[h->step_count - 1].active, &h->models[h->step_count].active);
-        h->switched[h->step_count - 1] = changed * STATE_SECTOR > bytes_written(r, first, end);
+        ret = step(r, first, end);
     }
     return ret;
 }
@@ -85,14 +115,18 @@ int history_foreign(
         if (r->kind == REQUEST_WRITE && r->host_off + r->length > h.room_bytes)
             h.room_bytes = r->host_off + r->length;
     }
+    if (ret == 0 && h.room_bytes > (uint64_t)IMAGE_MAX_GIB << 30)
+        ret = -EFBIG; /* states are kept whole in memory, several of them */
     if (ret == 0)
         ret = state_open(h.room_bytes, &state);
     if (ret == 0)
         ret = state_open(h.room_bytes, &before);
     if (ret == 0)
         ret = state_load(state, base);
+    struct replay replay = {.h = &h, .before = before, .state = state, .oracle = &oracle};
     if (ret == 0)
-        ret = run_log(&h, before, state, &oracle);
+        ret = run_log(&replay);
+    hash_set_release(&replay.written);
     state_close(state);
     state_close(before);
     oracle_release(&oracle);

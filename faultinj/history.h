@@ -40,7 +40,8 @@ int history_run(struct workload *workload, const char *image, struct io *base, b
 bool history_follows(const struct op *op, uint64_t unit, int result, const struct model *before,
     const struct model *after, struct breach *breach);
 /* A log of another program's writes to `base`, a step for every flush.  Takes over the recording
- * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged. */
+ * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged; -EFBIG: it is, or becomes,
+ * larger than 4 GiB. */
 int history_foreign(
     const char *name, struct io *base, struct recording *recording, struct history *out);
 void history_release(struct history *history);

@@ -267,7 +267,10 @@ static bool look_snapshot(struct oracle *o, const struct state *state,
     struct snapshot_model *snap = next_snapshot(o);
     if (!snap)
         return false;
-    snap->record_hash = state_hash_bytes(bytes + 8, (size_t)record->record_len - 8, 1);
+    /* Without the padding, which the end of the file may cut off. */
+    size_t length =
+        QCOW2_SNAPSHOT_HEAD_BYTES + record->extra_len + (size_t)record->id_len + record->name_len;
+    snap->record_hash = state_hash_bytes(bytes + 8, length - 8, 1);
     snap->disk.count = 0;
     snap->disk.size_bytes = record->has_disk_size ? record->disk_size : o->header.size_bytes;
     uint64_t l1_bytes = record->l1_size * UINT64_C(8);
@@ -288,12 +291,11 @@ static const uint8_t *record_at(
 {
     uint64_t left = at < end ? end - at : 0;
     const uint8_t *bytes = state_peek(state, at, left);
-    if (!bytes || qcow2_snapshot_decode(bytes, (size_t)left, record) < 0 ||
-        record->record_len > left) {
+    if (!bytes || qcow2_snapshot_decode(bytes, (size_t)left, record) < 0) {
         (void)state_at(state, at, left); /* any of it could have made it one */
         return NULL;
     }
-    return state_at(state, at, record->record_len);
+    return state_at(state, at, record->record_len < left ? record->record_len : left);
 }
 
 static bool look_snapshots(struct oracle *o, const struct state *state, struct breach *breach)

@@ -270,7 +270,9 @@ static int foreign_history(const char *base_path, const char *log_path, struct h
     }
     if (ret < 0)
         fprintf(stderr, "qcrash: base '%s': %s\n", base_path,
-            ret == -EUCLEAN ? "is damaged already; run qcheck" : strerror(-ret));
+            ret == -EUCLEAN ? "is damaged already; run qcheck"
+            : ret == -EFBIG ? "images of more than 4 GiB are not explored"
+                            : strerror(-ret));
     return ret;
 }
 
