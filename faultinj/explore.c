@@ -160,10 +160,12 @@ static int report_vector(struct explorer *ex, const unsigned *choice, struct bre
 {
     size_t factors = epoch_factors(&ex->epoch);
     unsigned *small = malloc(factors * sizeof(*small));
-    if (!small)
-        return -ENOMEM;
-    memcpy(small, choice, factors * sizeof(*small));
-    int ret = explorer_shrink(ex, small, breach);
+    bool *needed = calloc(factors, sizeof(*needed));
+    int ret = small && needed ? 0 : -ENOMEM;
+    if (ret == 0) {
+        memcpy(small, choice, factors * sizeof(*small));
+        ret = explorer_shrink(ex, small, needed, breach);
+    }
     if (ret == 0) {
         struct violation violation = {
             .epoch = ex->epoch.number,
@@ -172,12 +174,14 @@ static int report_vector(struct explorer *ex, const unsigned *choice, struct bre
             .window = ex->window,
             .breach = *breach,
             .choice = small,
+            .needed = needed,
             .units = &ex->epoch,
             .recording = ex->recording,
         };
         ret = ex->report ? ex->report(ex->report_arg, &violation) : 0;
     }
     free(small);
+    free(needed);
     return ret;
 }
 

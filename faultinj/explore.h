@@ -48,6 +48,7 @@ struct violation {
     struct window window;
     struct breach breach;
     unsigned *choice;
+    bool *needed; /* factors without which, with all others at their durable version, it is kept */
     const struct epoch *units; /* valid during the call */
     const struct recording *recording;
 };

@@ -66,7 +66,8 @@ int explorer_walk(struct explorer *ex);
 /* Sets *done if the tree of choices could be walked to its end; explore_tree.c. */
 int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done);
 
-/* Makes the vector smallest; explore_shrink.c. */
-int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach);
+/* Makes the vector smallest; `needed` (one a factor) gets what had to be persisted, with all else
+ * lost; explore_shrink.c. */
+int explorer_shrink(struct explorer *ex, unsigned *choice, bool *needed, struct breach *breach);
 
 #endif

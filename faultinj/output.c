@@ -91,6 +91,57 @@ static void print_tap(struct output *output, const char *workload, const char *i
             (int)output->stories[i].invariant, output->stories[i].message);
 }
 
+/* ---- a table ------------------------------------------------------------------------------- */
+
+static struct output_row *row_of(struct output *output, const char *workload)
+{
+    const char *name = strncmp(workload, "seq-", 4) == 0   ? "sequences"
+                       : strncmp(workload, "rnd-", 4) == 0 ? "random"
+                                                           : workload;
+    for (size_t i = 0; i < output->row_count; i++) {
+        if (strncmp(output->rows[i].name, name, sizeof(output->rows[i].name) - 1) == 0)
+            return &output->rows[i];
+    }
+    struct output_row *grown =
+        realloc(output->rows, (output->row_count + 1) * sizeof(*output->rows));
+    if (!grown)
+        return NULL;
+    output->rows = grown;
+    grown[output->row_count] = (struct output_row){0};
+    snprintf(grown[output->row_count].name, sizeof(grown->name), "%.31s", name);
+    return &grown[output->row_count++];
+}
+
+static void print_row(const struct output_row *row, FILE *out)
+{
+    const struct explore_counts *c = &row->counts;
+    char legal[32], certified[32];
+    output_count(c->legal, legal, sizeof(legal));
+    output_count(c->certified, certified, sizeof(certified));
+    fprintf(out,
+        "| %s | %u | %s | %s | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64
+        " | %s | %u of %u |\n",
+        row->name, row->runs, legal, certified, c->executed, c->distinct, c->continued, c->repaired,
+        c->repair_cuts, explore_exhaustive(c) ? "yes" : "no", row->kept, row->runs);
+}
+
+static void finish_table(struct output *output)
+{
+    FILE *out = output->out;
+    struct output_row sum = {.name = "all"};
+    fprintf(out, "| workload | runs | legal | certified | executed | distinct | used on | repaired "
+                 "| cuts in repairs | exhaustive | kept |\n"
+                 "|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for (size_t i = 0; i < output->row_count; i++) {
+        print_row(&output->rows[i], out);
+        explore_counts_add(&sum.counts, &output->rows[i].counts);
+        sum.runs += output->rows[i].runs;
+        sum.kept += output->rows[i].kept;
+    }
+    if (output->row_count > 1)
+        print_row(&sum, out);
+}
+
 void output_line(struct output *output, const char *workload, const char *image, const char *model,
     const struct explore_counts *counts)
 {
@@ -99,6 +150,12 @@ void output_line(struct output *output, const char *workload, const char *image,
         print_human(output, workload, image, model, counts);
     else if (output->style == OUTPUT_TAP)
         print_tap(output, workload, image, model, counts);
+    struct output_row *row = row_of(output, workload);
+    if (row) {
+        explore_counts_add(&row->counts, counts);
+        row->runs++;
+        row->kept += output->printed == output->story_count;
+    }
     output->printed = output->story_count;
     fflush(output->out);
 }
@@ -195,7 +252,13 @@ int output_finish(struct output *output)
 {
     if (output->style == OUTPUT_JSON)
         return finish_json(output);
-    if (output->style == OUTPUT_TAP) {
+    if (output->style == OUTPUT_TABLE) {
+        finish_table(output);
+        for (size_t i = 0; i < output->story_count; i++)
+            story_print(&output->stories[i], output->out);
+        if (output->left_out[0])
+            fprintf(output->out, "\nNOT complete; left out: %s\n", output->left_out);
+    } else if (output->style == OUTPUT_TAP) {
         fprintf(output->out, "1..%u\n", output->lines);
         if (output->left_out[0])
             fprintf(output->out, "# NOT complete; left out: %s\n", output->left_out);
@@ -210,6 +273,9 @@ void output_release(struct output *output)
     for (size_t i = 0; i < output->story_count; i++)
         story_release(&output->stories[i]);
     free(output->stories);
+    free(output->rows);
+    output->rows = NULL;
+    output->row_count = 0;
     output->stories = NULL;
     output->story_count = 0;
 }

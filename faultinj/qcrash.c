@@ -82,7 +82,7 @@ static void usage(FILE *out)
         "  --deep               every distinct state is checked, used on, repaired\n"
         "  --budget SECONDS     stop then, and say what was left out\n"
         "  --record LOG         write the run's requests as a dm-log-writes log\n"
-        "  --output human|json|tap\n");
+        "  --output human|json|tap|table\n");
 }
 
 static bool number(const char *text, uint64_t *value)
@@ -101,8 +101,8 @@ static bool take_random(struct run_options *run, const char *text)
 
 static bool take_style(const char *text, enum output_style *style)
 {
-    static const char *const names[] = {"human", "json", "tap"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {"human", "json", "tap", "table"};
+    for (int i = 0; i < 4; i++) {
         if (strcmp(text, names[i]) == 0) {
             *style = (enum output_style)i;
             return true;
