@@ -127,11 +127,19 @@ bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img 
 check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
-# The full exploration: every workload on every kind of image, sequences, faults.
+# The full exploration: every workload on every kind of image, sequences, random workloads, repairs,
+# failing calls; then what each flush is good for.  The table is the one in README.
+CRASH_IMAGES ?= c512 lazy blockgrow shared
 crash: $(BUILD)/qcrash          ## explore crashes of every workload on every image, in full
-	$(BUILD)/qcrash run --image all --cap 65536
-	$(BUILD)/qcrash run --sequences 3
-	$(BUILD)/qcrash run --random 200,12
+	$(BUILD)/qcrash run --image all --cap 65536 --output table
+	$(BUILD)/qcrash run --sequences 3 --output table
+	$(BUILD)/qcrash run --random 200,12 --output table
+	$(BUILD)/qcrash flushes --image all --cap 4096 | sed -n '/^operation/,$$p'
+	$(BUILD)/qcrash run $(CRASH_IMAGES:%=--image %) --faults --output table
+	$(BUILD)/qcrash run repair --image hurt --deep
+
+agreement: $(BUILD)/tests/run   ## oracle and checker on a million crash states
+	AGREEMENT=$(or $(STATES),1000000) $(BUILD)/tests/run agreement
 
 $(BUILD)/tests/bench_crash: $(BUILD)/tests/bench_crash.o $(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) \
 		$(ENGINE_LIB) $(IO_LIB)
@@ -142,6 +150,7 @@ bench-crash: $(BUILD)/tests/bench_crash   ## crash states a second, against file
 
 mutants: $(BUILD)/qcrash        ## wrong engines that qcrash must find
 	$(BUILD)/qcrash mutants
+	$(BUILD)/qcrash flushes repair --image hurt
 
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
 	@tests/demo.sh $(BUILD)/qcheck
@@ -191,7 +200,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash mutants bench bench-check bench-crash bench-snap demo lint san deps install uninstall \
+.PHONY: all check crash agreement mutants bench bench-check bench-crash bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

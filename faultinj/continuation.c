@@ -10,7 +10,7 @@
 
 #include "snapshot.h"
 
-enum { OVERWRITES_MAX = 24, GROWTH_CLUSTERS = 64, MARK_BYTES = 96 };
+enum { OVERWRITES_MAX = 24, GROWTH_CLUSTERS = 256, MARK_BYTES = 96 };
 
 void continuation_init(struct continuation *c)
 {
@@ -27,7 +27,6 @@ void continuation_release(struct continuation *c)
 /* One run: the engine on a copy of the crash image. */
 struct going_on {
     struct continuation *c;
-    struct io *io;
     struct image *img;
     const struct model *before;
     struct breach *breach;
@@ -44,13 +43,10 @@ static int failed(struct going_on *g, const char *what, int err)
     return 1;
 }
 
-/* Reads the device again; I1 to I4.  Positive: something broke. */
+/* I1 to I4 on the device.  Positive: something broke. */
 static int look(struct going_on *g, const char *when)
 {
     struct breach breach = {0};
-    int ret = state_load(g->c->state, g->io);
-    if (ret < 0)
-        return ret == -EFBIG ? 1 : ret;
     if (oracle_look(&g->c->oracle, g->c->state, &breach))
         return 0;
     if (g->c->oracle.no_memory)
@@ -198,27 +194,35 @@ static int third_round(struct going_on *g)
     return ret == 0 ? same_snapshots(g, 1, "after a delete") : ret;
 }
 
+/* The crash image, with room to go on. */
+static int make_copy(struct continuation *c, const struct state *crash)
+{
+    uint32_t bits = load_be32(crash->bytes + QCOW2_HDR_CLUSTER_BITS);
+    uint64_t growth = (uint64_t)GROWTH_CLUSTERS
+                      << (bits <= QCOW2_MAX_CLUSTER_BITS ? bits : QCOW2_MIN_CLUSTER_BITS);
+    int ret = 0;
+    if (!c->state || c->state->room_bytes < crash->room_bytes + growth) {
+        state_close(c->state);
+        c->state = NULL;
+        ret = state_open(crash->room_bytes + growth, &c->state);
+    }
+    if (ret == 0) {
+        state_allow_writes(c->state);
+        state_copy(c->state, crash);
+    }
+    return ret;
+}
+
 int continuation_run(struct continuation *c, const struct state *crash, const struct model *model,
     struct breach *breach)
 {
     struct going_on g = {.c = c, .before = model, .breach = breach};
-    uint32_t bits = load_be32(crash->bytes + QCOW2_HDR_CLUSTER_BITS);
-    uint64_t growth = (uint64_t)GROWTH_CLUSTERS
-                      << (bits <= QCOW2_MAX_CLUSTER_BITS ? bits : QCOW2_MIN_CLUSTER_BITS);
-    uint64_t wanted = crash->room_bytes + growth;
-    int ret = 0;
+    struct image_error why;
     c->refused = false;
-    if (!c->state || c->state->room_bytes < wanted) {
-        state_close(c->state);
-        c->state = NULL;
-        ret = state_open(wanted, &c->state);
-    }
-    if (ret == 0)
-        ret = state_to_mem(crash, &g.io);
+    int ret = make_copy(c, crash);
     if (ret < 0)
         return ret;
-    struct image_error why;
-    ret = image_open(g.io, IMAGE_WRITE, &g.img, &why);
+    ret = image_open(&c->state->io, IMAGE_WRITE, &g.img, &why);
     if (ret < 0 && ret != -ENOMEM) {
         breach_note(breach, INVARIANT_CONTINUES, "the engine refuses the image: %s", why.text);
         ret = 1;
@@ -232,6 +236,5 @@ int continuation_run(struct continuation *c, const struct state *crash, const st
             ret = third_round(&g);
     }
     image_abandon(g.img);
-    io_close(g.io);
     return ret < 0 ? ret : 0;
 }

@@ -67,9 +67,10 @@ static int add_flush(struct reader *r)
     return recording_add(r->out, &flush);
 }
 
-static int add_write(struct reader *r, uint64_t host_off, uint64_t length)
+static int add_write(struct reader *r, uint64_t host_off, uint64_t length, bool fua)
 {
-    struct request write = {.kind = REQUEST_WRITE, .host_off = host_off, .length = length};
+    struct request write = {
+        .kind = REQUEST_WRITE, .host_off = host_off, .length = length, .fua = fua};
     write.data = malloc((size_t)length);
     int ret = write.data ? io_read(r->log, r->at, write.data, (size_t)length) : -ENOMEM;
     if (ret == 0)
@@ -109,7 +110,7 @@ static int read_entry(struct reader *r, bool promised, bool *more)
         struct request discard = {.kind = REQUEST_DISCARD, .host_off = host_off, .length = length};
         ret = recording_add(r->out, &discard);
     } else if (ret == 0 && data) {
-        ret = add_write(r, host_off, length);
+        ret = add_write(r, host_off, length, flags & DMLOG_FUA);
     }
     return ret;
 }
@@ -157,7 +158,7 @@ static int put_write(struct writer *w, const struct request *r)
     if (ret == 0)
         ret = io_read_padded(w->image, from, bytes, (size_t)(to - from));
     if (ret == 0)
-        ret = put_entry(w, from, to - from, 0);
+        ret = put_entry(w, from, to - from, r->fua ? DMLOG_FUA : 0);
     if (ret == 0)
         ret = io_write(w->log, w->at, bytes, (size_t)(to - from));
     w->at += to - from;

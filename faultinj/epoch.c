@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "fault.h"
+#include "qcow2.h"
 
 void epoch_release(struct epoch *epoch)
 {
@@ -157,7 +158,44 @@ static int apply(struct epoch *epoch, const struct request *r, size_t request,
     return ret;
 }
 
-/* Units of one version are none; events follow the new numbers. */
+static void forget_events(struct epoch *epoch, size_t factor)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < epoch->event_count; i++) {
+        if (epoch->events[i].factor != (uint32_t)factor)
+            epoch->events[kept++] = epoch->events[i];
+    }
+    epoch->event_count = kept;
+}
+
+/* What the units that the write touched hold now is durable, and the size. */
+static void settle(struct epoch *epoch, const struct request *r, const struct state *now)
+{
+    for (size_t i = 0; i < epoch->unit_count; i++) {
+        struct unit *unit = &epoch->units[i];
+        uint64_t host_off = unit->idx * epoch->unit_bytes;
+        if (!ranges_overlap(host_off, epoch->unit_bytes, r->host_off, r->length))
+            continue;
+        for (unsigned v = 0; v < unit->count; v++) {
+            if (memcmp(unit->versions[v].bytes, now->bytes + host_off, epoch->unit_bytes) == 0) {
+                struct version kept = unit->versions[v];
+                unit->versions[v] = unit->versions[0];
+                unit->versions[0] = kept;
+            }
+        }
+        while (unit->count > 1) {
+            unit->count--;
+            free(unit->versions[unit->count].bytes);
+            free(unit->versions[unit->count].hashes);
+        }
+        forget_events(epoch, i);
+    }
+    epoch->sizes[0] = epoch->durable_size = now->size_bytes;
+    epoch->size_count = 1;
+    forget_events(epoch, SIZE_MAX);
+}
+
+/* Units of one version are none, unless a write with FUA made it; events follow the new numbers. */
 static int drop_unchanged(struct epoch *epoch)
 {
     size_t *place = calloc(epoch->unit_count + 1, sizeof(*place));
@@ -167,8 +205,9 @@ static int drop_unchanged(struct epoch *epoch)
     epoch->touched = epoch->unit_count;
     for (size_t i = 0; i < epoch->unit_count; i++) {
         struct unit unit = epoch->units[i];
-        place[i] = unit.count > 1 ? kept : SIZE_MAX;
-        if (unit.count > 1) {
+        bool keep = unit.count > 1 || unit.versions[0].request != NO_REQUEST;
+        place[i] = keep ? kept : SIZE_MAX;
+        if (keep) {
             epoch->units[kept++] = unit;
         } else {
             free(unit.versions[0].bytes);
@@ -223,8 +262,11 @@ int epoch_build(const struct recording *recording, size_t first, size_t end,
     ret = note_size(&epoch, durable->size_bytes, SIZE_MAX);
     epoch.event_count = 0;
     for (size_t i = first; ret == 0 && i < end; i++) {
-        if (counts(&recording->list[i]))
-            ret = apply(&epoch, &recording->list[i], i, durable, now);
+        const struct request *r = &recording->list[i];
+        if (counts(r))
+            ret = apply(&epoch, r, i, durable, now);
+        if (ret == 0 && counts(r) && r->fua && i + 1 < end)
+            settle(&epoch, r, now);
     }
     if (ret == 0)
         ret = drop_unchanged(&epoch);
@@ -255,6 +297,23 @@ int epoch_apply_all(
             state->hashes[s] = state_hash_sector(state->bytes + s * STATE_SECTOR);
     }
     return ret;
+}
+
+bool epoch_ends(const struct recording *recording, size_t cut)
+{
+    return cut >= recording->count ||
+           (recording->list[cut].kind == REQUEST_FLUSH && recording->list[cut].result >= 0);
+}
+
+size_t epoch_cut(const struct recording *recording, size_t from)
+{
+    size_t cut = from;
+    while (!epoch_ends(recording, cut)) {
+        cut++;
+        if (recording->list[cut - 1].fua && !epoch_ends(recording, cut))
+            break;
+    }
+    return cut;
 }
 
 uint64_t epoch_product(const struct epoch *epoch)

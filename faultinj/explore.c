@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * See explore.h: epochs one after the other, and the judging of a state. */
+ * See explore.h: epochs one after the other, and setting a state. */
 #include "explore.h"
 
 #include <errno.h>
@@ -10,7 +10,6 @@
 
 #include "explore_impl.h"
 #include "oracle_impl.h"
-#include "qcheck.h"
 
 enum { REPORTS_PER_EPOCH = 3, SAMPLE_ONE_IN = 64 };
 
@@ -44,6 +43,7 @@ void explore_counts_add(struct explore_counts *sum, const struct explore_counts 
     sum->refused += more->refused;
     sum->repaired += more->repaired;
     sum->orphaned += more->orphaned;
+    sum->adopted += more->adopted;
     sum->repair_cuts += more->repair_cuts;
     sum->harmed += more->harmed;
     sum->silent += more->silent;
@@ -53,6 +53,8 @@ void explore_counts_add(struct explore_counts *sum, const struct explore_counts 
     sum->units_touched += more->units_touched;
     if (sum->largest_epoch_units < more->largest_epoch_units)
         sum->largest_epoch_units = more->largest_epoch_units;
+    sum->flushes += more->flushes;
+    sum->flushes_needed += more->flushes_needed;
     sum->seconds += more->seconds;
     sum->out_of_time |= more->out_of_time;
 }
@@ -146,104 +148,7 @@ static uint64_t vector_hash(const struct explorer *ex, const unsigned *choice)
     return hash;
 }
 
-/* ---- judging ------------------------------------------------------------------------------- */
-
-/* After a crash: space that is lost, flags that are only slow, and what the oracle judges itself
- * (COPIED against true references, lost tables by the disks' content). */
-static bool allowed_after_crash(enum check_id check, bool dirty)
-{
-    switch (check) {
-    case CHECK_l1_entry_past_end: /* until a shrink is complete; a grow clears it first (I6) */
-    case CHECK_l2_entry_past_end:
-    case CHECK_cluster_leaked:
-    case CHECK_refcount_too_high:
-    case CHECK_l1_copied_clear:
-    case CHECK_l2_copied_clear:
-    case CHECK_l1_copied_set:
-    case CHECK_l2_copied_set:
-    case CHECK_orphan_l1_table:
-    case CHECK_orphan_l2_table:
-    case CHECK_orphan_snapshot_table:
-    case CHECK_l1_hole:
-        return true;
-    case CHECK_refcount_too_low:
-    case CHECK_header_dirty:
-        return dirty;
-    default:
-        return check_rows[check].severity == SEVERITY_NOTE ||
-               check_rows[check].severity == SEVERITY_WASTE;
-    }
-}
-
-static void run_checker(const struct state *state, struct report *report)
-{
-    static const struct check_options options = {.threads = 1};
-    report_init(report, 8);
-    check_image((struct io *)(uintptr_t)&state->io, NULL, &options, report);
-}
-
-static enum invariant invariant_of(enum check_id check)
-{
-    switch (check_rows[check].kind) {
-    case OBJECT_CLUSTER:
-        return INVARIANT_COUNTED;
-    case OBJECT_AREA:
-        return INVARIANT_OWNED;
-    default:
-        return INVARIANT_OPENS;
-    }
-}
-
-static bool checker_agrees(struct explorer *ex, struct breach *breach)
-{
-    struct report report;
-    run_checker(ex->state, &report);
-    bool good = !report.incomplete && !report.unsupported;
-    if (!good)
-        breach_note(breach, INVARIANT_OPENS, "qcheck cannot judge it: %s", report.problem);
-    for (int check = 0; good && check < CHECK_COUNT; check++) {
-        if (report.hits[check] == 0 ||
-            allowed_after_crash((enum check_id)check, !ex->oracle.counts_known))
-            continue;
-        char name[CHECK_NAME_BYTES];
-        check_name((enum check_id)check, name);
-        good = breach_note(breach, invariant_of((enum check_id)check), "qcheck finds %s: %s", name,
-            check_rows[check].sentence);
-    }
-    report_release(&report);
-    return good;
-}
-
-int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, struct breach *breach)
-{
-    const struct explore_options *options = ex->options;
-    bool good = oracle_look(&ex->oracle, ex->state, breach);
-    if (ex->oracle.no_memory)
-        return -ENOMEM;
-    if (!good || options->metadata_only)
-        return 0;
-    if (!history_allows(ex->history, ex->window, &ex->oracle.model, breach))
-        return 0;
-    if (check) {
-        ex->counts->checked++;
-        if (!checker_agrees(ex, breach))
-            return 0;
-    }
-    int ret = 0;
-    if (go_on && !options->no_continuation) {
-        ret = continuation_run(&ex->continuation, ex->state, &ex->oracle.model, breach);
-        ex->counts->continued += !ex->continuation.refused;
-        ex->counts->refused += ex->continuation.refused;
-    }
-    if (ret == 0 && repair && breach->invariant == INVARIANT_NONE) {
-        uint64_t before = ex->repairing.cuts;
-        ret = repairing_run(&ex->repairing, ex->state, &ex->oracle.model, breach);
-        ex->counts->repaired++;
-        ex->counts->orphaned += ex->repairing.orphaned;
-        ex->counts->repair_cuts += ex->repairing.cuts - before;
-    }
-    return ret;
-}
+/* ---- visiting ------------------------------------------------------------------------------ */
 
 static bool sampled(uint64_t seen, uint64_t full)
 {
@@ -251,30 +156,16 @@ static bool sampled(uint64_t seen, uint64_t full)
            (seen % SAMPLE_ONE_IN == 0 && seen / SAMPLE_ONE_IN <= full);
 }
 
-/* Models that promise less: counted, not reported. */
-static int judge_lightly(struct explorer *ex)
-{
-    struct breach breach = {0};
-    struct report report;
-    bool good = oracle_look(&ex->oracle, ex->state, &breach) &&
-                history_allows(ex->history, ex->window, &ex->oracle.model, &breach);
-    run_checker(ex->state, &report);
-    enum verdict verdict = report_verdict(&report);
-    report_release(&report);
-    ex->counts->checked++;
-    ex->counts->harmed += !good;
-    ex->counts->silent += !good && (verdict == VERDICT_CLEAN || verdict == VERDICT_LEAKS);
-    return ex->oracle.no_memory ? -ENOMEM : 0;
-}
-
 static int report_vector(struct explorer *ex, const unsigned *choice, struct breach *breach)
 {
     size_t factors = epoch_factors(&ex->epoch);
     unsigned *small = malloc(factors * sizeof(*small));
-    if (!small)
-        return -ENOMEM;
-    memcpy(small, choice, factors * sizeof(*small));
-    int ret = explorer_shrink(ex, small, breach);
+    bool *needed = calloc(factors, sizeof(*needed));
+    int ret = small && needed ? 0 : -ENOMEM;
+    if (ret == 0) {
+        memcpy(small, choice, factors * sizeof(*small));
+        ret = explorer_shrink(ex, small, needed, breach);
+    }
     if (ret == 0) {
         struct violation violation = {
             .epoch = ex->epoch.number,
@@ -283,12 +174,14 @@ static int report_vector(struct explorer *ex, const unsigned *choice, struct bre
             .window = ex->window,
             .breach = *breach,
             .choice = small,
+            .needed = needed,
             .units = &ex->epoch,
             .recording = ex->recording,
         };
         ret = ex->report ? ex->report(ex->report_arg, &violation) : 0;
     }
     free(small);
+    free(needed);
     return ret;
 }
 
@@ -306,7 +199,7 @@ int explorer_visit(void *arg, const unsigned *choice)
     ex->seen_here++;
     explorer_set(ex, choice);
     if (ex->model->promise != PROMISE_FULL)
-        return judge_lightly(ex);
+        return explorer_judge_lightly(ex);
     struct breach breach = {0};
     ret = explorer_judge(ex, sampled(ex->seen_here, ex->options->check_full),
         sampled(ex->seen_here, ex->options->continue_full),
@@ -353,14 +246,17 @@ static int prepare_epoch(struct explorer *ex, unsigned number, size_t first, siz
     if (ret == 0)
         spare_guest_data(ex);
     ex->window = history_window(ex->history, ex->recording, first, end);
+    if (ret == 0)
+        ret = history_leak_limits(ex->history, ex->recording, first, ex->window, &ex->limits);
     memcpy(ex->state->bytes, ex->durable->bytes, (size_t)ex->state->room_bytes);
     memcpy(ex->state->hashes, ex->durable->hashes,
         (size_t)(ex->state->room_bytes / STATE_SECTOR) * sizeof(uint64_t));
-    ex->state->size_bytes = ex->durable->size_bytes;
     if (ex->state->unreadable)
         memset(ex->state->unreadable, 0, (size_t)(ex->state->room_bytes / STATE_SECTOR));
     free(ex->current);
     ex->current = calloc(epoch_factors(epoch), sizeof(*ex->current));
+    for (size_t f = 0; f < epoch_factors(epoch); f++)
+        set_factor(ex, f, 0); /* durable, some of it by writes with FUA */
     ex->seen_here = ex->executed_here = ex->reported_here = 0;
     ex->base_hash = 0;
     for (uint64_t s = 0; s < ex->state->room_bytes / STATE_SECTOR; s++)
@@ -382,16 +278,6 @@ static int run_epoch(struct explorer *ex, unsigned number, size_t first, size_t 
     }
     epoch_release(&ex->epoch);
     return ret;
-}
-
-/* The end of the epoch that starts at `first`: the next successful flush, or the end. */
-static size_t epoch_end(const struct recording *recording, size_t first)
-{
-    size_t end = first;
-    while (end < recording->count &&
-           (recording->list[end].kind != REQUEST_FLUSH || recording->list[end].result < 0))
-        end++;
-    return end;
 }
 
 static int explorer_open(struct explorer *ex)
@@ -424,6 +310,25 @@ static void explorer_close(struct explorer *ex)
     continuation_release(&ex->continuation);
     repairing_release(&ex->repairing);
     hash_set_release(&ex->seen);
+    leaks_limits_release(&ex->limits);
+}
+
+/* Where the exploration is: requests [first, end), of which those from `from` on are new. */
+struct place {
+    size_t first, from, end;
+    unsigned number;
+};
+
+/* Behind a flush a new epoch begins; behind a write with FUA the same one goes on. */
+static int go_on(struct explorer *ex, struct place *at)
+{
+    at->number++;
+    at->from = at->end;
+    if (!epoch_ends(ex->recording, at->end))
+        return 0;
+    int ret = epoch_apply_all(ex->recording, at->first, at->end, ex->durable);
+    at->first = at->from = at->end + 1;
+    return ret;
 }
 
 int explore_run(const struct history *history, const struct recording *recording,
@@ -439,13 +344,11 @@ int explore_run(const struct history *history, const struct recording *recording
         .report_arg = arg};
     double start = monotonic_seconds();
     int ret = explorer_open(&ex);
-    unsigned number = 0;
-    for (size_t first = 0, end; ret == 0 && first <= recording->count; first = end + 1, number++) {
-        end = epoch_end(recording, first);
-        if (!options->only_epoch || options->only_epoch == number + 1)
-            ret = run_epoch(&ex, number, first, end);
-        if (ret == 0)
-            ret = epoch_apply_all(recording, first, end, ex.durable);
+    struct place at = {0};
+    for (; ret == 0 && at.first <= recording->count; ret = ret == 0 ? go_on(&ex, &at) : ret) {
+        at.end = epoch_cut(recording, at.from);
+        if (!options->only_epoch || options->only_epoch == at.number + 1)
+            ret = run_epoch(&ex, at.number, at.first, at.end);
     }
     explorer_close(&ex);
     counts->seconds += monotonic_seconds() - start;
@@ -464,17 +367,16 @@ int explore_replay(const struct history *history, const struct recording *record
         .counts = &counts,
         .report = report,
         .report_arg = arg};
-    unsigned number = 0, *choice = NULL;
+    unsigned *choice = NULL;
     struct breach breach = {0};
+    struct place at = {.end = epoch_cut(recording, 0)};
     int ret = explorer_open(&ex);
-    size_t first = 0, end = epoch_end(recording, 0);
-    for (; ret == 0 && number < epoch && end < recording->count; number++) {
-        ret = epoch_apply_all(recording, first, end, ex.durable);
-        first = end + 1;
-        end = epoch_end(recording, first);
+    while (ret == 0 && at.number < epoch && at.end < recording->count) {
+        ret = go_on(&ex, &at);
+        at.end = epoch_cut(recording, at.from);
     }
     if (ret == 0)
-        ret = number == epoch ? prepare_epoch(&ex, epoch, first, end) : -ENOENT;
+        ret = at.number == epoch ? prepare_epoch(&ex, epoch, at.first, at.end) : -ENOENT;
     if (ret == 0) {
         choice = calloc(epoch_factors(&ex.epoch), sizeof(*choice));
         ret = choice ? choices_parse(&ex.epoch, choices, choice) : -ENOMEM;

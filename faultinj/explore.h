@@ -29,9 +29,11 @@ struct explore_counts {
     uint64_t checked, continued, refused; /* seen by the checker; went on; engine refused to */
     uint64_t repaired, repair_cuts;       /* repaired, and power cuts inside a repair */
     uint64_t orphaned;       /* not clean then: leaks that look like lost tables are kept */
+    uint64_t adopted;        /* of these: a lossy repair puts one where nothing was */
     uint64_t harmed, silent; /* models that promise less: states with damage, and unnoticed */
     uint64_t epochs, epochs_exhaustive, units, units_touched;
     uint64_t largest_epoch_units;
+    uint64_t flushes, flushes_needed; /* that lied, and without which a promise is broken */
     double seconds;
     bool out_of_time;
 };
@@ -46,6 +48,7 @@ struct violation {
     struct window window;
     struct breach breach;
     unsigned *choice;
+    bool *needed; /* factors without which, with all others at their durable version, it is kept */
     const struct epoch *units; /* valid during the call */
     const struct recording *recording;
 };

@@ -4,6 +4,7 @@
 #ifndef FAULTINJ_EXPLORE_IMPL_H
 #define FAULTINJ_EXPLORE_IMPL_H
 
+#include "check.h"
 #include "continuation.h"
 #include "explore.h"
 #include "repairing.h"
@@ -30,6 +31,7 @@ struct explorer {
     unsigned *current;
     struct epoch epoch;
     struct window window;
+    struct leak_limits limits;
     uint64_t base_hash; /* of the durable state */
     uint64_t seen_here; /* distinct states of this epoch */
     uint64_t executed_here;
@@ -44,8 +46,16 @@ struct explorer {
 /* Makes ex->state the state of that vector. */
 void explorer_set(struct explorer *ex, const unsigned *choice);
 
+/* What the checker may find after a crash: space that is lost, flags that are only slow, and what
+ * the oracle judges itself (COPIED against true references, lost tables by the disks' content).
+ * `dirty`: counts may lag behind. */
+bool explorer_allows(enum check_id check, bool dirty);
+
 /* The promises that this state breaks, if any.  -errno of the machine. */
 int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, struct breach *breach);
+
+/* Models that promise less: counted, not reported. */
+int explorer_judge_lightly(struct explorer *ex);
 
 /* One vector: sets, skips what was seen, judges, shrinks and reports.  A fault_visit. */
 int explorer_visit(void *arg, const unsigned *choice);
@@ -56,7 +66,8 @@ int explorer_walk(struct explorer *ex);
 /* Sets *done if the tree of choices could be walked to its end; explore_tree.c. */
 int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done);
 
-/* Makes the vector smallest; explore_shrink.c. */
-int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach);
+/* Makes the vector smallest; `needed` (one a factor) gets what had to be persisted, with all else
+ * lost; explore_shrink.c. */
+int explorer_shrink(struct explorer *ex, unsigned *choice, bool *needed, struct breach *breach);
 
 #endif

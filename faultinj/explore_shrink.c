@@ -35,7 +35,7 @@ static int try_choice(struct explorer *ex, unsigned *choice, size_t factor, unsi
     return ret;
 }
 
-int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach)
+int explorer_shrink(struct explorer *ex, unsigned *choice, bool *needed, struct breach *breach)
 {
     size_t factors = epoch_factors(&ex->epoch);
     enum invariant what = breach->invariant;
@@ -47,16 +47,12 @@ int explorer_shrink(struct explorer *ex, unsigned *choice, struct breach *breach
                 ret = try_choice(ex, choice, f, 0, what, breach);
         }
     }
-    bool *persisted = calloc(factors, sizeof(*persisted));
-    if (!persisted)
-        return -ENOMEM;
     for (size_t f = 0; f < factors; f++)
-        persisted[f] = choice[f] != 0;
+        needed[f] = choice[f] != 0;
     for (size_t f = 0; ret == 0 && f < factors; f++) {
-        if (!persisted[f] && epoch_choices(&ex->epoch, f) > 1)
+        if (!needed[f] && epoch_choices(&ex->epoch, f) > 1)
             ret = try_choice(ex, choice, f, epoch_choices(&ex->epoch, f) - 1, what, breach);
     }
-    free(persisted);
     return ret;
 }
 

@@ -6,10 +6,11 @@
  * so one run stands for all versions of the units it left alone: the walk branches only on units
  * that were read, and each leaf covers the product of the rest.  Units of refcount blocks are read
  * always, but only to see that counts are high enough: they hold the least count of all their
- * versions, which bounds every choice at once; where that is too low the walk branches on them as
- * on others.  Units of guest data that only the active disk shows, all of whose versions are
- * allowed there, need no branch either: sectors are judged one by one.  Covered this way are I1 to
- * I7; only states that are walked go on (I8). */
+ * versions, which bounds every choice at once.  Units of L1 and L2 tables whose versions differ in
+ * nothing but COPIED hold all flags that any version has.  Where a bound breaks a promise the walk
+ * branches on such units as on others.  Units of guest data that only the active disk shows, all of
+ * whose versions are allowed there, need no branch either: sectors are judged one by one.  Covered
+ * this way are I1 to I7; only states that are walked go on (I8). */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,9 @@ enum { FREE_CHOICE = -1 };
 
 struct tree_walk {
     struct explorer *ex;
-    int *fixed;      /* a choice, or FREE_CHOICE */
-    uint8_t **least; /* of refcount units: the bound; NULL for others */
+    int *fixed;        /* a choice, or FREE_CHOICE */
+    uint8_t **bound;   /* of units that have one: the worst of all versions; else NULL */
+    enum owner *owner; /* what the bound holds for */
     unsigned *choice;
     uint64_t runs;
     long double covered;
@@ -47,24 +49,64 @@ static uint8_t *least_counts(const struct epoch *epoch, const struct unit *unit,
     return least;
 }
 
+/* Whether the versions of a unit of entries are the same but for COPIED. */
+static bool only_copied_differs(const struct epoch *epoch, const struct unit *unit, size_t step)
+{
+    for (unsigned v = 1; v < unit->count; v++) {
+        for (size_t at = 0; at < epoch->unit_bytes; at += 8) {
+            uint64_t differs =
+                load_be64(unit->versions[v].bytes + at) ^ load_be64(unit->versions[0].bytes + at);
+            if (differs & ~(at % step == 0 ? QCOW2_ENTRY_COPIED : 0))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* COPIED where any version has it. */
+static uint8_t *most_copied(const struct epoch *epoch, const struct unit *unit, size_t step)
+{
+    uint8_t *most = malloc(epoch->unit_bytes);
+    if (!most)
+        return NULL;
+    memcpy(most, unit->versions[0].bytes, epoch->unit_bytes);
+    for (unsigned v = 1; v < unit->count; v++) {
+        for (size_t at = 0; at < epoch->unit_bytes; at += step)
+            most[at] |= unit->versions[v].bytes[at] & 0x80;
+    }
+    return most;
+}
+
+static int find_bound(struct tree_walk *w, size_t f)
+{
+    const struct explorer *ex = w->ex;
+    const struct epoch *epoch = &ex->epoch;
+    const struct unit *unit = &epoch->units[f];
+    uint64_t cluster = cluster_of(&ex->oracle.geo, unit->idx * epoch->unit_bytes);
+    if (cluster >= ex->oracle.cluster_count || epoch->unit_bytes > ex->oracle.geo.cluster_size)
+        return 0;
+    w->owner[f] = (enum owner)ex->oracle.clusters[cluster].owner;
+    size_t step = w->owner[f] == OWNER_L2 ? ex->oracle.geo.l2_entry_size : 8;
+    if (w->owner[f] == OWNER_REFBLOCK)
+        w->bound[f] = least_counts(epoch, unit, ex->oracle.geo.refcount_order);
+    else if ((w->owner[f] == OWNER_L1 || w->owner[f] == OWNER_L2) &&
+             only_copied_differs(epoch, unit, step))
+        w->bound[f] = most_copied(epoch, unit, step);
+    else
+        return 0;
+    return w->bound[f] ? 0 : -ENOMEM;
+}
+
 static int find_bounds(struct tree_walk *w)
 {
     struct explorer *ex = w->ex;
     struct breach ignored = {0};
+    int ret = 0;
     if (!oracle_look(&ex->oracle, ex->durable, &ignored))
         return 0;
-    for (size_t f = 0; f < ex->epoch.unit_count; f++) {
-        const struct unit *unit = &ex->epoch.units[f];
-        uint64_t cluster = cluster_of(&ex->oracle.geo, unit->idx * ex->epoch.unit_bytes);
-        if (cluster >= ex->oracle.cluster_count ||
-            ex->oracle.clusters[cluster].owner != OWNER_REFBLOCK ||
-            ex->epoch.unit_bytes > ex->oracle.geo.cluster_size)
-            continue;
-        w->least[f] = least_counts(&ex->epoch, unit, ex->oracle.geo.refcount_order);
-        if (!w->least[f])
-            return -ENOMEM;
-    }
-    return 0;
+    for (size_t f = 0; ret == 0 && f < ex->epoch.unit_count; f++)
+        ret = find_bound(w, f);
+    return ret;
 }
 
 static bool looked_at(const struct explorer *ex, size_t factor)
@@ -79,16 +121,16 @@ static bool looked_at(const struct explorer *ex, size_t factor)
     return false;
 }
 
-/* Puts the bounds in for free refcount units. */
+/* Puts the bounds in for free units that have one. */
 static void put_bounds(struct tree_walk *w)
 {
     struct explorer *ex = w->ex;
     unsigned sectors = ex->epoch.unit_bytes / STATE_SECTOR;
     for (size_t f = 0; f < ex->epoch.unit_count; f++) {
-        if (w->fixed[f] != FREE_CHOICE || !w->least[f])
+        if (w->fixed[f] != FREE_CHOICE || !w->bound[f])
             continue;
         for (unsigned s = 0; s < sectors; s++) {
-            const uint8_t *bytes = w->least[f] + (size_t)s * STATE_SECTOR;
+            const uint8_t *bytes = w->bound[f] + (size_t)s * STATE_SECTOR;
             state_put(
                 ex->state, ex->epoch.units[f].idx * sectors + s, bytes, state_hash_sector(bytes));
         }
@@ -96,17 +138,17 @@ static void put_bounds(struct tree_walk *w)
     }
 }
 
-/* Whether what holds bounds was read as a refcount block and as nothing else. */
+/* Whether what holds bounds was read as what they hold for, and as nothing else. */
 static bool bounds_hold(const struct tree_walk *w)
 {
     const struct explorer *ex = w->ex;
     for (size_t f = 0; f < ex->epoch.unit_count; f++) {
-        if (w->fixed[f] != FREE_CHOICE || !w->least[f] || !looked_at(ex, f))
+        if (w->fixed[f] != FREE_CHOICE || !w->bound[f] || !looked_at(ex, f))
             continue;
         uint64_t cluster =
             cluster_of(&ex->oracle.geo, ex->epoch.units[f].idx * ex->epoch.unit_bytes);
         if (cluster >= ex->oracle.cluster_count ||
-            ex->oracle.clusters[cluster].owner != OWNER_REFBLOCK)
+            ex->oracle.clusters[cluster].owner != w->owner[f])
             return false;
     }
     return true;
@@ -152,7 +194,7 @@ static int run_once(struct tree_walk *w, bool *good, size_t *branch)
     *branch = SIZE_MAX;
     for (size_t f = factors; ret == 0 && f-- > 0;) {
         if (w->fixed[f] == FREE_CHOICE && epoch_choices(&ex->epoch, f) > 1 && looked_at(ex, f) &&
-            !(*good && f < ex->epoch.unit_count && (w->least[f] || free_data(ex, f))))
+            !(*good && f < ex->epoch.unit_count && (w->bound[f] || free_data(ex, f))))
             *branch = f;
     }
     return ret;
@@ -200,10 +242,11 @@ int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done)
     size_t factors = epoch_factors(&ex->epoch);
     struct tree_walk w = {.ex = ex,
         .fixed = malloc(factors * sizeof(*w.fixed)),
-        .least = calloc(factors, sizeof(*w.least)),
+        .bound = calloc(factors, sizeof(*w.bound)),
+        .owner = calloc(factors, sizeof(*w.owner)),
         .choice = calloc(factors, sizeof(*w.choice))};
     ex->state->marks = calloc((size_t)(ex->state->room_bytes / STATE_SECTOR), 1);
-    int ret = w.fixed && w.least && w.choice && ex->state->marks ? 0 : -ENOMEM;
+    int ret = w.fixed && w.bound && w.owner && w.choice && ex->state->marks ? 0 : -ENOMEM;
     for (size_t f = 0; ret == 0 && f < factors; f++)
         w.fixed[f] = FREE_CHOICE;
     if (ret == 0)
@@ -212,12 +255,13 @@ int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done)
         ret = descend(&w);
     *covered = w.covered;
     *done = ret == 0 && !w.gave_up;
-    for (size_t f = 0; w.least && f < factors; f++)
-        free(w.least[f]);
+    for (size_t f = 0; w.bound && f < factors; f++)
+        free(w.bound[f]);
     free(ex->state->marks);
     ex->state->marks = NULL;
     free(w.fixed);
-    free(w.least);
+    free(w.bound);
+    free(w.owner);
     free(w.choice);
     return ret;
 }

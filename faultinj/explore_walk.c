@@ -117,7 +117,7 @@ static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
         ret = first[i](&ex->epoch, visit_limited, &limited);
         ret = ret == -E2BIG ? 0 : ret;
     }
-    if (ret == 0)
+    if (ret == 0 && !ex->history->is_hurt) /* its judging looks at everything */
         ret = explorer_walk_tree(ex, &covered, complete);
     if (ret == 0 && !*complete)
         ret = walk_covering(ex, choice);

@@ -65,10 +65,18 @@ static inline unsigned epoch_choices(const struct epoch *epoch, size_t factor)
     return factor < epoch->unit_count ? epoch->units[factor].count : epoch->size_count;
 }
 
-/* The requests [first, end) on top of `durable`, in units of `unit_bytes` (512 or 4096). */
+/* The requests [first, end) on top of `durable`, in units of `unit_bytes` (512 or 4096).  A write
+ * with FUA that is not the last of them has completed: the chains of its units begin with it.  (A
+ * log does not tell when requests were issued: what comes behind such a write is taken for issued
+ * after it.) */
 int epoch_build(const struct recording *recording, size_t first, size_t end,
     const struct state *durable, unsigned unit_bytes, struct epoch *out);
 void epoch_release(struct epoch *epoch);
+
+/* The next place at or behind `from` where power may be cut with something settled: at a flush,
+ * which ends the epoch, or behind a write with FUA. */
+size_t epoch_cut(const struct recording *recording, size_t from);
+bool epoch_ends(const struct recording *recording, size_t cut); /* a flush, or the end */
 
 /* Adds a version to a unit (a copy of `bytes`) unless it has it.  Returns its index, or -ENOMEM. */
 int epoch_add_version(
@@ -120,10 +128,13 @@ enum fault_mode {
     FAULT_FOR_GOOD, /* that call and all of its kind after it */
     FAULT_SHORT,    /* a write that does its first half, then fails */
     FAULT_STOP,     /* that call and every other one after it */
-    FAULT_DROP,     /* a flush that fails, and what was not durable is lost or not; the next flush
-                     * knows nothing of it: what real kernels do */
+    FAULT_DROP,     /* a flush that fails, and what was not durable is lost or not, though it can
+                     * still be read; the next flush knows nothing of it: what real kernels do.
+                     * Promised is what the handle that saw it does, not one opened after it */
     FAULT_LIE,      /* a flush that returns 0 and does nothing */
 };
+
+struct misbehaviour;
 
 struct fault_plan {
     enum fault_call call;
@@ -132,6 +143,7 @@ struct fault_plan {
     int error;  /* -errno */
     unsigned seen;
     bool fired, dead;
+    const struct misbehaviour *bug; /* of the engine, besides; NULL: none */
 };
 
 /* A filter over `next`, which it owns when it succeeds; `plan` must outlive it. */

@@ -5,68 +5,93 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "explore_impl.h"
 #include "history.h"
 
-/* Guest sectors that differ. */
-static uint64_t differing(const struct disk_model *a, const struct disk_model *b)
+enum { IMAGE_MAX_GIB = 4 };
+
+/* The run through the log. */
+struct replay {
+    struct history *h;
+    struct state *before, *state;
+    struct oracle *oracle;
+    struct hash_set written; /* contents of sectors that the log has written so far */
+};
+
+/* Whether `b` shows something that `a` did not, and that nobody wrote: then it was there before,
+ * and a table was switched. */
+static int shows_unwritten(
+    struct replay *r, const struct disk_model *a, const struct disk_model *b, bool *unwritten)
 {
-    uint64_t count = 0;
-    for (size_t i = 0, j = 0; i < a->count || j < b->count; count++) {
-        uint64_t x = i < a->count ? a->list[i].sector : UINT64_MAX;
-        uint64_t y = j < b->count ? b->list[j].sector : UINT64_MAX;
-        if (x == y && a->list[i].hash == b->list[j].hash)
-            count--;
-        uint64_t sector = x < y ? x : y;
-        i += x == sector, j += y == sector;
+    size_t i = 0;
+    *unwritten = false;
+    for (size_t j = 0; j < b->count; j++) {
+        bool added;
+        while (i < a->count && a->list[i].sector < b->list[j].sector)
+            i++;
+        if (i < a->count && a->list[i].sector == b->list[j].sector &&
+            a->list[i].hash == b->list[j].hash)
+            continue;
+        int ret = hash_set_add(&r->written, b->list[j].hash, &added);
+        if (ret < 0)
+            return ret;
+        *unwritten |= added;
     }
-    return count;
+    return 0;
 }
 
-/* What users see after requests [first, end). */
-static int step(struct history *h, struct state *state, struct oracle *oracle, size_t first,
-    size_t end, uint64_t *written)
+static int apply(struct replay *r, size_t first, size_t end)
 {
-    struct breach breach = {0};
-    int ret = epoch_apply_all(&h->recording, first, end, state);
-    if (ret < 0)
-        return ret;
-    *written = 0;
-    for (size_t i = first; i < end; i++) {
-        struct request *r = &h->recording.list[i];
-        r->op = (unsigned)h->step_count;
-        *written += r->kind == REQUEST_WRITE ? r->length : 0;
+    const struct recording *recording = &r->h->recording;
+    int ret = 0;
+    for (size_t i = first; ret == 0 && i < end; i++) {
+        const struct request *w = &recording->list[i];
+        ret = epoch_apply_all(recording, i, i + 1, r->state);
+        for (uint64_t s = w->host_off / STATE_SECTOR;
+             ret == 0 && w->kind == REQUEST_WRITE && s * STATE_SECTOR < w->host_off + w->length;
+             s++) {
+            bool added;
+            ret = hash_set_add(&r->written, r->state->hashes[s], &added);
+        }
     }
-    if (!oracle_look(oracle, state, &breach) && h->live.invariant == INVARIANT_NONE) {
-        h->live = breach;
-        h->live_step = (unsigned)h->step_count + 1;
-    }
-    if (oracle->no_memory)
-        return -ENOMEM;
-    ret = model_copy(&oracle->model, &h->models[h->step_count + 1]);
-    h->step_count += ret == 0;
     return ret;
 }
 
-static int run_log(struct history *h, struct state *state, struct oracle *oracle)
+/* Size and place of the active L1. */
+static bool header_switched(const struct replay *r)
 {
-    struct breach breach = {0};
-    const struct recording *r = &h->recording;
-    if (!oracle_look(oracle, state, &breach))
-        return oracle->no_memory ? -ENOMEM : -EUCLEAN;
-    int ret = model_copy(&oracle->model, &h->models[0]);
-    for (size_t first = 0, end; ret == 0 && first <= r->count; first = end + 1) {
-        uint64_t written;
-        for (end = first; end < r->count && r->list[end].kind != REQUEST_FLUSH;)
+    return memcmp(r->before->bytes + QCOW2_HDR_SIZE, r->state->bytes + QCOW2_HDR_SIZE, 24) != 0;
+}
+
+/* What users see after requests [first, end), which end with a flush. */
+static int step(struct replay *r, size_t first, size_t end)
+{
+    struct history *h = r->h;
+    unsigned now = (unsigned)h->step_count + 1;
+    bool unwritten = false;
+    state_copy(r->before, r->state);
+    int ret = apply(r, first, end);
+    for (size_t i = first; i <= end && i < h->recording.count; i++)
+        h->recording.list[i].op = now - 1;
+    h->step_count = now;
+    if (ret == 0)
+        ret = history_note(h, r->oracle, r->before, r->state, now, first, end);
+    if (ret == 0)
+        ret = shows_unwritten(r, &h->models[now - 1].active, &h->models[now].active, &unwritten);
+    h->switched[now - 1] = unwritten || header_switched(r);
+    return ret;
+}
+
+static int run_log(struct replay *r)
+{
+    const struct recording *recording = &r->h->recording;
+    int ret = history_note(r->h, r->oracle, NULL, r->state, 0, 0, 0);
+    if (ret == 0 && r->h->live.invariant != INVARIANT_NONE)
+        ret = -EUCLEAN;
+    for (size_t first = 0, end; ret == 0 && first <= recording->count; first = end + 1) {
+        for (end = first; end < recording->count && recording->list[end].kind != REQUEST_FLUSH;)
             end++;
-        ret = step(h, state, oracle, first, end, &written);
-        if (ret < 0)
-            break;
-        if (end < r->count)
-            r->list[end].op = (unsigned)h->step_count - 1;
-        /* More has changed than was written: a table was switched, not data written. */
-        uint64_t changed =
-            differing(&h->models[h->step_count - 1].active, &h->models[h->step_count].active);
-        h->switched[h->step_count - 1] = changed * STATE_SECTOR > written;
+        ret = step(r, first, end);
     }
     return ret;
 }
@@ -75,7 +100,7 @@ int history_foreign(
     const char *name, struct io *base, struct recording *recording, struct history *out)
 {
     struct history h = {.base = base, .recording = *recording};
-    struct state *state = NULL;
+    struct state *state = NULL, *before = NULL;
     struct oracle oracle;
     *recording = (struct recording){0};
     strncpy(h.workload.name, name, sizeof(h.workload.name) - 1);
@@ -83,19 +108,27 @@ int history_foreign(
     oracle_init(&oracle);
     h.models = calloc(h.recording.count + 2, sizeof(*h.models));
     h.switched = calloc(h.recording.count + 2, sizeof(*h.switched));
-    int ret = h.models && h.switched ? io_size(base, &h.room_bytes) : -ENOMEM;
+    h.leaks = calloc(h.recording.count + 2, sizeof(*h.leaks));
+    int ret = h.models && h.leaks && h.switched ? io_size(base, &h.room_bytes) : -ENOMEM;
     for (size_t i = 0; i < h.recording.count; i++) {
         const struct request *r = &h.recording.list[i];
         if (r->kind == REQUEST_WRITE && r->host_off + r->length > h.room_bytes)
             h.room_bytes = r->host_off + r->length;
     }
+    if (ret == 0 && h.room_bytes > (uint64_t)IMAGE_MAX_GIB << 30)
+        ret = -EFBIG; /* states are kept whole in memory, several of them */
     if (ret == 0)
         ret = state_open(h.room_bytes, &state);
     if (ret == 0)
-        ret = state_load(state, base);
+        ret = state_open(h.room_bytes, &before);
     if (ret == 0)
-        ret = run_log(&h, state, &oracle);
+        ret = state_load(state, base);
+    struct replay replay = {.h = &h, .before = before, .state = state, .oracle = &oracle};
+    if (ret == 0)
+        ret = run_log(&replay);
+    hash_set_release(&replay.written);
     state_close(state);
+    state_close(before);
     oracle_release(&oracle);
     if (ret < 0) {
         h.base = NULL;

@@ -8,13 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "misbehave.h"
+#include "qcheck.h"
 #include "snapshot.h"
 
 void history_release(struct history *history)
 {
     for (size_t i = 0; history->models && i <= history->step_count; i++)
         model_release(&history->models[i]);
+    for (size_t i = 0; history->leaks && i <= history->step_count; i++)
+        leaks_release(&history->leaks[i]);
     free(history->models);
+    free(history->leaks);
+    hurt_release(&history->hurt);
     free(history->results);
     free(history->switched);
     recording_release(&history->recording);
@@ -25,30 +31,65 @@ void history_release(struct history *history)
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-/* What users see now; a broken invariant is a finding of its own. */
-static int look(struct history *h, struct io *io, struct oracle *oracle, unsigned step)
+/* What the oracle does not look at may need repair, too. */
+static bool corrupt(const struct state *state)
+{
+    static const struct check_options how = {.threads = 1};
+    struct report report;
+    report_init(&report, 1);
+    check_image((struct io *)(uintptr_t)&state->io, NULL, &how, &report);
+    bool found = report.corruptions > 0;
+    report_release(&report);
+    return found;
+}
+
+int history_note(struct history *h, struct oracle *oracle, const struct state *before,
+    const struct state *state, unsigned step, size_t first, size_t end)
+{
+    struct breach breach = {0};
+    bool repaired_next = step == 0 && h->workload.count > 0 && h->workload.ops[0].kind == OP_REPAIR;
+    const struct leak_note *last = step > 0 ? &h->leaks[step - 1] : NULL;
+    bool good = oracle_look(oracle, state, &breach);
+    if (repaired_next && !oracle->no_memory && (!good || corrupt(state))) {
+        struct breach again = {0};
+        oracle->lenient = true;
+        good = h->is_hurt = oracle_look(oracle, state, &again);
+        oracle->lenient = false;
+    }
+    if (oracle->no_memory)
+        return -ENOMEM;
+    if (!good && h->live.invariant == INVARIANT_NONE) {
+        h->live = breach;
+        h->live_step = step;
+    }
+    int ret = model_copy(&oracle->model, &h->models[step]);
+    if (ret < 0 || !good)
+        return ret;
+    ret = leaks_note(oracle, state, last, &h->leaks[step]);
+    if (ret == 0 && step == 0 && h->is_hurt)
+        ret = hurt_note(oracle, state, &h->hurt);
+    if (ret == 0 && before)
+        ret = leaks_touched(oracle, &h->recording, first, end, before, last, &h->leaks[step]);
+    return ret;
+}
+
+/* What users see now; *seen is the content then, and becomes what it is now. */
+static int look(struct history *h, struct io *io, struct oracle *oracle, unsigned step,
+    size_t first, struct state **seen)
 {
     uint64_t size;
-    struct state *state;
-    struct breach breach = {0};
+    struct state *state = NULL;
     int ret = io_size(io, &size);
     if (ret == 0)
         ret = state_open(size, &state);
-    if (ret < 0)
-        return ret;
-    ret = state_load(state, io);
-    if (ret == 0 && !oracle_look(oracle, state, &breach)) {
-        ret = oracle->no_memory ? -ENOMEM : 0;
-        if (h->live.invariant == INVARIANT_NONE) {
-            h->live = breach;
-            h->live_step = step;
-        }
-    }
     if (ret == 0)
-        ret = model_copy(&oracle->model, &h->models[step]);
-    if (size > h->room_bytes)
+        ret = state_load(state, io);
+    if (ret == 0)
+        ret = history_note(h, oracle, *seen, state, step, first, h->recording.count);
+    if (ret == 0 && size > h->room_bytes)
         h->room_bytes = size;
-    state_close(state);
+    state_close(*seen);
+    *seen = state;
     return ret;
 }
 
@@ -83,23 +124,34 @@ static void compare_handle(
         h->live_step = step;
 }
 
+/* The device has lost writes, said so once, and still shows them (as a page cache does): the handle
+ * that was told keeps its hands off, but one opened now would build on what is not there.  No
+ * program can tell, so none is opened; opening what is left after a restart is I8. */
+static bool nobody_knows(const struct fault_plan *plan, const struct image *img)
+{
+    return plan && plan->mode == FAULT_DROP && plan->fired && !img;
+}
+
 /* One operation, and whether the image is then what it should be. */
 static int run_step(struct history *h, struct io *io, struct fault_plan *plan,
-    struct oracle *oracle, struct image **img, unsigned step)
+    struct oracle *oracle, struct image **img, unsigned step, struct state **seen)
 {
+    size_t first = h->recording.count;
     const struct op *op = &h->workload.ops[step];
     bool allocs = plan && plan->call == FAULT_ALLOC && !plan->fired;
     uint64_t unit = op->in_clusters ? UINT64_C(1) << oracle->header.cluster_bits : 1;
     h->recording.op = step;
     if (allocs)
         fault_alloc_arm(plan->n - plan->seen);
-    h->results[step] = op_apply(img, io, op);
+    h->results[step] = nobody_knows(plan, *img) ? -EIO : op_apply(img, io, op);
     if (allocs) {
         plan->seen = plan->n - fault_alloc_left();
         plan->fired = plan->seen == plan->n;
         fault_alloc_arm(0);
     }
-    int ret = look(h, h->disk, oracle, step + 1);
+    if (*img && plan && plan->bug && plan->bug->after)
+        plan->bug->after(*img, h->results[step]);
+    int ret = look(h, h->disk, oracle, step + 1, first, seen);
     if (ret == 0 && h->live.invariant == INVARIANT_NONE &&
         !history_follows(
             op, unit, h->results[step], &h->models[step], &h->models[step + 1], &h->live))
@@ -113,10 +165,12 @@ static int run_steps(
     struct history *h, struct io *io, struct fault_plan *plan, struct oracle *oracle)
 {
     struct image *img = NULL;
-    int ret = look(h, h->base, oracle, 0);
+    struct state *seen = NULL;
+    int ret = look(h, h->base, oracle, 0, 0, &seen);
     for (unsigned i = 0; ret == 0 && i < h->step_count; i++)
-        ret = run_step(h, io, plan, oracle, &img, i);
+        ret = run_step(h, io, plan, oracle, &img, i, &seen);
     image_abandon(img);
+    state_close(seen);
     return ret;
 }
 
@@ -131,8 +185,9 @@ static int make_room(struct history *h)
     h->workload.ops = ops;
     h->workload.count = h->step_count = count;
     h->models = calloc(count + 1, sizeof(*h->models));
+    h->leaks = calloc(count + 1, sizeof(*h->leaks));
     h->results = calloc(count + 1, sizeof(*h->results));
-    return h->models && h->results ? 0 : -ENOMEM;
+    return h->models && h->leaks && h->results ? 0 : -ENOMEM;
 }
 
 /* Faults over the recorder over the disk: what is recorded is what reached the device. */
@@ -150,8 +205,10 @@ static int stack_layers(struct history *h, struct fault_plan *plan, struct io **
     top = recorder;
     if (plan)
         ret = fault_error_open(recorder, plan, &top);
+    if (ret == 0 && plan && plan->bug && plan->bug->layer)
+        ret = plan->bug->layer(top, &top);
     if (ret < 0)
-        io_close(recorder);
+        io_close(top);
     else
         *out = top;
     return ret;
@@ -215,6 +272,32 @@ struct window history_window(
         }
     }
     return window;
+}
+
+/* The first operation whose requests may be lost after a cut in the epoch that starts at `first`.
+ */
+static unsigned first_unsettled(const struct recording *recording, size_t first, unsigned floor)
+{
+    unsigned op = first < recording->count ? recording->list[first].op : floor;
+    unsigned flushed = 0; /* operation of the last flush before one that lost its requests */
+    for (size_t i = 0; i < recording->count; i++) {
+        if (recording->list[i].kind != REQUEST_FLUSH)
+            continue;
+        if (recording->list[i].result == FLUSH_LOST && flushed < op)
+            op = flushed;
+        else if (recording->list[i].result == 0)
+            flushed = recording->list[i].op;
+        if (i >= first)
+            break;
+    }
+    return op < floor ? op : floor;
+}
+
+int history_leak_limits(const struct history *h, const struct recording *recording, size_t first,
+    struct window window, struct leak_limits *limits)
+{
+    return leaks_limits(h->leaks, first_unsettled(recording, first, window.floor), window.floor,
+        window.ceil, limits);
 }
 
 /* From one model to the next everything changes at once, not sector by sector.  A resize does not:

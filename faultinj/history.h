@@ -5,7 +5,8 @@
 #define FAULTINJ_HISTORY_H
 
 #include "fault.h"
-#include "oracle.h"
+#include "hurt.h"
+#include "leaks.h"
 #include "record.h"
 #include "workload.h"
 
@@ -14,12 +15,15 @@ struct history {
     char image[32];           /* kind of image, for names */
     struct io *base;          /* before the first operation, in memory */
     struct recording recording;
-    struct model *models; /* [0] before, [i] after operation i - 1 */
-    int *results;         /* of each operation */
-    bool *switched;       /* foreign logs: step i switched the disk as a whole; else NULL */
-    size_t step_count;    /* models - 1 */
-    uint64_t room_bytes;  /* no state is larger */
-    struct io *disk;      /* during the run: what the operations work on */
+    struct model *models;    /* [0] before, [i] after operation i - 1 */
+    struct leak_note *leaks; /* the same */
+    int *results;            /* of each operation */
+    bool *switched;          /* foreign logs: step i switched the disk as a whole; else NULL */
+    bool is_hurt;            /* damaged before, and repaired first: see hurt.h */
+    struct hurt hurt;        /* what was wrong then */
+    size_t step_count;       /* models - 1 */
+    uint64_t room_bytes;     /* no state is larger */
+    struct io *disk;         /* during the run: what the operations work on */
 
     /* A promise broken with no crash at all, after operation `live_step` - 1. */
     struct breach live;
@@ -36,7 +40,8 @@ int history_run(struct workload *workload, const char *image, struct io *base, b
 bool history_follows(const struct op *op, uint64_t unit, int result, const struct model *before,
     const struct model *after, struct breach *breach);
 /* A log of another program's writes to `base`, a step for every flush.  Takes over the recording
- * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged. */
+ * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged; -EFBIG: it is, or becomes,
+ * larger than 4 GiB. */
 int history_foreign(
     const char *name, struct io *base, struct recording *recording, struct history *out);
 void history_release(struct history *history);
@@ -47,6 +52,16 @@ struct window {
 };
 struct window history_window(
     const struct history *history, const struct recording *recording, size_t first, size_t end);
+
+/* What may leak after a cut in that epoch.  -ENOMEM. */
+int history_leak_limits(const struct history *history, const struct recording *recording,
+    size_t first, struct window window, struct leak_limits *limits);
+
+/* Notes what the oracle has just seen as what is there after `step` operations: `before` is the
+ * content before the last one, whose requests are [first, end); NULL for step 0.  Broken invariants
+ * are kept in history->live.  -ENOMEM. */
+int history_note(struct history *history, struct oracle *oracle, const struct state *before,
+    const struct state *state, unsigned step, size_t first, size_t end);
 
 /* Whether that sector of the active disk may hold that, whatever the rest is: false when in doubt.
  */

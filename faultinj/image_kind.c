@@ -72,11 +72,34 @@ const struct image_kind image_kinds[] = {
 };
 const size_t image_kind_count = sizeof(image_kinds) / sizeof(image_kinds[0]);
 
+const struct image_kind image_kinds_hurt[] = {
+    {"hurt-low", "a count below its references", KIND(40 << 10, 512, 16), USUAL, patch_count_low},
+    {"hurt-leaks", "counts above their references", KIND(40 << 10, 512, 16), USUAL, patch_leaks},
+    {"hurt-dirty", "dirty, and counts lag behind",
+        {.size_bytes = 40 << 10,
+            .cluster_size = 512,
+            .refcount_bits = 16,
+            .version = 3,
+            .lazy_refcounts = true},
+        USUAL, patch_dirty_low},
+    {"hurt-shared", "two guest clusters in one host cluster", KIND(40 << 10, 512, 16), USUAL,
+        patch_shared},
+    {"hurt-block", "two entries of the refcount table name one block", KIND(40 << 10, 512, 64),
+        USUAL "write 16c 60c 4", patch_block_shared},
+    {"hurt-table", "a refcount block is nowhere, and its content lost", KIND(40 << 10, 512, 64),
+        USUAL "write 16c 60c 4", patch_block_lost},
+    {"hurt-ids", "two snapshots with one ID", KIND(40 << 10, 512, 16),
+        "write 0c 4c 1; create s1; write 1c 2c 2; create s2; write 1c 1c 3", patch_same_ids},
+};
+const size_t image_kind_hurt_count = sizeof(image_kinds_hurt) / sizeof(image_kinds_hurt[0]);
+
 const struct image_kind *image_kind_find(const char *name)
 {
-    for (size_t i = 0; i < image_kind_count; i++) {
-        if (strcmp(image_kinds[i].name, name) == 0)
-            return &image_kinds[i];
+    for (size_t i = 0; i < image_kind_count + image_kind_hurt_count; i++) {
+        const struct image_kind *kind =
+            i < image_kind_count ? &image_kinds[i] : &image_kinds_hurt[i - image_kind_count];
+        if (strcmp(kind->name, name) == 0)
+            return kind;
     }
     return NULL;
 }

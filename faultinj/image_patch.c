@@ -182,6 +182,26 @@ int patch_extra(struct io *io)
     return ret;
 }
 
+/* The active disk gives up the L2 table at L1 index 1, so that only a snapshot has it. */
+static int give_up_table(struct image *img)
+{
+    static const uint8_t none[8];
+    uint64_t l2_off = img->l1[1] & QCOW2_OFFSET_MASK, *words;
+    int ret = io_write(img->io, img->header.l1_off + 8, none, sizeof(none));
+    if (ret == 0)
+        ret = image_read_words(img, l2_off, img->geo.l2_entries, &words);
+    if (ret < 0)
+        return ret;
+    ret = refcount_add(img, cluster_of(&img->geo, l2_off), 1, -1);
+    for (uint32_t i = 0; ret == 0 && i < img->geo.l2_entries; i++) {
+        if (words[i] & QCOW2_OFFSET_MASK)
+            ret = refcount_add(img, cluster_of(&img->geo, words[i] & QCOW2_OFFSET_MASK), 1, -1);
+    }
+    free(words);
+    img->stale = true;
+    return ret == 0 ? refcount_write(img) : ret;
+}
+
 int patch_vm_state(struct io *io)
 {
     struct image *img;
@@ -201,6 +221,8 @@ int patch_vm_state(struct io *io)
     image_end(img, ret);
     if (ret == 0)
         ret = snapshot_create(img, &info);
+    if (ret == 0)
+        ret = give_up_table(img);
     if (ret == 0)
         ret = image_discard(img, 0, 512);
     int closed = image_close(img);

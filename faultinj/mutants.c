@@ -9,15 +9,28 @@
 #include <string.h>
 
 #include "oracle_impl.h"
+#include "run.h"
+#include "sweep.h"
 
-#define MUTANT(name, workload, image, sentence) static mutant_change mutant_##name;
+#define REORDERED(name, workload, image, sentence)         static mutant_change mutant_##name;
+#define MISHANDLED(name, workload, image, fault, sentence) static mutant_change mutant_##name;
+#define MISBEHAVED(name, workload, image, fault, bug, sentence)
 #include "mutants.def"
-#undef MUTANT
+#undef REORDERED
+#undef MISHANDLED
+#undef MISBEHAVED
 
 const struct mutant mutants[] = {
-#define MUTANT(name, workload, image, sentence) {#name, workload, image, mutant_##name, sentence},
+#define REORDERED(name, workload, image, sentence) \
+    {#name, workload, image, "", NULL, mutant_##name, sentence},
+#define MISHANDLED(name, workload, image, fault, sentence) \
+    {#name, workload, image, fault, NULL, mutant_##name, sentence},
+#define MISBEHAVED(name, workload, image, fault, bug, sentence) \
+    {#name, workload, image, fault, &misbehaviour_##bug, NULL, sentence},
 #include "mutants.def"
-#undef MUTANT
+#undef REORDERED
+#undef MISHANDLED
+#undef MISBEHAVED
 };
 const size_t mutant_count = sizeof(mutants) / sizeof(mutants[0]);
 
@@ -28,6 +41,27 @@ const struct mutant *mutant_find(const char *name)
             return &mutants[i];
     }
     return NULL;
+}
+
+int mutant_history(const struct mutant *mutant, bool backtraces, struct history *out)
+{
+    struct fault_plan plan = {0};
+    unsigned variant = 0;
+    struct history h;
+    bool faulty = mutant->fault[0] && sweep_parse(mutant->fault, &plan, &variant);
+    plan.bug = mutant->bug;
+    int ret = run_history(mutant->workload, mutant->image, backtraces, faulty ? &plan : NULL, &h);
+    if (ret < 0)
+        return ret;
+    if (faulty)
+        ret = plan.fired ? sweep_lose(&h.recording, &plan, variant) : -ENOENT;
+    if (ret == 0 && mutant->change)
+        ret = mutant->change(&h, &h.recording);
+    if (ret < 0)
+        history_release(&h);
+    else
+        *out = h;
+    return ret;
 }
 
 /* ---- finding requests ---------------------------------------------------------------------- */
@@ -265,6 +299,62 @@ static int mutant_create_header_twice(const struct history *h, struct recording 
     return find_commit(r, QCOW2_HDR_SNAPSHOT_COUNT, &commit) ? split(r, commit, 4) : -ENOENT;
 }
 
+/* Who owns what after the run. */
+static int look_after(
+    const struct history *h, const struct recording *r, struct state *state, struct oracle *oracle)
+{
+    struct breach ignored = {0};
+    int ret = state_load(state, h->base);
+    if (ret == 0)
+        ret = epoch_apply_all(r, 0, r->count, state);
+    return ret < 0 || oracle_look(oracle, state, &ignored) ? ret : -ENOENT;
+}
+
+/* A write to the only refcount block: the cluster of the snapshot table is free. */
+static int free_table(const struct oracle *o, const struct state *state, struct request *write)
+{
+    uint64_t block_off = load_be64(state_at(state, o->header.reftable_off, 8));
+    uint64_t cluster = cluster_of(&o->geo, o->header.snapshots_off);
+    write->kind = REQUEST_WRITE;
+    write->host_off = block_off;
+    write->length = o->geo.cluster_size;
+    write->data = malloc((size_t)write->length);
+    if (!write->data)
+        return -ENOMEM;
+    memcpy(write->data, state_at(state, block_off, write->length), (size_t)write->length);
+    qcow2_refcount_set(write->data, o->geo.refcount_order, cluster, 0);
+    return 0;
+}
+
+static int mutant_create_table_freed(const struct history *h, struct recording *r)
+{
+    struct state *state;
+    struct oracle oracle;
+    struct request write = {0};
+    size_t commit, flush;
+    if (!find_commit(r, QCOW2_HDR_SNAPSHOT_COUNT, &commit))
+        return -ENOENT;
+    flush = commit;
+    while (flush < r->count && r->list[flush].op == r->list[commit].op)
+        flush++;
+    write.op = r->list[commit].op;
+    int ret = state_open(h->room_bytes, &state);
+    if (ret < 0)
+        return ret;
+    oracle_init(&oracle);
+    ret = look_after(h, r, state, &oracle);
+    if (ret == 0)
+        ret = free_table(&oracle, state, &write);
+    if (ret == 0)
+        ret = recording_add(r, &write);
+    if (ret == 0)
+        recording_move(r, r->count - 1, flush);
+    free(write.data);
+    oracle_release(&oracle);
+    state_close(state);
+    return ret;
+}
+
 /* The flush behind the commit. */
 static int mutant_create_not_durable(const struct history *h, struct recording *r)
 {
@@ -273,6 +363,16 @@ static int mutant_create_not_durable(const struct history *h, struct recording *
     if (!find_commit(r, QCOW2_HDR_SNAPSHOT_COUNT, &commit) || !find_kind(r, REQUEST_FLUSH, &commit))
         return -ENOENT;
     recording_remove(r, commit);
+    return 0;
+}
+
+/* The count of cluster 0, which holds the header. */
+static int mutant_create_leaks_else(const struct history *h, struct recording *r)
+{
+    size_t at = 0;
+    if (!find_owned(h, r, OWNER_REFBLOCK, &at))
+        return -ENOENT;
+    store_be16(r->list[at].data, (uint16_t)(load_be16(r->list[at].data) + 1));
     return 0;
 }
 
@@ -320,6 +420,11 @@ static int mutant_table_not_durable(const struct history *h, struct recording *r
     size_t commit;
     (void)h;
     return find_commit(r, QCOW2_HDR_REFTABLE_OFF, &commit) ? no_flush_before(r, commit) : -ENOENT;
+}
+
+static int mutant_rebuild_flush_missing(const struct history *h, struct recording *r)
+{
+    return mutant_table_not_durable(h, r);
 }
 
 /* The last write to the feature bits comes before the last one to a refcount block. */

@@ -61,24 +61,23 @@ static void print_found(const struct hunt *hunt, const char *by, FILE *out)
 static int hunt_one(
     const struct mutant *mutant, const struct explore_options *options, FILE *out, bool *found)
 {
-    struct history history;
-    struct recording recording;
+    struct history history = {0};
     char by[96] = "";
     size_t used = 0;
     *found = false;
-    int ret = run_history(mutant->workload, mutant->image, true, NULL, &history);
-    if (ret < 0)
-        return ret;
-    ret = recording_copy(&history.recording, &recording);
-    if (ret == 0)
-        ret = mutant->change(&history, &recording);
+    int ret = mutant_history(mutant, true, &history);
     struct hunt hunt = {.history = &history, .suffix = mutant->name};
     for (int i = 0; ret == 0 && i < POWER_MODELS; i++) {
         hunt.model = fault_model_find(power_models[i]);
-        ret = hunt_run(&hunt, &recording, options);
+        ret = hunt_run(&hunt, &history.recording, options);
         if (hunt.found && used < sizeof(by))
             used += (size_t)snprintf(
                 by + used, sizeof(by) - used, "%s%s", used ? ", " : "", power_models[i]);
+    }
+    if (ret == 0 && !hunt.found && history.live.invariant != INVARIANT_NONE) {
+        hunt.found = true;
+        snprintf(by, sizeof(by), "none: it needs no power cut");
+        story_live(&history, mutant->name, &hunt.story);
     }
     *found = ret == 0 && hunt.found;
     fprintf(out, "%-24s %s %s@%s\n    %s\n", mutant->name,
@@ -89,7 +88,6 @@ static int hunt_one(
     if (*found)
         print_found(&hunt, by, out);
     story_release(&hunt.story);
-    recording_release(&recording);
     history_release(&history);
     return ret == -ENOENT ? 0 : ret;
 }
@@ -121,7 +119,7 @@ static const char *flush_op(const struct history *h, const struct request *r, ch
 
 /* The log without flush `idx`, which ended epoch `epoch`. */
 static int without_flush(struct hunt *hunt, size_t idx, unsigned epoch,
-    const struct explore_options *options, FILE *out, unsigned *needless)
+    const struct explore_options *options, FILE *out, struct flush_tally *tally)
 {
     struct recording recording;
     struct explore_options one = *options;
@@ -135,7 +133,10 @@ static int without_flush(struct hunt *hunt, size_t idx, unsigned epoch,
     recording_remove(&recording, idx);
     one.only_epoch = epoch + 1;
     ret = hunt_run(hunt, &recording, &one);
-    *needless += ret == 0 && !hunt->found;
+    size_t kind =
+        r->op < hunt->history->workload.count ? hunt->history->workload.ops[r->op].kind : OP_CLOSE;
+    tally->flushes[kind]++;
+    tally->needed[kind] += hunt->found;
     fprintf(out, "  flush %u of %-14s ", epoch, flush_op(hunt->history, r, op, sizeof(op)));
     if (hunt->found)
         fprintf(out, "needed: I%d, %s\n", (int)hunt->story.invariant, hunt->story.message);
@@ -148,7 +149,7 @@ static int without_flush(struct hunt *hunt, size_t idx, unsigned epoch,
 }
 
 int flushes_report(const char *workload, const char *image, const struct explore_options *options,
-    FILE *out, unsigned *needless)
+    FILE *out, struct flush_tally *tally)
 {
     struct history history;
     int ret = run_history(workload, image, true, NULL, &history);
@@ -160,9 +161,19 @@ int flushes_report(const char *workload, const char *image, const struct explore
     for (size_t i = 0; ret == 0 && i < history.recording.count; i++) {
         const struct request *r = &history.recording.list[i];
         if (r->kind == REQUEST_FLUSH && r->result == 0)
-            ret = without_flush(&hunt, i, epoch++, options, out, needless);
+            ret = without_flush(&hunt, i, epoch++, options, out, tally);
     }
     story_release(&hunt.story);
     history_release(&history);
     return ret;
+}
+
+void flushes_print(const struct flush_tally *tally, FILE *out)
+{
+    fprintf(out, "%-10s %8s %8s %8s\n", "operation", "flushes", "needed", "not");
+    for (unsigned k = 0; k <= OP_CLOSE; k++) {
+        if (tally->flushes[k] > 0)
+            fprintf(out, "%-10s %8u %8u %8u\n", op_kind_name((enum op_kind)k), tally->flushes[k],
+                tally->needed[k], tally->flushes[k] - tally->needed[k]);
+    }
 }

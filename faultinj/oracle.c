@@ -59,14 +59,15 @@ bool oracle_claim(struct oracle *o, uint64_t host_off, uint64_t length, enum own
     if (length == 0)
         return true;
     if (!range_end(host_off, length, &end) || cluster_of(&o->geo, end - 1) >= o->cluster_count)
-        return breach_note(breach, INVARIANT_OPENS, "%s at 0x%" PRIx64 " lies outside the file",
-            owner_name(owner), host_off);
+        return o->lenient ||
+               breach_note(breach, INVARIANT_OPENS, "%s at 0x%" PRIx64 " lies outside the file",
+                   owner_name(owner), host_off);
     bool packed = place == PLACE_PACKED;
     for (uint64_t c = cluster_of(&o->geo, host_off); c <= cluster_of(&o->geo, end - 1); c++) {
         struct host_cluster *cluster = &o->clusters[c];
         bool shares = cluster->owner == owner && cluster->place == place &&
                       (packed || owner == OWNER_L2 || owner == OWNER_DATA);
-        if (cluster->owner != OWNER_NONE && !shares)
+        if (cluster->owner != OWNER_NONE && !shares && !o->lenient)
             return breach_note(breach, INVARIANT_OWNED,
                 "the cluster at 0x%" PRIx64 " belongs to %s and to %s", c << o->geo.cluster_bits,
                 owner_name(cluster->owner), owner_name(owner));
@@ -162,6 +163,10 @@ static bool look_entry(struct oracle *o, const struct state *state, const struct
     struct qcow2_l2_entry e;
     qcow2_l2_decode(&o->geo, bytes, &e);
     uint64_t sector = guest_cluster * (o->geo.cluster_size / STATE_SECTOR);
+    if (e.kind != QCOW2_L2_COMPRESSED && e.raw & QCOW2_L2_RESERVED && !o->lenient)
+        return breach_note(breach, INVARIANT_OPENS,
+            "the L2 entry of guest cluster %" PRIu64 " has reserved bits: 0x%" PRIx64,
+            guest_cluster, e.raw);
     if (e.kind == QCOW2_L2_UNALLOCATED || e.kind == QCOW2_L2_ZERO_PLAIN)
         return true;
     if (e.kind == QCOW2_L2_COMPRESSED) {
@@ -172,8 +177,11 @@ static bool look_entry(struct oracle *o, const struct state *state, const struct
         return oracle_claim(o, e.host_off, length, OWNER_DATA, PLACE_PACKED, breach) &&
                add_compressed(o, state, &e, look->disk, sector, look->limit, breach);
     }
-    if (!cluster_aligned(&o->geo, e.host_off) || e.raw & QCOW2_L2_RESERVED ||
-        (e.bitmap >> 32 & e.bitmap))
+    bool aligned = cluster_aligned(&o->geo, e.host_off);
+    bool inside = cluster_of(&o->geo, e.host_off) < o->cluster_count;
+    if (o->lenient && (!aligned || !inside))
+        return true;
+    if (!o->lenient && (!aligned || (e.bitmap >> 32 & e.bitmap)))
         return breach_note(breach, INVARIANT_OPENS,
             "the L2 entry of guest cluster %" PRIu64 " has wrong bits: 0x%" PRIx64, guest_cluster,
             e.raw);
@@ -215,9 +223,13 @@ static bool look_tree(struct oracle *o, const struct state *state, uint64_t l1_o
         }
         uint64_t entry = load_be64(state_at(state, at, 8));
         uint64_t host_off = entry & QCOW2_OFFSET_MASK;
-        if (host_off == 0)
+        if (host_off == 0 && (entry == 0 || o->lenient))
             continue;
-        if (!cluster_aligned(&o->geo, host_off) || entry & QCOW2_L1_RESERVED)
+        bool wrong =
+            host_off == 0 || !cluster_aligned(&o->geo, host_off) || entry & QCOW2_L1_RESERVED;
+        if (o->lenient && (wrong || cluster_of(&o->geo, host_off) >= o->cluster_count))
+            continue;
+        if (wrong)
             return breach_note(breach, INVARIANT_OPENS,
                 "L1 entry %" PRIu64 " has wrong bits: 0x%" PRIx64, i, entry);
         if (!oracle_claim(o, host_off, o->geo.cluster_size, OWNER_L2, i, breach))
@@ -255,7 +267,10 @@ static bool look_snapshot(struct oracle *o, const struct state *state,
     struct snapshot_model *snap = next_snapshot(o);
     if (!snap)
         return false;
-    snap->record_hash = state_hash_bytes(bytes + 8, (size_t)record->record_len - 8, 1);
+    /* Without the padding, which the end of the file may cut off. */
+    size_t length =
+        QCOW2_SNAPSHOT_HEAD_BYTES + record->extra_len + (size_t)record->id_len + record->name_len;
+    snap->record_hash = state_hash_bytes(bytes + 8, length - 8, 1);
     snap->disk.count = 0;
     snap->disk.size_bytes = record->has_disk_size ? record->disk_size : o->header.size_bytes;
     uint64_t l1_bytes = record->l1_size * UINT64_C(8);
@@ -270,6 +285,19 @@ static bool look_snapshot(struct oracle *o, const struct state *state,
            look_tree(o, state, record->l1_off, record->l1_size, &look, breach);
 }
 
+/* The record at `at`, which ends before `end`; NULL if there is none. */
+static const uint8_t *record_at(
+    const struct state *state, uint64_t at, uint64_t end, struct qcow2_snapshot *record)
+{
+    uint64_t left = at < end ? end - at : 0;
+    const uint8_t *bytes = state_peek(state, at, left);
+    if (!bytes || qcow2_snapshot_decode(bytes, (size_t)left, record) < 0) {
+        (void)state_at(state, at, left); /* any of it could have made it one */
+        return NULL;
+    }
+    return state_at(state, at, record->record_len < left ? record->record_len : left);
+}
+
 static bool look_snapshots(struct oracle *o, const struct state *state, struct breach *breach)
 {
     uint64_t at = o->header.snapshots_off, end = o->size_bytes;
@@ -280,9 +308,8 @@ static bool look_snapshots(struct oracle *o, const struct state *state, struct b
         return breach_note(breach, INVARIANT_OPENS, "the snapshot table is nowhere");
     for (uint32_t i = 0; i < o->header.snapshot_count; i++) {
         struct qcow2_snapshot record;
-        const uint8_t *bytes = state_at(state, at, at < end ? end - at : 0);
-        if (!bytes || qcow2_snapshot_decode(bytes, (size_t)(end - at), &record) < 0 ||
-            record.record_len > end - at)
+        const uint8_t *bytes = record_at(state, at, end, &record);
+        if (!bytes)
             return breach_note(
                 breach, INVARIANT_OPENS, "the snapshot table ends before record %" PRIu32, i);
         if (!look_snapshot(o, state, &record, bytes, breach))
@@ -304,7 +331,8 @@ static bool look_header(struct oracle *o, const struct state *state, struct brea
     if (!bytes || state->size_bytes < STATE_SECTOR ||
         qcow2_header_decode(bytes, STATE_SECTOR, h) < 0 || h->magic != QCOW2_MAGIC ||
         h->version < 2 || h->version > 3 || h->incompatible & ~QCOW2_INCOMPAT_KNOWN ||
-        h->incompatible & (QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_CORRUPT) ||
+        h->incompatible & QCOW2_INCOMPAT_DATA_FILE ||
+        (!o->lenient && h->incompatible & QCOW2_INCOMPAT_CORRUPT) ||
         qcow2_geometry_init(h, &o->geo) < 0)
         return breach_note(breach, INVARIANT_OPENS, "the header cannot be read");
     if (h->size_bytes > INT64_MAX || h->l1_size * UINT64_C(8) > QCOW2_MAX_L1_BYTES ||
@@ -330,9 +358,10 @@ static bool look_refcounts(struct oracle *o, const struct state *state, struct b
             continue;
         }
         uint64_t entry = load_be64(state_at(state, off + i * 8, 8));
-        if (entry == 0)
+        bool wrong = entry & QCOW2_REFTABLE_RSVD || !cluster_aligned(&o->geo, entry);
+        if (entry == 0 || (o->lenient && wrong))
             continue;
-        if (entry & QCOW2_REFTABLE_RSVD || !cluster_aligned(&o->geo, entry))
+        if (wrong)
             return breach_note(
                 breach, INVARIANT_OPENS, "refcount table entry %" PRIu64 " is wrong", i);
         if (!oracle_claim(o, entry, o->geo.cluster_size, OWNER_REFBLOCK, i, breach))
@@ -400,5 +429,5 @@ bool oracle_look(struct oracle *o, const struct state *state, struct breach *bre
                o, o->header.l1_off, o->header.l1_size * UINT64_C(8), OWNER_L1, 0, breach) &&
            look_tree(o, state, o->header.l1_off, o->header.l1_size, &look, breach) &&
            look_snapshots(o, state, breach) && oracle_look_bitmaps(o, state, breach) &&
-           compare_counts(o, state, breach);
+           (o->lenient || compare_counts(o, state, breach));
 }

@@ -98,6 +98,8 @@ struct oracle {
     uint8_t *plain;    /* a decoded cluster */
     bool counts_known; /* false: the dirty bit says that stored counts may lag behind */
     bool no_memory;
+    /* Damaged images: what cannot be is passed over, counts and flags are read but not judged. */
+    bool lenient;
 };
 
 void oracle_init(struct oracle *oracle);

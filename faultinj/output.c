@@ -67,7 +67,11 @@ static void print_human(struct output *output, const char *workload, const char 
     fprintf(out, "%s", explore_exhaustive(c) ? ", exhaustive" : "");
     if (c->harmed > 0)
         fprintf(out, ", harmed %" PRIu64 " (unnoticed %" PRIu64 ")", c->harmed, c->silent);
-    fprintf(out, broken ? ": %zu BROKEN\n" : ": kept\n", broken);
+    if (c->flushes > 0)
+        fprintf(
+            out, ": %" PRIu64 " of %" PRIu64 " flushes needed\n", c->flushes_needed, c->flushes);
+    else
+        fprintf(out, broken ? ": %zu BROKEN\n" : ": kept\n", broken);
     for (size_t i = output->printed; i < output->story_count; i++)
         story_print(&output->stories[i], out);
 }
@@ -87,6 +91,57 @@ static void print_tap(struct output *output, const char *workload, const char *i
             (int)output->stories[i].invariant, output->stories[i].message);
 }
 
+/* ---- a table ------------------------------------------------------------------------------- */
+
+static struct output_row *row_of(struct output *output, const char *workload)
+{
+    const char *name = strncmp(workload, "seq-", 4) == 0   ? "sequences"
+                       : strncmp(workload, "rnd-", 4) == 0 ? "random"
+                                                           : workload;
+    for (size_t i = 0; i < output->row_count; i++) {
+        if (strncmp(output->rows[i].name, name, sizeof(output->rows[i].name) - 1) == 0)
+            return &output->rows[i];
+    }
+    struct output_row *grown =
+        realloc(output->rows, (output->row_count + 1) * sizeof(*output->rows));
+    if (!grown)
+        return NULL;
+    output->rows = grown;
+    grown[output->row_count] = (struct output_row){0};
+    snprintf(grown[output->row_count].name, sizeof(grown->name), "%.31s", name);
+    return &grown[output->row_count++];
+}
+
+static void print_row(const struct output_row *row, FILE *out)
+{
+    const struct explore_counts *c = &row->counts;
+    char legal[32], certified[32];
+    output_count(c->legal, legal, sizeof(legal));
+    output_count(c->certified, certified, sizeof(certified));
+    fprintf(out,
+        "| %s | %u | %s | %s | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64
+        " | %s | %u of %u |\n",
+        row->name, row->runs, legal, certified, c->executed, c->distinct, c->continued, c->repaired,
+        c->repair_cuts, explore_exhaustive(c) ? "yes" : "no", row->kept, row->runs);
+}
+
+static void finish_table(struct output *output)
+{
+    FILE *out = output->out;
+    struct output_row sum = {.name = "all"};
+    fprintf(out, "| workload | runs | legal | certified | executed | distinct | used on | repaired "
+                 "| cuts in repairs | exhaustive | kept |\n"
+                 "|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for (size_t i = 0; i < output->row_count; i++) {
+        print_row(&output->rows[i], out);
+        explore_counts_add(&sum.counts, &output->rows[i].counts);
+        sum.runs += output->rows[i].runs;
+        sum.kept += output->rows[i].kept;
+    }
+    if (output->row_count > 1)
+        print_row(&sum, out);
+}
+
 void output_line(struct output *output, const char *workload, const char *image, const char *model,
     const struct explore_counts *counts)
 {
@@ -95,6 +150,12 @@ void output_line(struct output *output, const char *workload, const char *image,
         print_human(output, workload, image, model, counts);
     else if (output->style == OUTPUT_TAP)
         print_tap(output, workload, image, model, counts);
+    struct output_row *row = row_of(output, workload);
+    if (row) {
+        explore_counts_add(&row->counts, counts);
+        row->runs++;
+        row->kept += output->printed == output->story_count;
+    }
     output->printed = output->story_count;
     fflush(output->out);
 }
@@ -150,6 +211,8 @@ static int finish_json(struct output *output)
         (json_int_t)output->seed);
     if (top)
         json_object_set_new(top, "states-repaired", json_integer((json_int_t)c->repaired));
+    if (top)
+        json_object_set_new(top, "repairs-with-orphans", json_integer((json_int_t)c->orphaned));
     if (top && output->left_out[0])
         json_object_set_new(top, "left-out", json_string(output->left_out));
     int ret = top ? json_dumpf(top, output->out, JSON_INDENT(2)) : -1;
@@ -170,12 +233,17 @@ static void finish_human(struct output *output)
         c->epochs, c->epochs_exhaustive, c->largest_epoch_units, c->units, c->units_touched);
     fprintf(out,
         "%" PRIu64 " states seen by qcheck, %" PRIu64 " used on (%" PRIu64 " refused), %" PRIu64
-        " repaired with %" PRIu64 " cuts inside (%" PRIu64
-        " not clean then: leaks that look like lost tables)\n",
-        c->checked, c->continued, c->refused, c->repaired, c->repair_cuts, c->orphaned);
+        " repaired with %" PRIu64 " cuts inside\n",
+        c->checked, c->continued, c->refused, c->repaired, c->repair_cuts);
+    if (c->orphaned > 0)
+        fprintf(out,
+            "%" PRIu64 " repairs kept leaks that look like lost tables, all of them of the "
+            "interrupted operation; a lossy\nrepair then lost nothing, and took %" PRIu64
+            " of them for the content of something empty\n",
+            c->orphaned, c->adopted);
     fprintf(out, "%.0f states/s, seed %" PRIu64 "\n", per_second(c), output->seed);
     if (output->left_out[0])
-        fprintf(out, "stopped by the budget; left out: %s\n", output->left_out);
+        fprintf(out, "NOT complete; left out: %s\n", output->left_out);
     fprintf(out, output->story_count ? "%zu promises BROKEN\n" : "every promise kept\n",
         output->story_count);
 }
@@ -184,10 +252,16 @@ int output_finish(struct output *output)
 {
     if (output->style == OUTPUT_JSON)
         return finish_json(output);
-    if (output->style == OUTPUT_TAP) {
+    if (output->style == OUTPUT_TABLE) {
+        finish_table(output);
+        for (size_t i = 0; i < output->story_count; i++)
+            story_print(&output->stories[i], output->out);
+        if (output->left_out[0])
+            fprintf(output->out, "\nNOT complete; left out: %s\n", output->left_out);
+    } else if (output->style == OUTPUT_TAP) {
         fprintf(output->out, "1..%u\n", output->lines);
         if (output->left_out[0])
-            fprintf(output->out, "# stopped by the budget; left out: %s\n", output->left_out);
+            fprintf(output->out, "# NOT complete; left out: %s\n", output->left_out);
     } else {
         finish_human(output);
     }
@@ -199,6 +273,9 @@ void output_release(struct output *output)
     for (size_t i = 0; i < output->story_count; i++)
         story_release(&output->stories[i]);
     free(output->stories);
+    free(output->rows);
+    output->rows = NULL;
+    output->row_count = 0;
     output->stories = NULL;
     output->story_count = 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What qcrash prints: for people, as JSON, as TAP. */
+ * What qcrash prints: for people, as JSON, as TAP, or as a table in Markdown. */
 #ifndef FAULTINJ_OUTPUT_H
 #define FAULTINJ_OUTPUT_H
 
@@ -8,7 +8,14 @@
 
 #include "story.h"
 
-enum output_style { OUTPUT_HUMAN, OUTPUT_JSON, OUTPUT_TAP };
+enum output_style { OUTPUT_HUMAN, OUTPUT_JSON, OUTPUT_TAP, OUTPUT_TABLE };
+
+/* All runs of a workload, for the table; sequences and random workloads are one each. */
+struct output_row {
+    char name[32];
+    unsigned runs, kept;
+    struct explore_counts counts;
+};
 
 struct output {
     enum output_style style;
@@ -18,6 +25,8 @@ struct output {
     struct explore_counts total;
     struct story *stories; /* all of them */
     size_t story_count;
+    struct output_row *rows;
+    size_t row_count;
     size_t printed;     /* stories of the current line */
     char left_out[128]; /* what a budget left out, "" if nothing */
     bool verbose;

@@ -10,6 +10,7 @@
 
 #include "mutants.h"
 #include "run.h"
+#include "sweep.h"
 
 enum { EXIT_BROKEN = 2, LIST_MAX = 64, MUTANT_CAP = 4096 };
 
@@ -81,7 +82,7 @@ static void usage(FILE *out)
         "  --deep               every distinct state is checked, used on, repaired\n"
         "  --budget SECONDS     stop then, and say what was left out\n"
         "  --record LOG         write the run's requests as a dm-log-writes log\n"
-        "  --output human|json|tap\n");
+        "  --output human|json|tap|table\n");
 }
 
 static bool number(const char *text, uint64_t *value)
@@ -100,8 +101,8 @@ static bool take_random(struct run_options *run, const char *text)
 
 static bool take_style(const char *text, enum output_style *style)
 {
-    static const char *const names[] = {"human", "json", "tap"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = {"human", "json", "tap", "table"};
+    for (int i = 0; i < 4; i++) {
         if (strcmp(text, names[i]) == 0) {
             *style = (enum output_style)i;
             return true;
@@ -204,10 +205,18 @@ static void list_all(void)
     puts("images:");
     for (size_t i = 0; i < image_kind_count; i++)
         printf("  %-14s %s\n", image_kinds[i].name, image_kinds[i].sentence);
+    for (size_t i = 0; i < image_kind_hurt_count; i++)
+        printf("  %-14s %s\n", image_kinds_hurt[i].name, image_kinds_hurt[i].sentence);
     puts("fault models:");
     for (size_t i = 0; i < fault_model_count; i++)
         printf("  %-14s %s%s\n", fault_models[i].name, fault_models[i].sentence,
             fault_models[i].promise == PROMISE_FULL ? "" : " (counted, nothing promised)");
+    puts("faults (--faults):");
+    for (size_t i = 0; i < sweep_row_count; i++) {
+        char name[32];
+        sweep_row_name(i, name, sizeof(name));
+        printf("  %-16s %s\n", name, sweep_row_sentence(i));
+    }
     puts("mutants:");
     for (size_t i = 0; i < mutant_count; i++)
         printf("  %-24s %s\n", mutants[i].name, mutants[i].sentence);
@@ -253,18 +262,29 @@ static int hunt_mutants(const struct command_line *line)
     return ret < 0 ? EXIT_FAILURE : missed ? EXIT_BROKEN : EXIT_SUCCESS;
 }
 
-static int report_flushes(const struct command_line *line)
+static int flushes_on(const struct command_line *line, const char *image, struct flush_tally *tally)
 {
     const struct run_options *run = &line->run;
     size_t count = run->workload_count ? run->workload_count : workload_row_count;
-    unsigned needless = 0;
     int ret = 0;
-    for (size_t i = 0; ret == 0 && i < count; i++) {
-        const char *name = run->workload_count ? run->workloads[i] : workload_rows[i].name;
-        ret = flushes_report(
-            name, run->image_count ? run->images[0] : "c512", &run->explore, stdout, &needless);
-    }
-    printf("%u flushes without which nothing broke\n", needless);
+    for (size_t i = 0; ret == 0 && i < count; i++)
+        ret = flushes_report(run->workload_count ? run->workloads[i] : workload_rows[i].name, image,
+            &run->explore, stdout, tally);
+    return ret;
+}
+
+static int report_flushes(const struct command_line *line)
+{
+    const char *const usual[] = {"c512"};
+    const char *images[LIST_MAX];
+    struct flush_tally tally = {0};
+    size_t count =
+        run_image_names(line->run.image_count ? (const char *const *)line->run.images : usual,
+            line->run.image_count ? line->run.image_count : 1, images, LIST_MAX);
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < count; i++)
+        ret = flushes_on(line, images[i], &tally);
+    flushes_print(&tally, stdout);
     return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 

@@ -14,6 +14,7 @@ struct request {
     uint64_t length;
     uint8_t *data;   /* of a write */
     unsigned op;     /* the operation that issued it, as recording->op said */
+    bool fua;        /* a write that was durable when it completed */
     int result;      /* what the layer below answered */
     char *backtrace; /* innermost function first; NULL where not asked for or not to be had */
 };

@@ -22,6 +22,7 @@ void repairing_release(struct repairing *r)
     oracle_release(&r->oracle);
     state_close(r->start);
     state_close(r->now);
+    state_close(r->first);
     *r = (struct repairing){0};
 }
 
@@ -29,13 +30,18 @@ static int make_room(struct repairing *r, const struct state *crash)
 {
     uint32_t bits = load_be32(crash->bytes + QCOW2_HDR_CLUSTER_BITS);
     uint64_t wanted = crash->room_bytes + ((uint64_t)GROWTH_CLUSTERS << (bits > 21 ? 21 : bits));
-    if (r->start && r->start->room_bytes >= wanted)
-        return 0;
-    state_close(r->start);
-    state_close(r->now);
-    r->start = r->now = NULL;
-    int ret = state_open(wanted, &r->start);
-    return ret == 0 ? state_open(wanted, &r->now) : ret;
+    struct state **const states[] = {&r->start, &r->now, &r->first};
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < sizeof(states) / sizeof(states[0]); i++) {
+        if (*states[i] && (*states[i])->room_bytes >= wanted)
+            continue;
+        state_close(*states[i]);
+        *states[i] = NULL;
+        ret = state_open(wanted, states[i]);
+    }
+    if (ret == 0)
+        state_allow_writes(r->now);
+    return ret;
 }
 
 /* I1 to I4, and the content as it was. */
@@ -67,14 +73,10 @@ static bool orphans(const struct report *report)
 }
 
 /* Leaks that look like lost tables are kept, and with them all that waits for a decision about
- * them: the repair cannot know that a power cut made them.  What a shrink left behind the end of
- * the disk is no matter of crashes. */
+ * them. */
 static bool may_remain(const struct report *report, enum check_id check)
 {
     switch (check) {
-    case CHECK_l1_entry_past_end:
-    case CHECK_l2_entry_past_end:
-        return true;
     case CHECK_orphan_l1_table:
     case CHECK_orphan_l2_table:
     case CHECK_orphan_snapshot_table:
@@ -88,10 +90,10 @@ static bool may_remain(const struct report *report, enum check_id check)
     }
 }
 
-static bool repair(struct repairing *r, struct io *io, struct breach *breach)
+static bool repair(struct repairing *r, struct io *io, bool lossy, struct breach *breach)
 {
     static const struct check_options how = {.threads = 1};
-    static const struct repair_options options = {.lossy = false};
+    struct repair_options options = {.lossy = lossy};
     struct report report;
     report_init(&report, 1000);
     repair_image(io, NULL, &how, &options, &report);
@@ -106,6 +108,8 @@ static bool repair(struct repairing *r, struct io *io, struct breach *breach)
             good = breach_note(breach, INVARIANT_REPAIRS, "after the repair there is %s", name);
     }
     r->orphaned = good && orphans(&report);
+    if (lossy && r->orphaned)
+        good = breach_note(breach, INVARIANT_REPAIRS, "a lossy repair leaves orphaned tables");
     report_release(&report);
     return good;
 }
@@ -124,13 +128,15 @@ static int look_at_cut(void *arg, const unsigned *choice)
     struct cut *cut = arg;
     struct state *now = cut->r->now;
     const struct epoch *epoch = cut->epoch;
-    memcpy(now->bytes, cut->r->start->bytes, (size_t)now->room_bytes);
-    memcpy(now->hashes, cut->r->start->hashes,
-        (size_t)(now->room_bytes / STATE_SECTOR) * sizeof(*now->hashes));
-    now->size_bytes = epoch->sizes[choice[epoch->unit_count]];
+    uint64_t largest = cut->r->start->size_bytes;
+    for (unsigned i = 0; i < epoch->size_count; i++)
+        largest = epoch->sizes[i] > largest ? epoch->sizes[i] : largest;
+    state_copy(now, cut->r->start);
+    io_resize(&now->io, largest);
     for (size_t f = 0; f < epoch->unit_count; f++)
         state_put(now, epoch->units[f].idx, epoch->units[f].versions[choice[f]].bytes,
             epoch->units[f].versions[choice[f]].hashes[0]);
+    io_resize(&now->io, epoch->sizes[choice[epoch->unit_count]]); /* the rest goes */
     cut->r->cuts++;
     if (!same_content(cut->r, cut->model, "power cut inside the repair", cut->breach))
         return cut->r->oracle.no_memory ? -ENOMEM : 1;
@@ -161,57 +167,102 @@ static int cut_power(struct repairing *r, const struct recording *recording,
 
 /* ---- the whole ----------------------------------------------------------------------------- */
 
-static bool same_bytes(const struct state *a, const struct state *b)
+/* Nothing of `old` is lost; *more: sectors show something where nothing was. */
+static bool disk_keeps(const struct disk_model *now, const struct disk_model *old, bool *more)
 {
-    return a->size_bytes == b->size_bytes && memcmp(a->bytes, b->bytes, (size_t)a->size_bytes) == 0;
+    size_t at = 0;
+    for (size_t i = 0; i < old->count; i++, at++) {
+        while (at < now->count && now->list[at].sector < old->list[i].sector)
+            at++;
+        if (at == now->count || now->list[at].sector != old->list[i].sector ||
+            now->list[at].hash != old->list[i].hash)
+            return false;
+    }
+    *more |= now->count > old->count;
+    return now->size_bytes == old->size_bytes;
+}
+
+/* A lossy repair gives orphaned tables up, or puts them where nothing is; either way nothing that
+ * was there may be lost. */
+static void judge_orphans(struct repairing *r, const struct state *crash,
+    const struct repairing_promise *promise, struct breach *breach)
+{
+    struct breach why = {0};
+    const struct model *now = &r->oracle.model, *old = promise->model;
+    state_copy(r->now, crash);
+    if (!repair(r, &r->now->io, true, breach))
+        return;
+    bool good = oracle_look(&r->oracle, r->now, &why);
+    if (good && !snapshots_same_records(now, old))
+        good = breach_note(&why, INVARIANT_REPAIRS, "the snapshot list has changed");
+    if (good && !disk_keeps(&now->active, &old->active, &r->adopted))
+        good = breach_note(&why, INVARIANT_REPAIRS, "the active disk has lost data");
+    for (uint32_t i = 0; good && i < old->snapshot_count; i++) {
+        if (!disk_keeps(&now->snapshots[i].disk, &old->snapshots[i].disk, &r->adopted))
+            good = breach_note(
+                &why, INVARIANT_REPAIRS, "snapshot number %" PRIu32 " has lost data", i);
+    }
+    if (!good)
+        breach_note(breach, INVARIANT_REPAIRS, "after a lossy repair: %s", why.text);
 }
 
 /* The repaired image, its content, and a second repair. */
-static int judge_repaired(
-    struct repairing *r, struct io *io, const struct model *model, struct breach *breach)
+static void judge_repaired(struct repairing *r, struct io *io,
+    const struct repairing_promise *promise, struct breach *breach)
 {
-    int ret = state_load(r->now, io);
-    if (ret < 0 || !same_content(r, model, "after the repair", breach))
-        return ret;
-    if (!repair(r, io, breach))
-        return 0;
-    struct state *first = r->now;
-    ret = state_open(first->room_bytes - 1, &r->now);
-    if (ret == 0)
-        ret = state_load(r->now, io);
-    if (ret == 0 && !same_bytes(first, r->now))
+    if (!same_content(r, promise->model, "after the repair", breach) ||
+        !leaks_allowed(promise->limits, &r->oracle, r->now, breach))
+        return;
+    state_copy(r->first, r->now);
+    if (repair(r, io, false, breach) && !state_same(r->first, r->now))
         breach_note(breach, INVARIANT_REPAIRS, "a second repair changes the image again");
-    state_close(first);
-    return ret;
 }
 
-int repairing_run(struct repairing *r, const struct state *crash, const struct model *model,
-    struct breach *breach)
+int repairing_run(struct repairing *r, const struct state *crash,
+    const struct repairing_promise *promise, struct breach *breach)
 {
     struct recording recording = {0};
-    struct io *mem, *io;
+    struct io *io;
     int ret = make_room(r, crash);
-    if (ret == 0)
-        ret = state_to_mem(crash, &mem);
     if (ret < 0)
         return ret;
-    ret = record_open(mem, &recording, &io);
-    if (ret < 0) {
-        io_close(mem);
+    state_copy(r->start, crash);
+    state_copy(r->now, crash);
+    r->adopted = r->orphaned = false;
+    ret = record_open(&r->now->io, &recording, &io);
+    if (ret < 0)
         return ret;
-    }
-    ret = state_load(r->start, io);
-    if (ret == 0 && repair(r, io, breach)) {
+    if (repair(r, io, false, breach)) {
         size_t repaired = recording.count;
-        ret = judge_repaired(r, io, model, breach);
+        bool orphaned = r->orphaned;
+        judge_repaired(r, io, promise, breach);
         while (recording.count > repaired) /* the second one is none of ours */
             recording_remove(&recording, recording.count - 1);
-        if (ret == 0 && breach->invariant == INVARIANT_NONE)
-            ret = cut_power(r, &recording, model, breach);
+        if (breach->invariant == INVARIANT_NONE)
+            ret = cut_power(r, &recording, promise->model, breach);
+        if (ret == 0 && orphaned && breach->invariant == INVARIANT_NONE)
+            judge_orphans(r, crash, promise, breach);
+        r->orphaned = orphaned;
     }
     if (ret == 0 && (recording.no_memory || r->oracle.no_memory))
         ret = -ENOMEM;
     recording_release(&recording);
     io_close(io);
     return ret;
+}
+
+int repairing_again(struct repairing *r, const struct state *crash, const struct history *history,
+    struct window window, struct breach *breach)
+{
+    struct breach why = {0};
+    int ret = make_room(r, crash);
+    if (ret < 0)
+        return ret;
+    state_copy(r->now, crash);
+    if (!repair(r, &r->now->io, false, breach))
+        return 0;
+    if (!oracle_look(&r->oracle, r->now, &why) ||
+        !history_allows(history, window, &r->oracle.model, &why))
+        breach_note(breach, INVARIANT_REPAIRS, "after repairing again: %s", why.text);
+    return r->oracle.no_memory ? -ENOMEM : 0;
 }

@@ -12,6 +12,8 @@
 #include "mutants.h"
 #include "sweep.h"
 
+enum { IMAGES_MAX = 256 };
+
 static int load_file(const char *path, struct io **out)
 {
     struct io *file;
@@ -51,8 +53,7 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
     ret = history_run(&w, image, base, backtraces, plan, out);
     if (ret < 0) {
         io_close(base);
-        if (!plan || plan->call != FAULT_ALLOC)
-            fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
+        fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
     }
     return ret;
 }
@@ -161,6 +162,21 @@ static int run_one(
 
 /* ---- all of them --------------------------------------------------------------------------- */
 
+size_t run_image_names(const char *const *names, size_t count, const char **out, size_t room)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        bool all = strcmp(names[i], "all") == 0, hurt = strcmp(names[i], "hurt") == 0;
+        if (!all && !hurt && n < room)
+            out[n++] = names[i];
+        for (size_t k = 0; all && k < image_kind_count && n < room; k++)
+            out[n++] = image_kinds[k].name;
+        for (size_t k = 0; hurt && k < image_kind_hurt_count && n < room; k++)
+            out[n++] = image_kinds_hurt[k].name;
+    }
+    return n;
+}
+
 static int run_on_images(const struct run_options *o, const char *workload, struct output *output)
 {
     int ret = 0;
@@ -175,14 +191,11 @@ static int run_on_images(const struct run_options *o, const char *workload, stru
         workload_release(&w);
         return ret;
     }
-    for (size_t i = 0; ret == 0 && i < o->image_count; i++) {
-        if (strcmp(o->images[i], "all") != 0) {
-            ret = run_one(o, workload, o->images[i], output);
-            continue;
-        }
-        for (size_t k = 0; ret == 0 && k < image_kind_count; k++)
-            ret = run_one(o, workload, image_kinds[k].name, output);
-    }
+    const char *names[IMAGES_MAX];
+    size_t count =
+        run_image_names((const char *const *)o->images, o->image_count, names, IMAGES_MAX);
+    for (size_t i = 0; ret == 0 && i < count; i++)
+        ret = run_one(o, workload, names[i], output);
     return ret;
 }
 
@@ -257,7 +270,9 @@ static int foreign_history(const char *base_path, const char *log_path, struct h
     }
     if (ret < 0)
         fprintf(stderr, "qcrash: base '%s': %s\n", base_path,
-            ret == -EUCLEAN ? "is damaged already; run qcheck" : strerror(-ret));
+            ret == -EUCLEAN ? "is damaged already; run qcheck"
+            : ret == -EFBIG ? "images of more than 4 GiB are not explored"
+                            : strerror(-ret));
     return ret;
 }
 
@@ -332,13 +347,10 @@ static int save_state(const struct state *state, const char *path)
     return ret;
 }
 
-/* The recording as a mutant, or without one flush, has it. */
-static int mutate(struct history *h, const char *name)
+/* The recording without one flush. */
+static int without_flush(struct history *h, const char *name)
 {
-    const struct mutant *mutant = mutant_find(name);
     unsigned flush;
-    if (mutant)
-        return mutant->change(h, &h->recording);
     if (sscanf(name, "flush-%u", &flush) != 1)
         return -ENOENT;
     for (size_t i = 0; i < h->recording.count; i++) {
@@ -366,8 +378,10 @@ int run_replay(
     unsigned variant = 0;
     bool faulty = sweep_parse(id.mutant, &plan, &variant);
     bool foreign = strcmp(id.image, "log") == 0 && o->base && o->log;
-    int ret = foreign
-                  ? foreign_history(o->base, o->log, &run.history)
+    const struct mutant *mutant = mutant_find(id.mutant);
+    int ret = foreign ? foreign_history(o->base, o->log, &run.history)
+              : mutant
+                  ? mutant_history(mutant, true, &run.history)
                   : run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);
     if (ret < 0)
         return ret;
@@ -375,8 +389,8 @@ int run_replay(
         ret = tell_live(&run);
     if (ret == 0 && faulty)
         ret = sweep_lose(&run.history.recording, &plan, variant);
-    else if (ret == 0 && id.mutant[0])
-        ret = mutate(&run.history, id.mutant);
+    else if (ret == 0 && id.mutant[0] && !mutant)
+        ret = without_flush(&run.history, id.mutant);
     if (ret == 0 && run.model)
         ret = explore_replay(&run.history, &run.history.recording, run.model, &o->explore, id.epoch,
             id.choices, &state, tell, &run);

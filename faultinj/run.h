@@ -9,7 +9,8 @@
 struct run_options {
     char **workloads; /* none: all that are built in */
     size_t workload_count;
-    char **images; /* kinds or paths; none: "c512"; "all": every kind */
+    char **images; /* kinds or paths; none: "c512"; "all": every kind; "hurt": every damaged
+                    * one */
     size_t image_count;
     char **models; /* none: "sector"; "all": every one */
     size_t model_count;
@@ -28,6 +29,9 @@ int run_explore(const struct run_options *options, struct output *output);
 /* IDs that a log was explored under need it again, as options->base and ->log. */
 int run_replay(
     const char *id, const char *save, const struct run_options *options, struct output *output);
+
+/* Names of images with "all" and "hurt" written out; returns how many there are in `out`. */
+size_t run_image_names(const char *const *names, size_t count, const char **out, size_t room);
 
 /* The image of a kind, or a file, in memory. */
 int run_build_image(const char *name, struct io **out);

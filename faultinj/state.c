@@ -69,10 +69,30 @@ static int state_read(struct io *io, uint64_t host_off, void *buf, size_t length
     return 0;
 }
 
+static void rehash(struct state *state, uint64_t from, uint64_t to)
+{
+    for (uint64_t s = from / STATE_SECTOR; s * STATE_SECTOR < to; s++)
+        state->hashes[s] = state_hash_sector(state->bytes + s * STATE_SECTOR);
+}
+
+static void clear(struct state *state, uint64_t from, uint64_t to)
+{
+    if (from >= to)
+        return;
+    memset(state->bytes + from, 0, (size_t)(to - from));
+    rehash(state, from, to);
+}
+
 static int state_write(struct io *io, uint64_t host_off, const void *buf, size_t length)
 {
-    (void)io, (void)host_off, (void)buf, (void)length;
-    return -EROFS;
+    struct state *state = self(io);
+    if (host_off > state->room_bytes || length > state->room_bytes - host_off)
+        return -ENOSPC;
+    memcpy(state->bytes + host_off, buf, length);
+    rehash(state, host_off, host_off + length);
+    if (state->size_bytes < host_off + length)
+        state->size_bytes = host_off + length;
+    return 0;
 }
 
 static int state_flush(struct io *io)
@@ -89,13 +109,28 @@ static int state_size(struct io *io, uint64_t *size_bytes)
 
 static int state_resize(struct io *io, uint64_t size_bytes)
 {
-    (void)io, (void)size_bytes;
-    return -EROFS;
+    struct state *state = self(io);
+    if (size_bytes > state->room_bytes)
+        return -ENOSPC;
+    clear(state, size_bytes, state->size_bytes);
+    state->size_bytes = size_bytes;
+    return 0;
 }
 
+static int state_discard(struct io *io, uint64_t host_off, uint64_t length)
+{
+    struct state *state = self(io);
+    if (host_off < state->size_bytes) {
+        uint64_t left = state->size_bytes - host_off;
+        clear(state, host_off, host_off + (length < left ? length : left));
+    }
+    return 0;
+}
+
+/* The state stays its owner's. */
 static void state_io_close(struct io *io)
 {
-    state_close(self(io));
+    (void)io;
 }
 
 int state_open(uint64_t room_bytes, struct state **out)
@@ -106,6 +141,7 @@ int state_open(uint64_t room_bytes, struct state **out)
         .flush = state_flush,
         .size = state_size,
         .resize = state_resize,
+        .discard = state_discard,
         .close = state_io_close,
     };
     uint64_t room = (room_bytes / 4096 + 1) * 4096;
@@ -155,26 +191,30 @@ int state_load(struct state *state, struct io *src)
     return 0;
 }
 
-int state_to_mem(const struct state *state, struct io **out)
+void state_allow_writes(struct state *state)
 {
-    struct io *io;
-    int ret = io_mem_open(state->size_bytes, &io);
-    for (uint64_t s = 0; ret == 0 && s * STATE_SECTOR < state->size_bytes;) {
-        uint64_t from = s * STATE_SECTOR, end;
-        if (state->hashes[s] == STATE_ZERO_HASH) {
-            s++;
-            continue;
-        }
-        while (s * STATE_SECTOR < state->size_bytes && state->hashes[s] != STATE_ZERO_HASH)
-            s++;
-        end = s * STATE_SECTOR < state->size_bytes ? s * STATE_SECTOR : state->size_bytes;
-        ret = io_write(io, from, state->bytes + from, (size_t)(end - from));
-        if (ret < 0)
-            io_close(io);
+    state->io.read_only = false;
+}
+
+void state_copy(struct state *to, const struct state *from)
+{
+    uint64_t whole = from->size_bytes / STATE_SECTOR;
+    for (uint64_t s = 0; s < whole; s++) {
+        if (to->hashes[s] != from->hashes[s])
+            state_put(to, s, from->bytes + s * STATE_SECTOR, from->hashes[s]);
     }
-    if (ret == 0)
-        *out = io;
-    return ret;
+    if (whole * STATE_SECTOR < from->size_bytes) {
+        size_t rest = (size_t)(from->size_bytes % STATE_SECTOR);
+        memcpy(to->bytes + whole * STATE_SECTOR, from->bytes + whole * STATE_SECTOR, rest);
+        rehash(to, whole * STATE_SECTOR, from->size_bytes);
+    }
+    clear(to, from->size_bytes, to->size_bytes);
+    to->size_bytes = from->size_bytes;
+}
+
+bool state_same(const struct state *a, const struct state *b)
+{
+    return a->size_bytes == b->size_bytes && memcmp(a->bytes, b->bytes, (size_t)a->size_bytes) == 0;
 }
 
 void state_put(struct state *state, uint64_t sector, const uint8_t *bytes, uint64_t hash)
@@ -183,14 +223,20 @@ void state_put(struct state *state, uint64_t sector, const uint8_t *bytes, uint6
     state->hashes[sector] = hash;
 }
 
-const uint8_t *state_at(const struct state *state, uint64_t host_off, uint64_t length)
+const uint8_t *state_peek(const struct state *state, uint64_t host_off, uint64_t length)
 {
     if (host_off > state->room_bytes || length > state->room_bytes - host_off)
         return NULL;
-    if (state->marks && length > 0) {
+    return state->bytes + host_off;
+}
+
+const uint8_t *state_at(const struct state *state, uint64_t host_off, uint64_t length)
+{
+    const uint8_t *bytes = state_peek(state, host_off, length);
+    if (bytes && state->marks && length > 0) {
         uint64_t last = (host_off + length - 1) / STATE_SECTOR;
         for (uint64_t s = host_off / STATE_SECTOR; s <= last; s++)
             state->marks[s] = 1;
     }
-    return state->bytes + host_off;
+    return bytes;
 }

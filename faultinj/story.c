@@ -112,7 +112,7 @@ int story_make(const struct history *h, const struct fault_model *model, const s
     tell_cut(h, v, out->cut, sizeof(out->cut));
     int ret = 0;
     for (size_t f = 0; ret == 0 && f < epoch_factors(v->units); f++) {
-        if (v->choice[f] != 0)
+        if (v->needed[f])
             ret = add_factor(h, v, f, false, out);
         if (ret == 0 && v->choice[f] + 1 < epoch_choices(v->units, f))
             ret = add_factor(h, v, f, true, out);

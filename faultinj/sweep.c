@@ -30,10 +30,31 @@ static const struct sweep_row rows[] = {
     {FAULT_FLUSH, FAULT_ONCE, -EIO},
     {FAULT_FLUSH, FAULT_STOP, -EIO},
     {FAULT_FLUSH, FAULT_DROP, -EIO},
+    {FAULT_FLUSH, FAULT_LIE, 0},
     {FAULT_DISCARD, FAULT_ONCE, -EOPNOTSUPP},
     {FAULT_DISCARD, FAULT_FOR_GOOD, -EIO},
     {FAULT_ALLOC, FAULT_ONCE, -ENOMEM},
 };
+
+const size_t sweep_row_count = sizeof(rows) / sizeof(rows[0]);
+
+void sweep_row_name(size_t idx, char *out, size_t out_len)
+{
+    snprintf(out, out_len, "%s-%s", call_names[rows[idx].call], mode_names[rows[idx].mode]);
+}
+
+const char *sweep_row_sentence(size_t idx)
+{
+    static const char *const sentences[] = {
+        [FAULT_ONCE] = "the n-th call fails, the next one works",
+        [FAULT_FOR_GOOD] = "the n-th call and all of its kind after it fail",
+        [FAULT_SHORT] = "the n-th call does its first half, then fails",
+        [FAULT_STOP] = "the n-th call fails, and nothing works after it",
+        [FAULT_DROP] = "the n-th call fails and loses what was not durable; the next one succeeds",
+        [FAULT_LIE] = "the n-th call succeeds and does nothing (tells which flushes are needed)",
+    };
+    return sentences[rows[idx].mode];
+}
 
 bool sweep_parse(const char *text, struct fault_plan *plan, unsigned *variant)
 {
@@ -42,7 +63,7 @@ bool sweep_parse(const char *text, struct fault_plan *plan, unsigned *variant)
     *variant = 0;
     if (sscanf(text, "fault-%15[a-z]-%15[a-z]-%u-%u", call, mode, &n, variant) < 3)
         return false;
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+    for (size_t i = 0; i < sweep_row_count; i++) {
         if (strcmp(call, call_names[rows[i].call]) == 0 &&
             strcmp(mode, mode_names[rows[i].mode]) == 0) {
             *plan = (struct fault_plan){
@@ -85,6 +106,7 @@ struct sweep {
     const char *workload, *image;
     struct explore_counts counts;
     unsigned reported;
+    bool lies, needed;
     /* of the current run */
     const struct history *history;
     const struct fault_model *model;
@@ -95,6 +117,10 @@ static int tell(void *arg, const struct violation *violation)
 {
     struct sweep *s = arg;
     struct story story;
+    if (s->lies) { /* nothing is promised then: it tells that the flush is needed */
+        s->needed = true;
+        return 1;
+    }
     if (s->reported++ >= REPORTS_PER_KIND)
         return 1;
     int ret = story_make(s->history, s->model, violation, s->suffix, &story);
@@ -121,12 +147,12 @@ static int run_plan(struct sweep *s, struct fault_plan *plan)
 {
     struct history history;
     int ret = run_history(s->workload, s->image, false, plan, &history);
-    if (ret == -ENOMEM && plan->call == FAULT_ALLOC)
-        return 0; /* it was the harness's own allocation */
     if (ret < 0)
         return ret;
     s->history = &history;
-    if (plan->fired && history.live.invariant != INVARIANT_NONE &&
+    s->lies = plan->mode == FAULT_LIE;
+    s->needed = s->lies && history.live.invariant != INVARIANT_NONE;
+    if (plan->fired && !s->lies && history.live.invariant != INVARIANT_NONE &&
         s->reported++ < REPORTS_PER_KIND) {
         struct story story;
         snprintf(s->suffix, sizeof(s->suffix), "fault-%s-%s-%u", call_names[plan->call],
@@ -137,6 +163,8 @@ static int run_plan(struct sweep *s, struct fault_plan *plan)
     unsigned variants = plan->mode == FAULT_DROP ? LOSE_VARIANTS : 1;
     for (unsigned v = 0; ret == 0 && plan->fired && v < variants; v++)
         ret = cut_power(s, plan, v);
+    s->counts.flushes += s->lies && plan->fired;
+    s->counts.flushes_needed += s->needed;
     s->history = NULL;
     history_release(&history);
     return ret == -ENOENT ? 0 : ret;
@@ -151,7 +179,7 @@ int sweep_run(const struct history *history, const char *workload,
     few.check_full = few.continue_full = 4;
     few.repair_full = 1;
     int ret = 0;
-    for (size_t i = 0; ret == 0 && i < sizeof(rows) / sizeof(rows[0]); i++) {
+    for (size_t i = 0; ret == 0 && i < sweep_row_count; i++) {
         struct sweep s = {.options = &few,
             .output = output,
             .workload = workload,
@@ -164,10 +192,13 @@ int sweep_run(const struct history *history, const char *workload,
                 .call = rows[i].call, .mode = rows[i].mode, .error = rows[i].error, .n = n};
             ret = run_plan(&s, &plan);
             fired = plan.fired;
+            if (fired && n + 1 == CALLS_MAX && !output->left_out[0])
+                snprintf(output->left_out, sizeof(output->left_out),
+                    "calls from the %d-th on of %.60s on %s", CALLS_MAX, workload, history->image);
             if (few.deadline > 0 && monotonic_seconds() > few.deadline)
                 break;
         }
-        snprintf(name, sizeof(name), "%s-%s", call_names[rows[i].call], mode_names[rows[i].mode]);
+        sweep_row_name(i, name, sizeof(name));
         if (ret == 0)
             output_line(output, workload, history->image, name, &s.counts);
     }

@@ -7,6 +7,11 @@
 
 #include "output.h"
 
+/* The kinds of faults, for lists: a name like "flush-drop" and what it means. */
+extern const size_t sweep_row_count;
+void sweep_row_name(size_t idx, char *out, size_t out_len);
+const char *sweep_row_sentence(size_t idx);
+
 /* All faults on the workload that `history` ran; a line for each kind of fault. */
 int sweep_run(const struct history *history, const char *workload,
     const struct explore_options *options, struct output *output);

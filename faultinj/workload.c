@@ -9,11 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repair.h"
 #include "snapshot.h"
 #include "state.h"
 
-static const char *const op_names[] = {
-    "write", "discard", "create", "apply", "delete", "resize", "flush", "reopen", "close"};
+static const char *const op_names[] = {"write", "discard", "create", "apply", "delete", "resize",
+    "flush", "reopen", "repair", "close"};
 
 void workload_release(struct workload *workload)
 {
@@ -143,6 +144,11 @@ void op_text(const struct op *op, char *out, size_t out_len)
 
 /* ---- the engine ---------------------------------------------------------------------------- */
 
+const char *op_kind_name(enum op_kind kind)
+{
+    return op_names[kind];
+}
+
 bool op_commits(enum op_kind kind)
 {
     return kind != OP_WRITE && kind != OP_DISCARD;
@@ -193,8 +199,28 @@ static int apply_resize(struct image *img, const struct op *op, uint64_t unit)
     return image_resize(img, size);
 }
 
+/* Without a handle: the repair and the engine do not know of each other. */
+static int apply_repair(struct io *io)
+{
+    static const struct check_options how = {.threads = 1};
+    static const struct repair_options options = {.lossy = false};
+    struct report report;
+    report_init(&report, 8);
+    repair_image(io, NULL, &how, &options, &report);
+    int ret = report.incomplete ? -EIO : 0;
+    report_release(&report);
+    return ret;
+}
+
 int op_apply(struct image **img, struct io *io, const struct op *op)
 {
+    if (op->kind == OP_REPAIR) {
+        int closed = *img ? image_close(*img) : 0;
+        *img = NULL;
+        return closed < 0 ? closed : apply_repair(io);
+    }
+    if (!*img && op->kind == OP_CLOSE)
+        return 0;
     if (!*img) { /* a reopen failed before */
         int ret = image_open(io, IMAGE_WRITE, img, NULL);
         if (ret < 0)
@@ -215,6 +241,8 @@ int op_apply(struct image **img, struct io *io, const struct op *op)
         return apply_resize(*img, op, unit);
     case OP_FLUSH:
         return image_flush(*img);
+    case OP_REPAIR:
+        break;
     case OP_REOPEN:
     case OP_CLOSE:
         ret = image_close(*img);

@@ -8,7 +8,7 @@
  *   discard OFF LENGTH
  *   create NAME | apply NAME | delete NAME
  *   resize SIZE | resize +SIZE | resize -SIZE
- *   flush | reopen
+ *   flush | reopen | repair
  *   image KIND                in a file: the image to run on, if the caller names none
  *
  * Numbers take the suffixes c (clusters), k, M; lines from # on are comments. */
@@ -26,7 +26,8 @@ enum op_kind {
     OP_RESIZE,
     OP_FLUSH,
     OP_REOPEN,
-    OP_CLOSE, /* what every run ends with */
+    OP_REPAIR, /* closes the handle, and has the checker's repair mend the image */
+    OP_CLOSE,  /* what every run ends with */
 };
 
 enum { OP_NAME_BYTES = 24, WORKLOAD_NAME_BYTES = 96, WORKLOAD_ERROR_BYTES = 160 };
@@ -67,6 +68,8 @@ extern const char workload_letters[]; /* of sequences */
 /* One operation as text, for stories. */
 void op_text(const struct op *op, char *out, size_t out_len);
 
+const char *op_kind_name(enum op_kind kind);
+
 /* Operations that are durable when they return success. */
 bool op_commits(enum op_kind kind);
 
@@ -87,6 +90,10 @@ struct image_kind {
 extern const struct image_kind image_kinds[];
 extern const size_t image_kind_count;
 const struct image_kind *image_kind_find(const char *name);
+
+/* Damaged images, for the repair; image_kind_find() knows them, too. */
+extern const struct image_kind image_kinds_hurt[];
+extern const size_t image_kind_hurt_count;
 
 /* The image in memory; the caller closes it. */
 int image_kind_build(const struct image_kind *kind, struct io **out);

@@ -26,6 +26,7 @@ const struct workload_row workload_rows[] = {
     {"reopen", "writes, closes, opens again", "write 10c 1c 9; reopen; write 0c 1c 8; reopen"},
     {"mixed", "all of it in turns",
         "write 0c 2c 9; create k; discard 1c 2c; apply s1; write 3c 1c 8; delete k; resize +1c"},
+    {"repair", "mends what is damaged; on the hurt- images there is something", "repair"},
     {"full-turn", "create, change, go back, delete",
         "create k; write 0c 4c 9; apply k; delete k; write 1c 1c 8"},
 };

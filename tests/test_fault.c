@@ -51,6 +51,33 @@ START_TEST(a_unit_keeps_all_its_versions)
 }
 END_TEST
 
+START_TEST(forced_writes_are_there)
+{
+    struct recording r = {0};
+    struct state *durable = blank(4096);
+    struct epoch epoch;
+    add(&r, 0, 1, 512);
+    add(&r, 0, 2, 1024); /* with FUA */
+    add(&r, 512, 3, 512);
+    r.list[1].fua = true;
+    ck_assert_uint_eq(epoch_cut(&r, 0), 2); /* power may be cut behind it */
+    ck_assert(!epoch_ends(&r, 2));
+    ck_assert_uint_eq(epoch_cut(&r, 2), 3);
+    ck_assert_int_eq(epoch_build(&r, 0, 2, durable, 512, &epoch), 0);
+    ck_assert_uint_eq(epoch_product(&epoch), 3 * 2); /* not completed: anything */
+    epoch_release(&epoch);
+    ck_assert_int_eq(epoch_build(&r, 0, 3, durable, 512, &epoch), 0);
+    ck_assert_uint_eq(epoch_product(&epoch), 2); /* only the last one may be lost */
+    ck_assert_uint_eq(epoch.unit_count, 2);
+    ck_assert_uint_eq(epoch.units[0].versions[0].bytes[0], 2);
+    ck_assert_uint_eq(epoch.units[1].versions[0].bytes[0], 2);
+    ck_assert_uint_eq(epoch.units[1].versions[1].bytes[0], 3);
+    epoch_release(&epoch);
+    state_close(durable);
+    recording_release(&r);
+}
+END_TEST
+
 START_TEST(the_size_is_a_choice_of_its_own)
 {
     struct recording r = {0};
@@ -168,17 +195,35 @@ START_TEST(a_stopped_device_stays_stopped)
 }
 END_TEST
 
+/* The device under the engine has memory of its own. */
+START_TEST(allocations_of_the_device_do_not_fail)
+{
+    struct fault_plan plan = {.call = FAULT_ALLOC, .n = 1, .error = -ENOMEM};
+    static const uint8_t data[8192] = {1};
+    struct io *io = faulty(&plan);
+    fault_alloc_arm(1);
+    int ret = io_write(io, 0, data, sizeof(data));
+    unsigned left = fault_alloc_left();
+    fault_alloc_arm(0);
+    ck_assert_int_eq(ret, 0);
+    ck_assert_uint_eq(left, 1);
+    io_close(io);
+}
+END_TEST
+
 Suite *test_fault(void);
 Suite *test_fault(void)
 {
     Suite *suite = suite_create("fault");
     TCase *tcase = tcase_create("fault");
     tcase_add_test(tcase, a_unit_keeps_all_its_versions);
+    tcase_add_test(tcase, forced_writes_are_there);
     tcase_add_test(tcase, the_size_is_a_choice_of_its_own);
     tcase_add_test(tcase, restrictions_are_small);
     tcase_add_test(tcase, worse_devices_add_versions);
     tcase_add_test(tcase, the_nth_call_fails);
     tcase_add_test(tcase, a_stopped_device_stays_stopped);
+    tcase_add_test(tcase, allocations_of_the_device_do_not_fail);
     suite_add_tcase(suite, tcase);
     return suite;
 }
