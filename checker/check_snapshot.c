@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Checks of the snapshot table and its records (spec: Snapshots). */
+#include <string.h>
+
 #include "check.h"
 
 static const struct qcow2_snapshot *record(const struct subject *subject)
@@ -101,6 +103,15 @@ CHECK_FN(snapshot_name_shadows_id)
 {
     (void)view, (void)finding;
     return subject->snapshot.name_shadows_id;
+}
+
+CHECK_FN(snapshot_text)
+{
+    (void)view;
+    const struct qcow2_snapshot *s = record(subject);
+    bool hit = (s->id_len > 0 && memchr(s->id, 0, s->id_len)) ||
+               (s->name_len > 0 && memchr(s->name, 0, s->name_len));
+    return wrong(finding, hit, s->extra_len);
 }
 
 CHECK_FN(snapshot_vm_state_size)

@@ -48,56 +48,108 @@ static struct orphan *find(const struct orphan_list *list, uint64_t cluster)
     return low < list->count && list->items[low].cluster == cluster ? &list->items[low] : NULL;
 }
 
-/* What the entries of a table, taken for an L2 table, tell. */
-struct evidence {
-    uint64_t named;    /* entries that name clusters */
-    uint64_t orphaned; /* of these, whose clusters are leaked */
-    uint64_t marked;   /* of these, with flags that entries of other tables have not */
-};
-
-/* Stops at the first entry that cannot be one of an L2 table. */
-static bool entries_make_sense(
-    const struct walk *walk, const uint8_t *bytes, size_t length, struct evidence *evidence)
+/* Takes in one entry; false when the bytes are no L2 table after all. */
+static bool look_at_entry(
+    const struct walk *walk, const struct qcow2_l2_entry *e, uint32_t idx, struct l2_look *look)
 {
-    *evidence = (struct evidence){0};
+    enum { MOST_ODD = 8 };
     const struct qcow2_geometry *geo = &walk->geo;
-    for (size_t at = 0; at < length; at += geo->l2_entry_size) {
+    /* COPIED on a compressed or unallocated entry is fishy, too: not plain. */
+    if (!l2_entry_plain(walk, e, e->host_off))
+        return ++look->odd <= MOST_ODD;
+    if (e->kind < QCOW2_L2_ZERO_ALLOC)
+        return true;
+    look->named++;
+    look->marked += e->copied || e->kind == QCOW2_L2_COMPRESSED;
+    if (!geo->data_file) {
+        look->orphaned += missed(walk, cluster_of(geo, e->host_off));
+        return true;
+    }
+    /* There offsets are those of the guest, and tell where the table belongs. */
+    uint64_t guest_off = e->host_off - ((uint64_t)idx << geo->cluster_bits);
+    if (guest_off % geo->l2_span != 0 || (look->orphaned > 0 && guest_off != look->guest_off))
+        return ++look->odd <= MOST_ODD;
+    look->guest_off = guest_off;
+    look->orphaned++;
+    return true;
+}
+
+static bool look_at_entries(
+    const struct walk *walk, const uint8_t *bytes, size_t length, struct l2_look *look)
+{
+    *look = (struct l2_look){0};
+    for (size_t at = 0; at < length; at += walk->geo.l2_entry_size) {
         struct qcow2_l2_entry e;
-        qcow2_l2_decode(geo, bytes + at, &e);
-        /* COPIED on a compressed or unallocated entry is fishy, too: not plain. */
-        if (!l2_entry_plain(walk, &e, e.host_off))
+        qcow2_l2_decode(&walk->geo, bytes + at, &e);
+        if (!look_at_entry(walk, &e, (uint32_t)(at / walk->geo.l2_entry_size), look))
             return false;
-        if (e.kind < QCOW2_L2_ZERO_ALLOC || geo->data_file)
-            continue;
-        evidence->named++;
-        evidence->orphaned += missed(walk, cluster_of(geo, e.host_off));
-        evidence->marked += e.copied || e.kind == QCOW2_L2_COMPRESSED;
     }
     return true;
 }
 
+/* A bitmap of the directory, whether that may be followed or not, has its table there. */
+static bool is_in_directory(const struct walk *walk, uint64_t host_off)
+{
+    enum { MOST_BYTES = 1 << 20 };
+    uint64_t size = walk->bitmaps.directory_size;
+    uint8_t *bytes = size > 0 && size <= MOST_BYTES ? malloc((size_t)size) : NULL;
+    bool found = false;
+    struct qcow2_bitmap bitmap;
+    if (bytes && io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, (size_t)size) == 0) {
+        for (uint64_t pos = 0; !found && pos < size; pos += bitmap.record_len) {
+            if (qcow2_bitmap_decode(bytes + pos, (size_t)(size - pos), &bitmap) < 0)
+                break;
+            found = host_off - bitmap.table_off < bitmap.table_size * UINT64_C(8);
+        }
+    }
+    free(bytes);
+    return found;
+}
+
 /* Bitmaps that were not followed (being marked inconsistent, say) leave tables behind that look
  * like an L2 table without flags.  Only a snapshot has such a one, too. */
-static bool may_be_bitmap_table(const struct walk *walk, const struct evidence *evidence)
+static bool may_be_bitmap_table(
+    const struct walk *walk, uint64_t host_off, const struct l2_look *look)
 {
-    return walk->has_bitmaps_ext && evidence->marked == 0 && walk->header.snapshot_count == 0;
+    return walk->has_bitmaps_ext && look->marked == 0 &&
+           (walk->header.snapshot_count == 0 || is_in_directory(walk, host_off));
+}
+
+/* The first entries name blocks in the file, one of them plausibly counting the header. */
+bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
+{
+    uint8_t bytes[64], block[8];
+    unsigned named = 0;
+    if (io_read_padded(walk->io, off, bytes, sizeof(bytes)) < 0)
+        return false;
+    for (size_t at = 0; at < sizeof(bytes); at += 8) {
+        uint64_t entry = load_be64(bytes + at);
+        if ((entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
+            entry >= walk->file_size)
+            return false;
+        named += entry != 0;
+    }
+    uint64_t first = load_be64(bytes);
+    return named > 0 && first != 0 && first != off &&
+           io_read_padded(walk->io, first, block, sizeof(block)) == 0 &&
+           qcow2_refcount_get(block, walk->geo.refcount_order, 0) == 1;
 }
 
 /* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */
-static bool looks_like_l2(struct walk *walk, uint64_t cluster, uint64_t *data_bytes)
+bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
 {
     uint64_t off = cluster << walk->geo.cluster_bits;
     uint8_t *bytes = walk->buf;
-    struct evidence evidence;
     if (io_read_padded(walk->io, off, bytes, QCOW2_SECTOR_BYTES) < 0 ||
-        !entries_make_sense(walk, bytes, QCOW2_SECTOR_BYTES, &evidence))
+        !look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, look))
         return false;
     if (io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) < 0 ||
-        !entries_make_sense(walk, bytes, walk->geo.cluster_size, &evidence) ||
-        may_be_bitmap_table(walk, &evidence))
+        !look_at_entries(walk, bytes, walk->geo.cluster_size, look) ||
+        may_be_bitmap_table(walk, off, look) ||
+        (look->marked == 0 && walk_looks_like_reftable(walk, off)))
         return false;
-    *data_bytes = evidence.orphaned << walk->geo.cluster_bits;
-    return evidence.orphaned > 0 && evidence.orphaned >= evidence.named - evidence.orphaned;
+    return look->orphaned > 0 && look->orphaned >= look->named - look->orphaned &&
+           look->orphaned >= look->odd;
 }
 
 static int add(struct orphan_list *list, const struct orphan *orphan)
@@ -119,7 +171,8 @@ static int add(struct orphan_list *list, const struct orphan *orphan)
 static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orphan *orphan)
 {
     uint64_t off = orphan->cluster << walk->geo.cluster_bits, data_bytes = 0, tables = 0;
-    if (walk->geo.extended_l2 ||
+    if (io_read_padded(walk->io, off, walk->buf, QCOW2_SECTOR_BYTES) < 0 ||
+        (load_be64(walk->buf) & QCOW2_L1_RESERVED) ||
         io_read_padded(walk->io, off, walk->buf, walk->geo.cluster_size) < 0)
         return;
     for (int pass = 0; pass < 2; pass++) {
@@ -128,9 +181,14 @@ static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orp
             if (child_off == 0)
                 continue;
             struct orphan *child = find(list, cluster_of(&walk->geo, child_off));
-            if (child == orphan || (!child && !table_find(&walk->tables, child_off)))
+            enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, child_off), NULL);
+            /* A pointer that went wrong takes one of the tables for an L1 table; another one may
+             * have no data behind it. */
+            bool table = child || area == AREA_L2_TABLE;
+            if (child == orphan || (!table && area != AREA_L1_TABLE &&
+                                       !leaked(walk, cluster_of(&walk->geo, child_off))))
                 return; /* in the first pass only: nothing was changed yet */
-            tables++;
+            tables += table;
             if (pass == 1 && child) {
                 child->explained = true;
                 data_bytes += child->data_bytes;
@@ -180,30 +238,66 @@ static void show_orphan(
     walk_show(walk, &subject);
 }
 
+/* The first leaked cluster at or after *cluster that has bytes in the file: zeros look like nothing
+ * that was lost.  1 if there is one, 0 or -EINTR. */
+static int next_leak(struct walk *walk, uint64_t *cluster)
+{
+    for (; census_next_mismatch(walk->census, *cluster, cluster); ++*cluster) {
+        int ret = *cluster % 4096 == 0 ? walk_pause(walk, 0) : 0;
+        if (ret < 0)
+            return ret;
+        uint64_t hole = walk_hole(walk, *cluster << walk->geo.cluster_bits);
+        if (hole >= walk->geo.cluster_size)
+            *cluster += (hole >> walk->geo.cluster_bits) - 1;
+        else if (leaked(walk, *cluster))
+            return 1;
+    }
+    return 0;
+}
+
+/* Where entries of the two kinds of table differ, an L1 table does not look like an L2 table. */
+static int find_other_l1(struct walk *walk, struct orphan_list *list)
+{
+    int ret;
+    uint64_t cluster = walk->first_mismatch;
+    for (; (ret = next_leak(walk, &cluster)) == 1; cluster++) {
+        struct orphan orphan = {.cluster = cluster};
+        if (!find(list, cluster))
+            recognise_l1(walk, list, &orphan);
+        if (orphan.is_l1)
+            show_orphan(walk, cluster, AREA_L1_TABLE, orphan.data_bytes);
+    }
+    return ret;
+}
+
+static int find_tables(struct walk *walk, struct orphan_list *list)
+{
+    int ret;
+    uint64_t cluster = walk->first_mismatch;
+    for (; (ret = next_leak(walk, &cluster)) == 1; cluster++) {
+        struct orphan orphan = {.cluster = cluster};
+        struct l2_look look;
+        if (walk_looks_like_l2(walk, cluster, &look)) {
+            orphan.data_bytes = look.orphaned << walk->geo.cluster_bits;
+            ret = add(list, &orphan);
+            if (ret < 0)
+                return ret;
+        } else if (looks_like_snapshot_table(walk, cluster)) {
+            show_orphan(walk, cluster, AREA_SNAPSHOT_TABLE, 0);
+        }
+    }
+    return ret;
+}
+
 int walk_find_orphans(struct walk *walk)
 {
     struct orphan_list list = {0};
-    int ret = 0;
-    uint64_t cluster = walk->first_mismatch;
     /* What was not read may refer to them: then they are not known to be leaked. */
-    for (; !walk->refs_incomplete && ret == 0 &&
-           census_next_mismatch(walk->census, cluster, &cluster);
-         cluster++) {
-        struct orphan orphan = {.cluster = cluster};
-        if (cluster % 4096 == 0)
-            ret = walk_pause(walk, 0);
-        uint64_t hole = walk_hole(walk, cluster << walk->geo.cluster_bits);
-        if (hole >= walk->geo.cluster_size) /* zeros look like nothing that was lost */
-            cluster += (hole >> walk->geo.cluster_bits) - 1;
-        if (ret < 0 || hole >= walk->geo.cluster_size || !leaked(walk, cluster))
-            continue;
-        if (looks_like_l2(walk, cluster, &orphan.data_bytes))
-            ret = add(&list, &orphan);
-        else if (looks_like_snapshot_table(walk, cluster))
-            show_orphan(walk, cluster, AREA_SNAPSHOT_TABLE, 0);
-    }
+    int ret = walk->refs_incomplete ? 0 : find_tables(walk, &list);
     for (size_t i = 0; i < list.count; i++)
         recognise_l1(walk, &list, &list.items[i]);
+    if (ret == 0 && list.count > 0 && (walk->geo.extended_l2 || walk->geo.data_file))
+        ret = find_other_l1(walk, &list);
     for (size_t i = 0; ret == 0 && i < list.count; i++) {
         const struct orphan *orphan = &list.items[i];
         show_orphan(walk, orphan->cluster, orphan->is_l1 ? AREA_L1_TABLE : AREA_L2_TABLE,

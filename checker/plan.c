@@ -42,11 +42,30 @@ static int add(struct plan *plan, const struct edit *edit)
     return 0;
 }
 
+bool plan_writable(const struct plan *plan, uint64_t host_off)
+{
+    const struct walk *walk = plan->walk;
+    uint64_t cluster = cluster_of(&walk->geo, host_off);
+    if (!walk->census || cluster == 0 || !census_get(walk->census, cluster).conflict)
+        return true;
+    switch (walk_area_at(walk, cluster, NULL)) {
+    case AREA_REFCOUNT_TABLE:
+    case AREA_REFCOUNT_BLOCK:
+    case AREA_BITMAP_TABLE:
+    case AREA_BITMAP_DATA:
+        return false;
+    default:
+        return true;
+    }
+}
+
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,
     const void *bytes, size_t length)
 {
     struct edit edit = {
         .kind = EDIT_BYTES, .phase = phase, .why = why, .host_off = host_off, .length = length};
+    if (!plan_writable(plan, host_off))
+        return 0;
     memcpy(edit.bytes, bytes, length);
     return add(plan, &edit);
 }
@@ -101,6 +120,8 @@ int plan_refcount(
         .phase = phase,
         .why = why,
         .count = {.cluster = cluster, .value = value}};
+    if (!plan_writable(plan, walk_block_off(plan->walk, cluster >> plan->walk->geo.refblock_bits)))
+        return 0;
     return add(plan, &edit);
 }
 
@@ -139,8 +160,9 @@ static bool free_cluster(const struct plan *plan, uint64_t cluster)
 {
     const struct walk *walk = plan->walk;
     struct census_cell cell = census_get(walk->census, cluster);
+    uint64_t block = walk_block_off(walk, cluster >> walk->geo.refblock_bits);
     return !cell.claimed && cell.balance == 0 && census_known(walk->census, cluster) &&
-           walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
+           block != 0 && plan_writable(plan, block);
 }
 
 int plan_alloc(
@@ -221,8 +243,8 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
         if (old > 0)
             refs = stored = refs > old ? refs - old : 0;
         known &= walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
-        if (!known && refs == 0 && plan->lossy_damage && cluster < walk->cluster_end)
-            refs = 1; /* may be what was lost: keep it */
+        if (!known && refs == 0 && cluster < walk->cluster_end)
+            refs = 1; /* may be what was lost: a later round frees it, or finds whose it is */
     }
     if (!lower && known && stored > refs)
         refs = stored;

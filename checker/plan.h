@@ -65,14 +65,17 @@ struct plan {
     uint64_t alloc_next;           /* clusters below it are taken or were tried */
     uint64_t run_first, run_count; /* clusters of a new refcount structure, counted as used once */
     bool rebuild;                  /* refcounts are made anew: see repair_refcount.c */
-    bool lossy_damage;             /* references were lost: unreferenced clusters stay in use */
     bool needs_mark; /* not every prefix of it can simply be followed by running it again */
 };
 
 void plan_init(struct plan *plan, struct walk *walk);
 void plan_release(struct plan *plan);
 
-/* Each returns 0 or -ENOMEM. */
+/* False where a refcount structure or a bitmap lies on what somebody else uses, too: as long as it
+ * is not known whose the bytes are, nothing is written there. */
+bool plan_writable(const struct plan *plan, uint64_t host_off);
+
+/* Each returns 0 or -ENOMEM.  A field or count that is not writable is left out. */
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,
     const void *bytes, size_t length);
 int plan_be64(

@@ -19,6 +19,15 @@ uint64_t repair_entry_off(const struct repair *repair, const struct finding *fin
     return finding->table_off + finding->index * size;
 }
 
+bool repair_has(const struct repair *repair, enum check_id check)
+{
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        if (repair->findings.items[i].check == check)
+            return true;
+    }
+    return false;
+}
+
 bool repair_deficit(const struct repair *repair, uint64_t host_off)
 {
     const struct walk *walk = repair->walk;
@@ -26,6 +35,14 @@ bool repair_deficit(const struct repair *repair, uint64_t host_off)
         return false;
     uint64_t cluster = cluster_of(&walk->geo, host_off);
     return census_known(walk->census, cluster) && census_get(walk->census, cluster).balance > 0;
+}
+
+bool repair_counted(const struct repair *repair, uint64_t host_off)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = cluster_of(&walk->geo, host_off);
+    return census_known(walk->census, cluster) &&
+           walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
 }
 
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
@@ -52,25 +69,6 @@ static int compare_findings(const void *a, const void *b)
     if (x->host_off != y->host_off)
         return x->host_off > y->host_off ? 1 : -1;
     return (x->guest_off > y->guest_off) - (x->guest_off < y->guest_off);
-}
-
-bool repair_is_l2_table(const struct repair *repair, uint64_t host_off)
-{
-    const struct table *table = table_find(&repair->walk->tables, host_off);
-    if (table)
-        return !table->skip;
-    const struct finding key = {.check = CHECK_orphan_l2_table, .host_off = host_off};
-    const struct finding_set *set = &repair->findings;
-    size_t low = 0, high = set->count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (compare_findings(&set->items[middle], &key) < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < set->count && set->items[low].check == key.check &&
-           set->items[low].host_off == host_off;
 }
 
 /* ---- findings of a round ---- */
@@ -160,42 +158,84 @@ static void print_remarks(const struct repair *repair)
         fprintf(repair->options->remarks, "    %s\n", repair->plan.remarks[i].text);
 }
 
-/* Where the last round left off.  A stage that comes again with the same image before it has no
- * effect, and is left out from then on. */
-struct progress_mark {
-    uint64_t corruptions, leaks, findings;
-    size_t stage;
+/* What was carried out so far.  A stage that comes again with the same edits for an image in the
+ * same state has no effect, and is left out from then on. */
+struct history {
+    uint64_t seen[MAX_ROUNDS]; /* fingerprints */
+    size_t count;
     uint64_t given_up; /* bits by stage */
+    bool marked;       /* the image is marked as being repaired */
 };
 
-static struct progress_mark mark_of(
-    const struct repair *repair, const struct progress_mark *last, size_t stage)
+static uint64_t mix(uint64_t sum, uint64_t value)
 {
-    return (struct progress_mark){.corruptions = repair->report.corruptions,
-        .leaks = repair->report.leaks,
-        .findings = repair->findings.count,
-        .stage = stage,
-        .given_up = last->given_up};
+    sum = (sum ^ value) * UINT64_C(0x9e3779b97f4a7c15);
+    return sum ^ sum >> 29;
 }
 
-static bool stands_still(const struct repair *repair, struct progress_mark *last, size_t stage)
+static uint64_t mix_bytes(uint64_t sum, const uint8_t *bytes, uint64_t length)
 {
-    struct progress_mark now = mark_of(repair, last, stage);
-    if (memcmp(&now, last, sizeof(now)) == 0)
-        last->given_up |= UINT64_C(1) << stage;
-    return last->given_up >> stage & 1;
+    for (uint64_t i = 0; i < length; i++)
+        sum = mix(sum, bytes[i]);
+    return sum;
+}
+
+static uint64_t mix_edit(uint64_t sum, const struct edit *edit)
+{
+    sum = mix(mix(mix(sum, edit->kind), edit->host_off), edit->length);
+    switch (edit->kind) {
+    case EDIT_BYTES:
+        return mix_bytes(sum, edit->bytes, edit->length);
+    case EDIT_DATA:
+        return mix_bytes(sum, edit->data, edit->length);
+    case EDIT_COPY:
+        return mix(sum, edit->src_off);
+    case EDIT_REFCOUNT:
+        return mix(mix(sum, edit->count.cluster), edit->count.value);
+    case EDIT_REFBLOCK:
+        return mix(mix(sum, edit->block.table_idx), edit->block.lower);
+    }
+    return sum;
+}
+
+static bool has_no_effect(const struct repair *repair, struct history *history, size_t stage)
+{
+    uint64_t sum = mix(mix(stage, repair->report.corruptions), repair->report.leaks);
+    sum = mix(sum, repair->findings.count);
+    for (size_t i = 0; i < repair->plan.count; i++)
+        sum = mix_edit(sum, &repair->plan.edits[i]);
+    for (size_t i = 0; i < history->count; i++) {
+        if (history->seen[i] == sum)
+            return true;
+    }
+    history->seen[history->count++] = sum; /* one a round */
+    return false;
+}
+
+/* Marks the image if it must be, and writes. */
+static int carry_out(struct repair *repair, struct history *history)
+{
+    int ret = 0;
+    print_remarks(repair);
+    if (repair->plan.needs_mark && !history->marked) {
+        ret = set_incompatible(repair->io, QCOW2_INCOMPAT_CORRUPT, 0);
+        history->marked = true;
+    }
+    return ret < 0 ? ret : plan_apply(&repair->plan, repair->io, repair->options->edits);
 }
 
 /* Applies the first stage that has anything to do.  *more: it had. */
-static int run_round(
-    struct repair *repair, struct progress_mark *last, bool marked, bool *mark_now, bool *more)
+static int run_round(struct repair *repair, struct history *history, bool *more)
 {
     static repair_stage *const stages[] = {
         repair_header_fields,
+        repair_records,
+        repair_disks,
+        repair_find_structure,
         repair_fields,
         repair_l1,
         repair_l2,
-        repair_find_structure,
+        repair_holes,
         repair_rebuild,
         repair_raise,
         repair_shared,
@@ -209,21 +249,18 @@ static int run_round(
     for (size_t i = 0; ret == 0 && !*more && i < sizeof(stages) / sizeof(stages[0]); i++) {
         if ((repair->options->leaks_only && stages[i] != repair_lower) ||
             (!repair->walk->judgeable && stages[i] != repair_header_fields) ||
-            stands_still(repair, last, i))
+            (history->given_up >> i & 1))
             continue;
         plan_init(&repair->plan, repair->walk);
         ret = stages[i](repair);
-        if (ret == 0)
+        if (ret == 0 && repair->plan.count == 0)
             print_remarks(repair);
         if (ret == 0 && repair->plan.count > 0) {
-            *more = true;
-            *last = mark_of(repair, last, i);
-            if (repair->plan.needs_mark && !marked) {
-                ret = set_incompatible(repair->io, QCOW2_INCOMPAT_CORRUPT, 0);
-                *mark_now = true;
-            }
-            if (ret == 0)
-                ret = plan_apply(&repair->plan, repair->io, repair->options->edits);
+            *more = !has_no_effect(repair, history, i);
+            if (*more)
+                ret = carry_out(repair, history);
+            else
+                history->given_up |= UINT64_C(1) << i;
         }
         plan_release(&repair->plan);
     }
@@ -235,13 +272,13 @@ struct outcome {
     uint64_t corruptions, leaks; /* before the first edit */
     bool counted;
     bool was_corrupt; /* the bit, before we came */
-    bool marked;
-    bool clean; /* nothing wrong but the marks */
+    bool marked;      /* by us */
+    bool clean;       /* nothing wrong but the marks */
 };
 
 static int run_rounds(struct repair *repair, struct outcome *outcome)
 {
-    struct progress_mark last = {.stage = SIZE_MAX};
+    struct history history = {.count = 0};
     bool more = true;
     int ret = 0;
     for (unsigned round = 0; ret == 0 && more && round < MAX_ROUNDS; round++) {
@@ -253,7 +290,8 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
             outcome->was_corrupt = repair->walk->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
         }
         if (ret == 0)
-            ret = run_round(repair, &last, outcome->marked, &outcome->marked, &more);
+            ret = run_round(repair, &history, &more);
+        outcome->marked = history.marked;
         outcome->clean = ret == 0 && !more && repair->report.corruptions == 0 &&
                          !repair->report.incomplete && !repair->report.unsupported;
         if (repair->walk)

@@ -5,13 +5,16 @@
  *
  *   repair.c           rounds, marks, the verdict
  *   repair_header.c    what the header must have been, tried out on a copy
+ *   repair_records.c   the snapshot table found and read again
+ *   repair_disk.c      where a disk's L1 table lies, and how large the disk is
  *   repair_field.c     single fields and flags
  *   repair_refcount.c  counts: raised, lowered, or the whole structure made anew
  *   repair_structure.c refcount table and blocks found again
- *   repair_l1.c        lost L2 tables put back, lost L1 tables found
- *   repair_l2.c        lost data clusters put back
+ *   repair_l1*.c       lost L2 tables put back
+ *   repair_l2.c        lost data clusters put back into damaged L2 entries
+ *   repair_holes.c     and into empty ones
  *   repair_shared.c    cross-linked clusters: every owner gets its own
- *   repair_snapshot.c  snapshot table and bitmaps
+ *   repair_snapshot.c  snapshot records and bitmaps that are broken
  *   repair_lossy.c     what is given up with --lossy */
 #ifndef CHECKER_REPAIR_H
 #define CHECKER_REPAIR_H
@@ -58,8 +61,9 @@ struct repair {
 /* A stage adds edits to the round's plan; the first stage with any wins the round. */
 typedef int repair_stage(struct repair *repair);
 repair_stage repair_find_structure;
-repair_stage repair_header_fields, repair_fields, repair_l1, repair_l2, repair_rebuild,
-    repair_raise, repair_shared, repair_snapshots, repair_lossy, repair_lower, repair_copied;
+repair_stage repair_header_fields, repair_records, repair_disks, repair_fields, repair_l1,
+    repair_l2, repair_holes, repair_rebuild, repair_raise, repair_shared, repair_snapshots,
+    repair_lossy, repair_lower, repair_copied;
 
 /* A change of one field that might be what the image needs. */
 struct patch {
@@ -87,8 +91,15 @@ static inline struct patch patch_be64(uint64_t off, uint64_t value)
 int repair_take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count);
 
+/* The same, if less than `below` is wrong then: four times the corruptions, and the leaks. */
+int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
+    size_t count, uint64_t below);
+
 /* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
 int repair_make_room(struct repair *repair);
+
+/* The round has a finding of that check. */
+bool repair_has(const struct repair *repair, enum check_id check);
 
 /* Where the entry lies that a finding is about. */
 uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding);
@@ -96,16 +107,26 @@ uint64_t repair_entry_off(const struct repair *repair, const struct finding *fin
 /* The stored count is higher than the references found: somebody's reference is missing. */
 bool repair_deficit(const struct repair *repair, uint64_t host_off);
 
+/* There is a stored count for the cluster. */
+bool repair_counted(const struct repair *repair, uint64_t host_off);
+
 /* The file once went on there: what points there is right, the file was cut off. */
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);
 
 /* The compressed data of the entry makes a whole cluster. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);
 
+/* Every cluster that the entry touches misses a reference, or is in the range that the entry which
+ * it would replace claims; compressed data decodes. */
+bool repair_entry_missed(const struct repair *repair, const struct qcow2_l2_entry *e,
+    uint64_t own_off, uint64_t own_len);
+
+/* Plans the entry (l2_entry_size bytes), with COPIED where that is right, and takes its clusters.
+ */
+int repair_put_entry(struct repair *repair, enum check_id why, const struct table *table,
+    uint64_t entry_off, const uint8_t *entry);
+
 /* From now on the missing reference is accounted for. */
 int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs);
-
-/* True if an L2 table of the image, or an orphan that looks like one, starts there. */
-bool repair_is_l2_table(const struct repair *repair, uint64_t host_off);
 
 #endif

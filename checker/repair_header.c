@@ -22,7 +22,8 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
     if (ret == 0) {
         report_init(&report, 0);
         check_image(overlay, NULL, &options, &report);
-        *wrong = report.corruptions + report.leaks;
+        /* A leak may be what another damage leaves behind. */
+        *wrong = 4 * report.corruptions + report.leaks;
         if (report.unsupported || report.incomplete || report.check_errors)
             *wrong = UINT64_MAX;
         report_release(&report);
@@ -45,27 +46,42 @@ static int distance(struct repair *repair, const struct patch *patch, unsigned *
 int repair_take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count)
 {
-    uint64_t best_wrong = UINT64_MAX;
+    return repair_take_better(repair, why, patches, count, UINT64_MAX);
+}
+
+int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
+    size_t count, uint64_t below)
+{
+    uint64_t best_wrong = below;
     unsigned best_bits = UINT32_MAX;
     size_t best = 0;
-    bool tie = true;
+    bool tie = false;
     for (size_t i = 0; i < count; i++) {
         uint64_t wrong;
-        unsigned bits;
+        unsigned bits = 0;
         int ret = try_patch(repair, &patches[i], &wrong);
         if (ret == 0)
             ret = distance(repair, &patches[i], &bits);
         if (ret < 0)
             return ret;
-        if (wrong == UINT64_MAX || wrong > best_wrong || (wrong == best_wrong && bits > best_bits))
+        if (bits == 0 || wrong >= below || wrong > best_wrong ||
+            (wrong == best_wrong && bits > best_bits))
             continue;
         tie = wrong == best_wrong && bits == best_bits;
+        if (tie)
+            continue; /* the first of equals */
         best_wrong = wrong;
         best_bits = bits;
         best = i;
     }
-    if (tie)
+    if (best_bits == UINT32_MAX || (tie && !repair->options->lossy))
         return 0;
+    int ret = tie ? plan_remark(&repair->plan,
+                        "choice: more than one value of the field at 0x%llx makes as much sense",
+                        (unsigned long long)patches[best].off)
+                  : 0;
+    if (ret < 0)
+        return ret;
     return plan_bytes(&repair->plan, PHASE_SWITCH, why, patches[best].off, patches[best].bytes,
         patches[best].length);
 }
@@ -81,15 +97,6 @@ static int try_values(
     for (uint32_t value = first; value <= last && count < MAX_TRIES; value++)
         patches[count++] = patch_be32(off, value);
     return repair_take_best(repair, why, patches, count);
-}
-
-/* Every value one bit away from the present one. */
-static int try_bits(struct repair *repair, enum check_id why, uint64_t off, uint64_t value)
-{
-    struct patch patches[MAX_TRIES];
-    for (unsigned bit = 0; bit < MAX_TRIES; bit++)
-        patches[bit] = patch_be64(off, value ^ UINT64_C(1) << bit);
-    return repair_take_best(repair, why, patches, MAX_TRIES);
 }
 
 /* The two fields of the compression type together: what the compressed clusters are cannot be seen
@@ -108,41 +115,6 @@ static int mend_compression(struct repair *repair, enum check_id why)
         return 0;
     }
     return plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_INCOMPATIBLE, bits);
-}
-
-/* The L1 table's size: what the disk needs, if the table's clusters have the room. */
-static int mend_l1_size(struct repair *repair, enum check_id why)
-{
-    const struct walk *walk = repair->walk;
-    uint64_t needed = l1_entries_for(&walk->geo, walk->header.size_bytes);
-    struct patch patches[2] = {patch_be32(QCOW2_HDR_L1_SIZE, (uint32_t)needed),
-        patch_be64(QCOW2_HDR_SIZE, walk->header.l1_size * walk->geo.l2_span)};
-    if (needed == 0 || needed > QCOW2_MAX_L1_BYTES / 8)
-        return repair->options->lossy ? repair_take_best(repair, why, patches + 1, 1) : 0;
-    return repair_take_best(repair, why, patches, repair->options->lossy ? 2 : 1);
-}
-
-/* Data is mapped behind the disk's end.  The size was a snapshot's, perhaps, or reaches to the end
- * of what is mapped at least. */
-static int mend_small_size(struct repair *repair, enum check_id why)
-{
-    const struct walk *walk = repair->walk;
-    struct patch patches[MAX_TRIES];
-    size_t count = 0;
-    uint64_t mapped_end = 0;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        bool past = f->check == CHECK_l2_entry_past_end || f->check == CHECK_l1_entry_past_end;
-        if (past && f->tree == TREE_ACTIVE && mapped_end < f->guest_off + f->guest_len)
-            mapped_end = f->guest_off + f->guest_len;
-    }
-    for (size_t i = 1; i < walk->tree_count && count < MAX_TRIES - 1; i++) {
-        if (walk->trees[i].disk_size_known && walk->trees[i].disk_size >= mapped_end)
-            patches[count++] = patch_be64(QCOW2_HDR_SIZE, walk->trees[i].disk_size);
-    }
-    if (count == 0)
-        patches[count++] = patch_be64(QCOW2_HDR_SIZE, mapped_end);
-    return mapped_end ? repair_take_best(repair, why, patches, count) : 0;
 }
 
 static int mend_crypt_method(struct repair *repair, enum check_id why)
@@ -177,24 +149,6 @@ static int end_extensions(struct repair *repair, const struct finding *f)
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, f->check, f->host_off, 0);
 }
 
-/* The snapshot table: a bit away, or gone with the end of the file, or at least not to be found. */
-static int mend_snapshots_off(struct repair *repair, enum check_id why)
-{
-    const struct qcow2_header *header = &repair->walk->header;
-    uint8_t none[12] = {0};
-    int ret = 0;
-    if (!repair_was_cut_off(repair, header->snapshots_off) &&
-        header->snapshot_count <= QCOW2_MAX_SNAPSHOTS)
-        ret = try_bits(repair, why, QCOW2_HDR_SNAPSHOTS_OFF, header->snapshots_off);
-    if (ret < 0 || repair->plan.count > 0)
-        return ret;
-    ret = plan_remark(&repair->plan, "lost: all %u snapshots, whose table cannot be found",
-        header->snapshot_count);
-    return ret < 0 ? ret
-                   : plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOT_COUNT, none,
-                         sizeof(none));
-}
-
 /* Every combination of the bits that are known. */
 static int mend_incompatible(struct repair *repair, enum check_id why)
 {
@@ -204,24 +158,29 @@ static int mend_incompatible(struct repair *repair, enum check_id why)
     return repair_take_best(repair, why, patches, QCOW2_INCOMPAT_KNOWN + 1);
 }
 
-/* Extensions of fixed length: that is what the field must say. */
+/* Extensions of fixed length: that is what the field must say.  Of others a bit may be wrong. */
 static int mend_ext(struct repair *repair, const struct finding *f)
 {
-    uint64_t type;
-    int ret = plan_peek(&repair->plan, f->host_off, &type);
-    type >>= 32;
+    struct patch patches[32];
+    uint64_t head;
+    int ret = plan_peek(&repair->plan, f->host_off, &head);
+    uint64_t type = head >> 32, off = f->host_off + 4;
     if (ret == 0 && type == QCOW2_EXT_CRYPTO)
-        return plan_be32(
-            &repair->plan, PHASE_SWITCH, f->check, f->host_off + 4, QCOW2_CRYPTO_EXT_BYTES);
+        return plan_be32(&repair->plan, PHASE_SWITCH, f->check, off, QCOW2_CRYPTO_EXT_BYTES);
     if (ret == 0 && type == QCOW2_EXT_BITMAPS)
-        return plan_be32(
-            &repair->plan, PHASE_SWITCH, f->check, f->host_off + 4, QCOW2_BITMAPS_EXT_BYTES);
-    return ret < 0 || f->check != CHECK_ext_truncated ? ret : end_extensions(repair, f);
+        return plan_be32(&repair->plan, PHASE_SWITCH, f->check, off, QCOW2_BITMAPS_EXT_BYTES);
+    for (unsigned bit = 0; bit < 32; bit++)
+        patches[bit] = patch_be32(off, (uint32_t)head ^ UINT32_C(1) << bit);
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    if (ret == 0 && repair->options->lossy)
+        ret = repair_take_better(repair, f->check, patches, 32, now);
+    return ret < 0 || repair->plan.count > 0 || f->check != CHECK_ext_truncated
+               ? ret
+               : end_extensions(repair, f);
 }
 
 static int mend_field(struct repair *repair, const struct finding *f)
 {
-    const struct qcow2_header *header = &repair->walk->header;
     bool lossy = repair->options->lossy;
     switch (f->check) {
     case CHECK_header_magic: {
@@ -245,12 +204,6 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_compression_type:
     case CHECK_header_compression_bit:
         return mend_compression(repair, f->check);
-    case CHECK_header_size:
-    case CHECK_header_l1_too_small:
-    case CHECK_header_l1_too_large:
-        return mend_l1_size(repair, f->check);
-    case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
-        return repair->walk->trees[TREE_ACTIVE].usable ? mend_l1_size(repair, f->check) : 0;
     case CHECK_header_crypt_method:
     case CHECK_header_crypto_missing:
     case CHECK_ext_crypto_unexpected:
@@ -260,29 +213,30 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_ext_truncated:
     case CHECK_ext_length:
         return mend_ext(repair, f);
-    case CHECK_header_snapshot_count:
-    case CHECK_header_snapshots_unaligned:
-    case CHECK_header_snapshots_outside:
-        if (header->snapshot_count == 0) /* of no table at all */
-            return plan_be64(&repair->plan, PHASE_SWITCH, f->check, QCOW2_HDR_SNAPSHOTS_OFF, 0);
-        return lossy ? mend_snapshots_off(repair, f->check) : 0;
     default:
         return 0;
     }
+}
+
+/* How the data is encrypted says the LUKS header, too: first that must have been found. */
+static bool is_about_encryption(enum check_id check)
+{
+    return check == CHECK_header_crypt_method || check == CHECK_header_crypto_missing ||
+           check == CHECK_ext_crypto_unexpected;
 }
 
 /* One field a round: each changes what the others mean. */
 int repair_header_fields(struct repair *repair)
 {
     int ret = 0;
-    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
-        enum check_id check = repair->findings.items[i].check;
-        enum object_kind kind = check_rows[check].kind;
-        bool past = check == CHECK_l2_entry_past_end || check == CHECK_l1_entry_past_end;
-        if (past && repair->options->lossy && repair->findings.items[i].tree == TREE_ACTIVE)
-            ret = mend_small_size(repair, check);
-        else if (kind == OBJECT_HEADER || kind == OBJECT_EXTENSION)
-            ret = mend_field(repair, &repair->findings.items[i]);
+    for (int last = 0; last < 2; last++) {
+        for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
+            const struct finding *f = &repair->findings.items[i];
+            enum object_kind kind = check_rows[f->check].kind;
+            if ((kind == OBJECT_HEADER || kind == OBJECT_EXTENSION) &&
+                is_about_encryption(f->check) == last)
+                ret = mend_field(repair, f);
+        }
     }
     return ret;
 }

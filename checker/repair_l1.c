@@ -1,216 +1,178 @@
 /* SPDX-License-Identifier: MIT
  *
- * Lost L2 tables put back into the L1 entries that lost them, and lost L1 tables found again.
+ * Lost L2 tables put back into the L1 entries that lost them.
  *
  * A table is a candidate only if the image itself says that a reference to it is missing: its
- * stored refcount is higher than the references found.  An entry that is damaged but not empty says
- * by itself that something is missing; an empty one may always have been empty (a leak can be left
- * by an interrupted write, too), so holes are filled with --lossy only. */
+ * stored refcount is higher than the references found.  Places are L1 entries that lost something:
+ * damaged ones, which say so themselves, those that share their table with another place, and, with
+ * --lossy, empty ones (which may always have been empty: a leak can be left by an interrupted
+ * write, too).  What speaks for a pair of both is weighed; a pair is made where nothing else is as
+ * good for either of the two. */
 #include <errno.h>
 #include <stdlib.h>
 
-#include "repair.h"
+#include "repair_l1.h"
 
-/* How strongly something speaks for a candidate. */
-enum evidence { NOTHING, ONLY_ONE, OTHER_DISK, ONE_BIT };
+/* ---- pairs ---- */
 
-struct candidate {
-    uint64_t host_off;
-    enum evidence evidence;
-    bool tie; /* another one is as good */
-};
-
-struct place {
-    enum check_id check;
-    int tree;
-    uint32_t l1_idx;
-    uint64_t entry_off, raw;
-};
-
-static void propose(
-    const struct repair *repair, struct candidate *best, uint64_t host_off, enum evidence evidence)
+static uint8_t *score_at(struct match *m, size_t place, size_t candidate)
 {
-    if (evidence < best->evidence || !repair_deficit(repair, host_off) ||
-        !repair_is_l2_table(repair, host_off))
-        return;
-    if (evidence == best->evidence) {
-        best->tie |= host_off != best->host_off;
-        return;
+    return &m->scores[place * m->candidate_count + candidate];
+}
+
+/* Nothing is as good for the place, nor for the candidate; an empty entry for which nothing much
+ * speaks must be the only one that is possible. */
+static bool is_best(struct match *m, size_t place, size_t candidate)
+{
+    unsigned best = *score_at(m, place, candidate), least = best;
+    if (m->places[place].check == CHECK_l1_hole && best <= (FITS | BESIDE))
+        least = FITS;
+    for (size_t i = 0; i < m->place_count; i++) {
+        if (i != place && !m->places[i].filled && *score_at(m, i, candidate) >= least &&
+            m->candidates[candidate].spare == 1)
+            return false;
     }
-    *best = (struct candidate){.host_off = host_off, .evidence = evidence};
-}
-
-static void propose_by_bits(
-    const struct repair *repair, struct candidate *best, const struct place *place)
-{
-    const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint64_t off = place->raw & QCOW2_OFFSET_MASK;
-    if (off == 0)
-        return;
-    propose(repair, best, off & ~(uint64_t)(geo->cluster_size - 1), ONE_BIT);
-    for (unsigned bit = geo->cluster_bits; bit < 56; bit++)
-        propose(repair, best, off ^ UINT64_C(1) << bit, ONE_BIT);
-}
-
-static void propose_by_disks(
-    const struct repair *repair, struct candidate *best, const struct place *place)
-{
-    const struct walk *walk = repair->walk;
-    for (size_t i = 0; i < walk->tree_count; i++) {
-        const struct tree *tree = &walk->trees[i];
-        uint64_t raw;
-        if ((int)i == place->tree || !tree->usable || place->l1_idx >= tree->l1_size ||
-            plan_peek(&repair->plan, tree->l1_off + place->l1_idx * UINT64_C(8), &raw) < 0)
-            continue;
-        propose(repair, best, raw & QCOW2_OFFSET_MASK, OTHER_DISK);
+    for (size_t k = 0; k < m->candidate_count; k++) {
+        if (k != candidate && m->candidates[k].spare > 0 && *score_at(m, place, k) >= best)
+            return false;
     }
+    return best > 0;
 }
 
-/* The n-th orphaned L2 table for the n-th place, if there are as many of one as of the other. */
-static uint64_t nth_orphan(const struct repair *repair, size_t n, size_t *count)
+/* Of places that share a table one at least keeps it: the one that most speaks for. */
+static bool may_move(const struct match *m, const struct place *p)
 {
-    uint64_t host_off = 0;
-    *count = 0;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check != CHECK_orphan_l2_table || !repair_deficit(repair, f->host_off))
+    bool best = true, others = false;
+    for (size_t i = 0; i < m->place_count; i++) {
+        const struct place *other = &m->places[i];
+        if (other == p || ((other->raw ^ p->raw) & QCOW2_OFFSET_MASK) != 0)
             continue;
-        if (*count == n)
-            host_off = f->host_off;
-        ++*count;
+        others = true;
+        best &= p->home > other->home;
     }
-    return host_off;
-}
-
-static int put_back(struct repair *repair, const struct place *place, uint64_t host_off)
-{
-    uint64_t stored = 0;
-    walk_stored(repair->walk, cluster_of(&repair->walk->geo, host_off), &stored);
-    bool copied = place->tree == TREE_ACTIVE && stored == 1;
-    int ret = repair_take(repair, host_off, 1);
-    if (ret == 0)
-        ret = plan_be64(&repair->plan, PHASE_SWITCH, place->check, place->entry_off,
-            host_off | (copied ? QCOW2_ENTRY_COPIED : 0));
-    return ret;
-}
-
-/* The places that lost something, each once. */
-static size_t find_places(const struct repair *repair, struct place *places)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
-        switch (f->check) {
-        case CHECK_l1_entry_unaligned:
-        case CHECK_l1_entry_outside:
-        case CHECK_l1_entry_into_metadata:
-        case CHECK_l2_table_implausible:
-        case CHECK_l1_flags_without_table:
-            break;
-        case CHECK_l1_hole:
-            if (repair->options->lossy)
-                break;
-            continue;
-        default:
-            continue;
-        }
-        if (repair_was_cut_off(repair, f->host_off))
-            continue;
-        place.entry_off = repair_entry_off(repair, f);
-        if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0 &&
-            (count == 0 || places[count - 1].entry_off != place.entry_off))
-            places[count++] = place;
+    if (others && best)
+        return false;
+    for (size_t i = 0; i < m->place_count; i++) {
+        const struct place *other = &m->places[i];
+        if (other != p && other->check == CHECK_l1_entry_shared && !other->filled &&
+            ((other->raw ^ p->raw) & QCOW2_OFFSET_MASK) == 0)
+            return true;
     }
-    return count;
+    return p->check != CHECK_l1_entry_shared;
 }
 
-static int fill_places(struct repair *repair, struct place *places, size_t count)
+/* Whether this may be done without asking: nothing that can be read now may change for the worse.
+ */
+static bool is_safe(const struct match *m, const struct place *p, const struct candidate *c,
+    unsigned best, bool only)
 {
-    size_t open = 0;
+    /* An unaligned entry claims two clusters: the table's own, and one that may be its data. */
+    uint64_t claimed = p->check == CHECK_l1_entry_unaligned;
+    if (!repair_counted(m->repair, c->host_off))
+        return (best & ONE_BIT) && (best & OTHER_DISK) && c->look.odd == 0;
+    if (p->check == CHECK_l1_hole || c->look.odd > 0 || c->look.orphaned + claimed < c->look.named)
+        return false;
+    if (may_be_right(p))
+        return best & (ONE_BIT | OTHER_DISK);
+    return only || (best & STRONG);
+}
+
+static int put_back(struct match *m, struct place *p, struct candidate *c, unsigned best)
+{
+    struct repair *repair = m->repair;
+    uint64_t stored = 0, guest = p->l1_idx * repair->walk->geo.l2_span;
+    walk_stored(repair->walk, cluster_of(&repair->walk->geo, c->host_off), &stored);
+    bool copied = p->tree == TREE_ACTIVE && stored == 1;
     int ret = 0;
-    for (size_t i = 0; ret == 0 && i < count; i++) {
-        struct candidate best = {0};
-        propose_by_bits(repair, &best, &places[i]);
-        propose_by_disks(repair, &best, &places[i]);
-        if (best.evidence != NOTHING && !best.tie)
-            ret = put_back(repair, &places[i], best.host_off);
-        else
-            places[open++] = places[i];
+    if (!(best & STRONG) || p->check == CHECK_l1_hole)
+        ret = plan_remark(&repair->plan,
+            "choice: the orphaned L2 table at 0x%llx is put back for guest 0x%llx of %s",
+            (unsigned long long)c->host_off, (unsigned long long)guest,
+            p->tree == TREE_ACTIVE ? "the disk" : "a snapshot");
+    if (ret == 0 && repair_deficit(repair, c->host_off))
+        ret = repair_take(repair, c->host_off, 1);
+    if (ret == 0)
+        ret = plan_be64(&repair->plan, PHASE_SWITCH, p->check, p->entry_off,
+            c->host_off | (copied ? QCOW2_ENTRY_COPIED : 0));
+    p->filled = true;
+    c->spare--;
+    return ret;
+}
+
+/* Makes one pair, the strongest first; *made tells whether there was one. */
+static int make_pair(struct match *m, bool *made)
+{
+    bool only = match_count_open(m) == 1 && match_count_spare(m) == 1;
+    size_t place = 0, candidate = 0;
+    unsigned best = 0;
+    for (size_t i = 0; i < m->place_count; i++) {
+        for (size_t k = 0; k < m->candidate_count; k++) {
+            unsigned sum = *score_at(m, i, k);
+            const struct place *p = &m->places[i];
+            const struct candidate *c = &m->candidates[k];
+            if (sum <= best || p->filled || c->spare == 0 || !is_best(m, i, k) || !may_move(m, p))
+                continue;
+            if (!m->repair->options->lossy && !is_safe(m, p, c, sum, only))
+                continue;
+            if (may_be_right(p) && !only && sum <= (p->crowded ? (unsigned)STRONG_FROM : FITS))
+                continue; /* as likely as not the other one is wrong */
+            best = sum;
+            place = i;
+            candidate = k;
+        }
     }
-    /* For what is left only order speaks: enough if there is but one of each. */
-    size_t orphans = 0;
-    nth_orphan(repair, 0, &orphans);
-    if (ret < 0 || orphans != open || orphans == 0 || (open > 1 && !repair->options->lossy))
-        return ret;
-    for (size_t i = 0; ret == 0 && i < open; i++) {
-        uint64_t host_off = nth_orphan(repair, 0, &orphans);
-        if (open > 1)
-            ret = plan_remark(&repair->plan,
-                "choice: of %zu orphaned L2 tables the one at 0x%llx is put back for guest 0x%llx",
-                orphans, (unsigned long long)host_off,
-                (unsigned long long)places[i].l1_idx * repair->walk->geo.l2_span);
-        if (ret == 0)
-            ret = put_back(repair, &places[i], host_off);
+    *made = best > 0;
+    return best ? put_back(m, &m->places[place], &m->candidates[candidate], best) : 0;
+}
+
+/* With as many of one as of the other their order speaks: tables are mostly made in that order. */
+static int pair_in_order(struct match *m)
+{
+    int ret = 0;
+    size_t k = 0;
+    if (!m->repair->options->lossy || match_count_open(m) != match_count_spare(m))
+        return 0;
+    for (size_t i = 0; ret == 0 && i < m->place_count; i++) {
+        struct place *p = &m->places[i];
+        if (p->filled || may_be_right(p))
+            continue;
+        while (k < m->candidate_count && m->candidates[k].spare == 0)
+            k++;
+        if (k<m->candidate_count && * score_at(m, i, k)> 0)
+            ret = put_back(m, p, &m->candidates[k], FITS);
     }
     return ret;
 }
 
-/* ---- lost L1 tables ---- */
-
-/* The only orphaned L1 table (a run of clusters that look like one counts as one); 0 if there is
- * none or a choice. */
-static uint64_t only_orphan(const struct repair *repair, enum check_id check)
+static int fill_places(struct match *m)
 {
-    uint64_t first = 0, next = 0;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check != check)
-            continue;
-        if (first != 0 && f->host_off != next)
-            return 0;
-        if (first == 0)
-            first = f->host_off;
-        next = f->host_off + repair->walk->geo.cluster_size;
+    bool made = true;
+    int ret = 0;
+    m->scores = calloc(m->place_count * m->candidate_count, 1);
+    if (!m->scores)
+        return -ENOMEM;
+    for (size_t i = 0; i < m->place_count; i++) {
+        for (size_t k = 0; k < m->candidate_count; k++)
+            if ((m->places[i].raw & QCOW2_OFFSET_MASK) != m->candidates[k].host_off)
+                *score_at(m, i, k) = (uint8_t)match_score(m, &m->places[i], &m->candidates[k]);
     }
-    return first;
-}
-
-static int find_l1(struct repair *repair)
-{
-    uint64_t pointer = 0, orphan = only_orphan(repair, CHECK_orphan_l1_table);
-    enum check_id why = CHECK_COUNT;
-    unsigned places = 0;
-    for (size_t i = 0; orphan && i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        switch (f->check) {
-        case CHECK_header_l1_unaligned:
-        case CHECK_header_l1_outside:
-            pointer = QCOW2_HDR_L1_OFF;
-            break;
-        case CHECK_snapshot_l1_unaligned:
-        case CHECK_snapshot_l1_outside:
-            pointer = repair->walk->trees[f->tree].record_off;
-            break;
-        default:
-            continue;
-        }
-        why = f->check;
-        places++;
+    for (size_t i = 0; ret == 0 && i < m->place_count; i++) {
+        if (may_be_right(&m->places[i]))
+            ret = match_score_home(m, &m->places[i]);
     }
-    return places == 1 ? plan_be64(&repair->plan, PHASE_SWITCH, why, pointer, orphan) : 0;
+    while (ret == 0 && made)
+        ret = make_pair(m, &made);
+    return ret < 0 ? ret : pair_in_order(m);
 }
 
 int repair_l1(struct repair *repair)
 {
-    int ret = find_l1(repair);
-    if (ret < 0 || repair->plan.count > 0)
-        return ret;
-    struct place *places = calloc(repair->findings.count + 1, sizeof(*places));
-    if (!places)
-        return -ENOMEM;
-    size_t count = find_places(repair, places);
-    ret = fill_places(repair, places, count);
-    free(places);
+    struct match m = {.repair = repair};
+    if (!repair->options->lossy && repair_has(repair, CHECK_orphan_l1_table))
+        return 0; /* perhaps it is not the entries that are wrong, but where they are */
+    int ret = match_find(&m);
+    if (ret == 0 && m.place_count > 0 && m.candidate_count > 0)
+        ret = fill_places(&m);
+    match_release(&m);
     return ret;
 }

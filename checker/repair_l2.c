@@ -10,7 +10,7 @@
 
 #include "repair.h"
 
-enum evidence { NOTHING, ONE_NEIGHBOUR, OTHER_DISK, ONE_BIT, BOTH_NEIGHBOURS };
+enum evidence { NOTHING, ONLY_ONE, ONE_NEIGHBOUR, OTHER_DISK, ONE_BIT, BOTH_NEIGHBOURS };
 
 struct candidate {
     uint64_t raw; /* the entry as it would be, COPIED left out */
@@ -22,32 +22,75 @@ struct place {
     enum check_id check;
     const struct table *table;
     uint32_t idx;
-    uint64_t entry_off, raw, host_off;
+    uint64_t entry_off, raw, bitmap;
+    uint64_t host_off, length; /* what it claims as it stands */
+    bool rooted;               /* shared, and only here the neighbours say that it is right */
+    bool uprooted;             /* shared with one that is */
 };
 
-/* Every cluster the entry touches misses a reference. */
-static bool entry_deficit(const struct repair *repair, const struct qcow2_l2_entry *e)
+bool repair_entry_missed(
+    const struct repair *repair, const struct qcow2_l2_entry *e, uint64_t own_off, uint64_t own_len)
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
     if (e->kind < QCOW2_L2_ZERO_ALLOC || !l2_entry_plain(repair->walk, e, 0))
         return false;
     for (uint64_t off = e->host_off & ~(uint64_t)(geo->cluster_size - 1);
          off < e->host_off + e->length; off += geo->cluster_size) {
-        if (!repair_deficit(repair, off))
+        if (!ranges_overlap(off, geo->cluster_size, own_off, own_len) &&
+            !repair_deficit(repair, off))
             return false;
     }
     return e->kind != QCOW2_L2_COMPRESSED || repair_decodes(repair, e);
 }
 
-static void propose(
-    const struct repair *repair, struct candidate *best, uint64_t raw, enum evidence evidence)
+int repair_put_entry(struct repair *repair, enum check_id why, const struct table *table,
+    uint64_t entry_off, const uint8_t *entry)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry e;
+    uint64_t stored = 0;
+    int ret = 0;
+    memcpy(bytes, entry, geo->l2_entry_size);
+    qcow2_l2_decode(geo, bytes, &e);
+    for (uint64_t off = e.host_off & ~(uint64_t)(geo->cluster_size - 1);
+         ret == 0 && off < e.host_off + e.length; off += geo->cluster_size)
+        ret = repair_take(repair, off, table->refs);
+    walk_stored(repair->walk, cluster_of(geo, e.host_off), &stored);
+    if (e.kind != QCOW2_L2_COMPRESSED && table->active_refs > 0 && stored == 1)
+        store_be64(bytes, e.raw | QCOW2_ENTRY_COPIED);
+    return ret < 0
+               ? ret
+               : plan_bytes(&repair->plan, PHASE_SWITCH, why, entry_off, bytes, geo->l2_entry_size);
+}
+
+/* Names what the entry names already, with other flags: nothing but an entry's own bits tell that.
+ */
+static bool same_place(const struct place *place, uint64_t raw)
+{
+    uint64_t flags = QCOW2_ENTRY_COPIED | QCOW2_ENTRY_ZERO;
+    return ((raw ^ place->raw) & ~flags) == 0;
+}
+
+static void propose(const struct repair *repair, struct candidate *best, const struct place *place,
+    uint64_t raw, enum evidence evidence)
 {
     uint8_t bytes[16] = {0};
     struct qcow2_l2_entry e;
     raw &= ~QCOW2_ENTRY_COPIED;
+    /* Wherever it points, what says that it reads as zeros goes on doing so. */
+    if (!((raw | place->raw) & QCOW2_ENTRY_COMPRESSED) && !repair->walk->geo.extended_l2)
+        raw |= place->raw & QCOW2_ENTRY_ZERO;
     store_be64(bytes, raw);
     qcow2_l2_decode(&repair->walk->geo, bytes, &e);
-    if (evidence < best->evidence || !entry_deficit(repair, &e))
+    /* What another disk has there, and a bit away, needs no count if there is none. */
+    bool twin = evidence == OTHER_DISK && place->raw != 0 && l2_entry_plain(repair->walk, &e, 0) &&
+                place->check != CHECK_l2_entry_shared && !repair_counted(repair, e.host_off) &&
+                __builtin_popcountll((raw ^ place->raw) & ~QCOW2_ENTRY_COPIED) == 1;
+    if (twin)
+        evidence = BOTH_NEIGHBOURS;
+    if (evidence < best->evidence || same_place(place, raw) ||
+        (!twin && !repair_entry_missed(repair, &e, place->host_off, place->length)))
         return;
     if (evidence == best->evidence) {
         best->tie |= raw != best->raw;
@@ -73,29 +116,26 @@ static void propose_by_neighbours(
     const struct repair *repair, struct candidate *best, const struct place *place)
 {
     uint32_t size = repair->walk->geo.cluster_size;
-    uint64_t zero = place->raw & QCOW2_ENTRY_COMPRESSED ? 0 : place->raw & QCOW2_ENTRY_ZERO;
     uint64_t before = neighbour(repair, place->table, place->idx - 1);
     uint64_t behind = neighbour(repair, place->table, place->idx + 1);
-    if (repair->walk->geo.extended_l2)
-        zero = 0;
     if (before && behind && before + size == behind - size) {
-        propose(repair, best, (before + size) | zero, BOTH_NEIGHBOURS);
+        propose(repair, best, place, before + size, BOTH_NEIGHBOURS);
         return;
     }
     if (before)
-        propose(repair, best, (before + size) | zero, ONE_NEIGHBOUR);
+        propose(repair, best, place, before + size, ONE_NEIGHBOUR);
     if (behind > size)
-        propose(repair, best, (behind - size) | zero, ONE_NEIGHBOUR);
+        propose(repair, best, place, behind - size, ONE_NEIGHBOUR);
 }
 
 static void propose_by_bits(
     const struct repair *repair, struct candidate *best, const struct place *place)
 {
     for (unsigned bit = 0; bit < 63; bit++)
-        propose(repair, best, place->raw ^ UINT64_C(1) << bit, ONE_BIT);
+        propose(repair, best, place, place->raw ^ UINT64_C(1) << bit, ONE_BIT);
     if (!(place->raw & QCOW2_ENTRY_COMPRESSED))
-        propose(
-            repair, best, place->raw & ~(uint64_t)(repair->walk->geo.cluster_size - 1), ONE_BIT);
+        propose(repair, best, place, place->raw & ~(uint64_t)(repair->walk->geo.cluster_size - 1),
+            ONE_BIT);
 }
 
 static void propose_by_disks(
@@ -109,46 +149,96 @@ static void propose_by_disks(
             continue;
         uint64_t off = table->host_off + (uint64_t)place->idx * walk->geo.l2_entry_size;
         if (plan_peek(&repair->plan, off, &raw) == 0)
-            propose(repair, best, raw, OTHER_DISK);
+            propose(repair, best, place, raw, OTHER_DISK);
     }
 }
 
-static struct candidate find_candidate(const struct repair *repair, const struct place *place)
+/* Data that decodes is compressed, other data is not. */
+static bool other_kind_fits(const struct repair *repair, const struct place *place)
+{
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry packed;
+    store_be64(bytes, (place->raw | QCOW2_ENTRY_COMPRESSED) & ~QCOW2_ENTRY_COPIED);
+    qcow2_l2_decode(&repair->walk->geo, bytes, &packed);
+    bool decodes = !check_outside(&repair->walk->view, packed.host_off, packed.length) &&
+                   repair_decodes(repair, &packed);
+    return decodes != !!(place->raw & QCOW2_ENTRY_COMPRESSED);
+}
+
+/* The only cluster of the image that misses its reference; 0 if there are several. */
+static uint64_t only_leak(const struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = 0, found = 0;
+    while (census_next_mismatch(walk->census, cluster, &cluster) && cluster < walk->cluster_end) {
+        struct census_cell cell = census_get(walk->census, cluster);
+        if (cell.balance > 0 && found != 0)
+            return 0;
+        if (cell.balance > 0)
+            found = cluster;
+        cluster++;
+    }
+    return found << walk->geo.cluster_bits;
+}
+
+/* The neighbours map what lies beside the cluster. */
+static bool continues(const struct repair *repair, const struct place *place)
+{
+    uint32_t size = repair->walk->geo.cluster_size;
+    uint64_t off = place->raw & QCOW2_OFFSET_MASK;
+    return off > size && (neighbour(repair, place->table, place->idx - 1) == off - size ||
+                             neighbour(repair, place->table, place->idx + 1) == off + size);
+}
+
+/* A compressed cluster that decodes is what it says it is: who shares it is wrong. */
+static bool proves_itself(const struct repair *repair, const struct place *place)
+{
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry e;
+    store_be64(bytes, place->raw);
+    qcow2_l2_decode(&repair->walk->geo, bytes, &e);
+    return e.kind == QCOW2_L2_COMPRESSED && place->check == CHECK_l2_entry_shared &&
+           repair_decodes(repair, &e);
+}
+
+/* `lost_one`: the only cluster that misses a reference, if this is the only place; else 0. */
+static struct candidate find_candidate(
+    const struct repair *repair, const struct place *place, uint64_t lost_one)
 {
     struct candidate best = {0};
     propose_by_neighbours(repair, &best, place);
-    if (place->check != CHECK_l2_entry_shared) /* that one is a valid entry: no bit speaks */
+    /* A shared entry is a valid one: only what kind of cluster it names may be in question. */
+    if (place->check != CHECK_l2_entry_shared)
+        propose_by_bits(repair, &best, place);
+    else if (other_kind_fits(repair, place))
+        propose(repair, &best, place, place->raw ^ QCOW2_ENTRY_COMPRESSED, ONE_BIT);
+    else if (place->uprooted)
         propose_by_bits(repair, &best, place);
     propose_by_disks(repair, &best, place);
+    if (best.evidence == NOTHING && lost_one)
+        propose(repair, &best, place, lost_one, ONLY_ONE);
     return best;
 }
 
 static int put_back(struct repair *repair, const struct place *place, uint64_t raw)
 {
-    const struct walk *walk = repair->walk;
     uint8_t bytes[16] = {0};
-    struct qcow2_l2_entry e;
     store_be64(bytes, raw);
-    qcow2_l2_decode(&walk->geo, bytes, &e);
-    uint64_t stored = 0;
-    int ret = 0;
-    for (uint64_t off = e.host_off & ~(uint64_t)(walk->geo.cluster_size - 1);
-         ret == 0 && off < e.host_off + e.length; off += walk->geo.cluster_size)
-        ret = repair_take(repair, off, place->table->refs);
-    walk_stored(repair->walk, cluster_of(&walk->geo, e.host_off), &stored);
-    if (e.kind != QCOW2_L2_COMPRESSED && place->table->active_refs > 0 && stored == 1)
-        raw |= QCOW2_ENTRY_COPIED;
-    if (ret == 0)
-        ret = plan_be64(&repair->plan, PHASE_SWITCH, place->check, place->entry_off, raw);
-    return ret;
+    if (repair->walk->geo.extended_l2)
+        store_be64(bytes + 8, place->bitmap);
+    return repair_put_entry(repair, place->check, place->table, place->entry_off, bytes);
 }
 
-static bool is_place(const struct finding *f)
+static bool is_place(const struct repair *repair, const struct finding *f)
 {
+    enum area_kind area;
     switch (f->check) {
+    case CHECK_l2_entry_into_metadata:
+        /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong. */
+        area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
+        return area != AREA_BITMAP_TABLE && area != AREA_BITMAP_DATA;
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
-    case CHECK_l2_entry_into_metadata:
     case CHECK_l2_entry_shared:
     case CHECK_l2_compressed_outside:
         return true;
@@ -170,7 +260,7 @@ static size_t find_places(const struct repair *repair, struct place *places)
     size_t count = 0, kept = 0;
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
-        if (!is_place(f))
+        if (!is_place(repair, f))
             continue;
         struct place place = {
             .check = f->check,
@@ -178,9 +268,12 @@ static size_t find_places(const struct repair *repair, struct place *places)
             .idx = (uint32_t)f->index,
             .entry_off = repair_entry_off(repair, f),
             .host_off = f->host_off,
+            .length = f->length,
         };
         if (repair_was_cut_off(repair, f->host_off))
             continue;
+        if (repair->walk->geo.extended_l2)
+            plan_peek(&repair->plan, place.entry_off + 8, &place.bitmap);
         if (place.table && plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
             places[count++] = place;
     }
@@ -204,86 +297,53 @@ static bool somebody_stays(const struct place *places, size_t count, const bool 
     return false;
 }
 
-static int fill_places(struct repair *repair, const struct place *places, size_t count)
+/* Of two that share a cluster the one that goes on with its neighbours is right. */
+static void find_roots(const struct repair *repair, struct place *places, size_t count)
+{
+    enum { MOST = 1000 }; /* each is compared with each */
+    for (size_t i = 0; count <= MOST && i < count; i++)
+        places[i].rooted = places[i].check == CHECK_l2_entry_shared &&
+                           !(places[i].raw & QCOW2_ENTRY_COMPRESSED) &&
+                           continues(repair, &places[i]);
+    for (size_t i = 0; count <= MOST && i < count; i++) {
+        size_t rooted = 0, sharing = 0;
+        for (size_t k = 0; k < count; k++) {
+            bool same = places[k].check == CHECK_l2_entry_shared &&
+                        places[k].host_off == places[i].host_off;
+            sharing += same;
+            rooted += same && places[k].rooted;
+        }
+        places[i].uprooted = places[i].check == CHECK_l2_entry_shared && !places[i].rooted &&
+                             rooted > 0 && rooted + 1 == sharing;
+    }
+}
+
+static int fill_places(struct repair *repair, struct place *places, size_t count)
 {
     bool *moved = calloc(count + 1, sizeof(*moved));
     int ret = moved ? 0 : -ENOMEM;
+    size_t unproven = 0;
+    find_roots(repair, places, count);
+    for (size_t i = 0; i < count; i++)
+        unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
+    uint64_t lost_one = unproven == 1 ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
-        struct candidate best = find_candidate(repair, &places[i]);
+        if (places[i].rooted || proves_itself(repair, &places[i]))
+            continue;
+        struct candidate best = find_candidate(repair, &places[i], lost_one);
+        bool moves = best.evidence != ONE_BIT;
         if (best.evidence == NOTHING || best.tie ||
-            (shared && !somebody_stays(places, count, moved, i)))
+            (shared && moves && !somebody_stays(places, count, moved, i)))
             continue;
-        /* One neighbour is not much: with a choice it takes --lossy. */
-        if (best.evidence == ONE_NEIGHBOUR && shared && !repair->options->lossy)
+        /* That is not much: with a choice it takes --lossy. */
+        if (best.evidence <= ONE_NEIGHBOUR && shared && !places[i].uprooted &&
+            !repair->options->lossy)
             continue;
-        moved[i] = true;
+        moved[i] = moves;
         ret = put_back(repair, &places[i], best.raw);
     }
     free(moved);
-    return ret;
-}
-
-/* ---- zeroed entries, with --lossy ---- */
-
-/* Fills a run of empty entries whose neighbours are just as far apart, if the clusters between them
- * all miss a reference. */
-static int fill_run(struct repair *repair, const struct table *table, uint32_t first, uint32_t end)
-{
-    const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint64_t before = first > 0 ? neighbour(repair, table, first - 1) : 0;
-    uint64_t behind = neighbour(repair, table, end);
-    uint64_t bytes = (uint64_t)(end - first + 1) << geo->cluster_bits;
-    if (!before || !behind || behind < before || behind - before != bytes)
-        return 0;
-    for (uint64_t off = before + geo->cluster_size; off < behind; off += geo->cluster_size) {
-        if (!repair_deficit(repair, off))
-            return 0;
-    }
-    int ret = plan_remark(&repair->plan,
-        "choice: %u empty entries of the L2 table at 0x%llx get the orphaned clusters between "
-        "their "
-        "neighbours",
-        end - first, (unsigned long long)table->host_off);
-    for (uint32_t i = first; ret == 0 && i < end; i++) {
-        struct place place = {.check = CHECK_cluster_leaked,
-            .table = table,
-            .idx = i,
-            .entry_off = table->host_off + (uint64_t)i * geo->l2_entry_size};
-        ret = put_back(repair, &place, before + ((uint64_t)(i - first + 1) << geo->cluster_bits));
-    }
-    return ret;
-}
-
-static int fill_table(struct repair *repair, const struct table *table, const uint8_t *bytes)
-{
-    const struct qcow2_geometry *geo = &repair->walk->geo;
-    int ret = 0;
-    for (uint32_t i = 0, end; ret == 0 && i < geo->l2_entries; i = end + 1) {
-        end = i;
-        while (end < geo->l2_entries && load_be64(bytes + (size_t)end * 8) == 0)
-            end++;
-        if (end > i && end < geo->l2_entries)
-            ret = fill_run(repair, table, i, end);
-    }
-    return ret;
-}
-
-static int fill_holes(struct repair *repair)
-{
-    struct walk *walk = repair->walk;
-    uint64_t cluster;
-    if (walk->geo.extended_l2 || walk->geo.data_file ||
-        !census_next_mismatch(walk->census, 0, &cluster))
-        return 0;
-    int ret = 0;
-    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
-        const struct table *table = &walk->tables.items[i];
-        if (table->skip)
-            continue;
-        walk_read_again(walk, table->host_off, walk->buf, walk->geo.cluster_size);
-        ret = fill_table(repair, table, walk->buf);
-    }
     return ret;
 }
 
@@ -295,7 +355,5 @@ int repair_l2(struct repair *repair)
     size_t count = find_places(repair, places);
     int ret = fill_places(repair, places, count);
     free(places);
-    if (ret == 0 && repair->plan.count == 0 && repair->options->lossy && repair->walk->judgeable)
-        ret = fill_holes(repair);
     return ret;
 }

@@ -104,6 +104,20 @@ static int settle_subclusters(struct repair *repair, const struct finding *f)
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, f->check, off, bitmap);
 }
 
+/* Owners of one cluster that could not get copies: compressed ones that nobody can decode. */
+static int drop_undecodable(struct repair *repair, const struct finding *f)
+{
+    const struct walk *walk = repair->walk;
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry e;
+    int ret = io_read_padded(walk->io, repair_entry_off(repair, f), bytes, walk->geo.l2_entry_size);
+    if (ret < 0)
+        return ret;
+    qcow2_l2_decode(&walk->geo, bytes, &e);
+    return e.kind == QCOW2_L2_COMPRESSED && !repair_decodes(repair, &e) ? drop_l2_entry(repair, f)
+                                                                        : 0;
+}
+
 typedef int loss(struct repair *repair, const struct finding *finding);
 
 static const struct {
@@ -119,6 +133,7 @@ static const struct {
     {CHECK_l2_entry_unaligned, drop_l2_entry},
     {CHECK_l2_entry_outside, drop_l2_entry},
     {CHECK_l2_entry_into_metadata, drop_l2_entry},
+    {CHECK_l2_entry_shared, drop_undecodable},
     {CHECK_l2_compressed_outside, drop_l2_entry},
     {CHECK_l2_entry_past_end, drop_l2_entry},
     {CHECK_l2_compressed_size, drop_l2_entry},

@@ -31,7 +31,8 @@ static int plan_blocks(struct repair *repair, bool lower)
             cluster++;
             continue;
         }
-        if (walk_block_off(walk, table_idx) != 0)
+        uint64_t block = walk_block_off(walk, table_idx);
+        if (block != 0 && plan_writable(&repair->plan, block))
             ret = plan_refblock(&repair->plan, lower ? PHASE_RELEASE : PHASE_NEW,
                 lower ? CHECK_cluster_leaked : CHECK_refcount_too_low, table_idx, lower);
         cluster = (table_idx + 1) << walk->geo.refblock_bits;
@@ -63,6 +64,21 @@ int repair_raise(struct repair *repair)
     return ret;
 }
 
+/* What nobody could put back is given up with its data. */
+static int tell_orphans(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_orphan_l2_table)
+            ret = plan_remark(&repair->plan,
+                "lost: what hangs on the orphaned L2 table at 0x%llx: where it belongs is not "
+                "known",
+                (unsigned long long)f->host_off);
+    }
+    return ret;
+}
+
 int repair_lower(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -72,7 +88,8 @@ int repair_lower(struct repair *repair)
         return 0; /* it may be what somebody is looking for */
     if (repair->options->leaks_only && repair->report.corruptions > 0)
         return 0;
-    return plan_blocks(repair, true);
+    int ret = plan_blocks(repair, true);
+    return ret == 0 && repair->plan.count > 0 ? tell_orphans(repair) : ret;
 }
 
 /* ---- a new structure ---- */
@@ -128,7 +145,9 @@ static bool range_unused(const struct walk *walk, uint64_t first, uint64_t count
 {
     for (uint64_t c = first; c < first + count; c++) {
         struct census_cell cell = census_get(walk->census, c);
-        if (cell.claimed || cell.balance != 0 || !census_known(walk->census, c))
+        /* Where a block is missing nobody says that the cluster is free. */
+        if (cell.claimed || cell.balance != 0 || !census_known(walk->census, c) ||
+            walk_block_off(walk, c >> walk->geo.refblock_bits) == 0)
             return false;
     }
     return true;
@@ -201,7 +220,6 @@ static int plan_rebuild(struct repair *repair, uint64_t spare)
             &repair->plan, "the refcount table would become larger than 8 MiB: not made anew");
     repair->plan.rebuild = true;
     repair->plan.needs_mark = true;
-    repair->plan.lossy_damage = repair->lost_references;
     repair->plan.run_first = layout.first;
     repair->plan.run_count = layout.table_clusters + layout.block_count;
     return plan_structure(repair, &layout);

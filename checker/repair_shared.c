@@ -36,7 +36,15 @@ static uint8_t *decode(const struct walk *walk, const struct qcow2_l2_entry *e, 
 
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
 {
+    /* What does not become smaller is not stored compressed; bytes that repeat may decode to
+     * anything, so a length that nobody writes tells. */
+    uint32_t most =
+        repair->walk->geo.cluster_size - 2 + (uint32_t)(e->host_off % QCOW2_SECTOR_BYTES);
+    uint32_t sectors =
+        (e->length + (uint32_t)(e->host_off % QCOW2_SECTOR_BYTES)) / QCOW2_SECTOR_BYTES;
     int ret;
+    if (sectors > most / QCOW2_SECTOR_BYTES + 1)
+        return false;
     uint8_t *plain = decode(repair->walk, e, &ret);
     free(plain);
     return plain != NULL;
@@ -84,16 +92,44 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
     return ret;
 }
 
-/* The first owner of a cluster, by guest place, keeps it; so do others at the same place.  Owners
- * of one cluster are neighbours in the sorted findings. */
+/* Findings of one check are sorted by host offset: whether `other` is one of `me`'s, and starts
+ * near enough to share clusters with it. */
+static bool is_near(const struct repair *repair, size_t me, size_t other)
+{
+    const struct finding *x = &repair->findings.items[me], *y = &repair->findings.items[other];
+    uint64_t far = 2 * (uint64_t)repair->walk->geo.cluster_size;
+    return x->check == y->check && y->host_off + far > x->host_off &&
+           x->host_off + far > y->host_off;
+}
+
+/* Compressed data that lies in the cluster, too. */
+static bool shares_with(const struct repair *repair, size_t me, size_t other)
+{
+    const struct finding *x = &repair->findings.items[me], *y = &repair->findings.items[other];
+    uint64_t raw;
+    return ranges_overlap(x->host_off, x->length, y->host_off, y->length) &&
+           plan_peek(&repair->plan, repair_entry_off(repair, y), &raw) == 0 &&
+           (raw & QCOW2_ENTRY_COMPRESSED);
+}
+
+/* The first owner of a cluster, by guest place, keeps it; so do others at the same place.  Beside
+ * compressed data, which lies where it does together with other such data, nobody else does. */
 static bool keeps_it(const struct repair *repair, size_t me)
 {
     const struct finding *items = repair->findings.items;
-    size_t first = me;
-    while (first > 0 && items[first - 1].check == items[me].check &&
-           items[first - 1].host_off == items[me].host_off)
-        first--;
-    return items[first].guest_off == items[me].guest_off;
+    uint64_t raw, first = items[me].guest_off;
+    bool packed = false;
+    for (size_t i = me; i > 0 && is_near(repair, me, i - 1); i--) {
+        packed |= shares_with(repair, me, i - 1);
+        if (items[i - 1].host_off == items[me].host_off)
+            first = items[i - 1].guest_off;
+    }
+    for (size_t i = me + 1; i < repair->findings.count && is_near(repair, me, i); i++)
+        packed |= shares_with(repair, me, i);
+    if (packed && plan_peek(&repair->plan, repair_entry_off(repair, &items[me]), &raw) == 0 &&
+        !(raw & QCOW2_ENTRY_COMPRESSED))
+        return false;
+    return first == items[me].guest_off;
 }
 
 static int separate_data(struct repair *repair)
@@ -148,6 +184,8 @@ static int copy_table(struct repair *repair, const struct finding *f, const stru
 static int separate_tables(struct repair *repair)
 {
     int ret = 0;
+    if (!repair->options->lossy && repair_has(repair, CHECK_orphan_l2_table))
+        return 0; /* one of the places may have lost that one: a choice */
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         const struct table *table = f->check == CHECK_l1_entry_shared

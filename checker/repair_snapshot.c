@@ -116,6 +116,12 @@ static int mend_record(struct repair *repair, struct table_copy *copy, const str
     case CHECK_snapshot_extra_short:
         complete_extra(repair->walk, record);
         break;
+    case CHECK_snapshot_text: /* no length explains it: as programs show it */
+        record->snapshot.id_len =
+            (uint16_t)strnlen((const char *)record->snapshot.id, record->snapshot.id_len);
+        record->snapshot.name_len =
+            (uint16_t)strnlen((const char *)record->snapshot.name, record->snapshot.name_len);
+        break;
     case CHECK_snapshot_id_empty:
         copy->changed = true;
         return give_id(repair, copy, record);
@@ -201,41 +207,10 @@ static int mend_snapshots(struct repair *repair)
         if (copy.changed != before)
             why = f->check;
     }
-    /* A count that claims more records than there are: those that can be read are all there is. */
-    for (size_t i = 0; ret == 0 && repair->options->lossy && i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check == CHECK_snapshot_table_truncated) {
-            ret = plan_remark(&repair->plan, "lost: %llu snapshots behind the end of the table",
-                (unsigned long long)(f->want - f->got));
-            copy.changed = true;
-            why = f->check;
-        }
-    }
     if (ret == 0 && copy.changed)
         ret = write_table(repair, &copy, why);
     copy_free(&copy);
     return ret;
-}
-
-/* The header's pointer is broken, and exactly one orphan looks like the table. */
-static int find_table(struct repair *repair)
-{
-    uint64_t found = 0;
-    enum check_id why = CHECK_COUNT;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check == CHECK_orphan_snapshot_table) {
-            if (found)
-                return 0;
-            found = f->host_off;
-        } else if (f->check == CHECK_header_snapshots_unaligned ||
-                   f->check == CHECK_header_snapshots_outside) {
-            why = f->check;
-        }
-    }
-    if (found && why != CHECK_COUNT)
-        return plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOTS_OFF, found);
-    return 0;
 }
 
 /* ---- bitmaps ---- */
@@ -367,9 +342,7 @@ int repair_snapshots(struct repair *repair)
 {
     if (!repair->walk->judgeable)
         return 0;
-    int ret = find_table(repair);
-    if (ret == 0 && repair->plan.count == 0)
-        ret = mend_snapshots(repair);
+    int ret = mend_snapshots(repair);
     if (ret == 0 && repair->plan.count == 0)
         ret = mend_bitmaps(repair);
     if (ret != -ENOSPC)

@@ -9,13 +9,21 @@
 
 enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384 };
 
+/* A count that is higher than the references may be right, where some were lost; but not by much.
+ */
+static bool count_is_sane(uint64_t stored, uint64_t refs)
+{
+    enum { MOST_LOST = 64 };
+    return stored >= refs && stored - refs <= MOST_LOST;
+}
+
 /* Counts of block `table_idx`, if it lay at `off`, that differ from the references; UINT64_MAX if
  * it cannot be that block. */
 static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t off)
 {
     struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t first = table_idx << geo->refblock_bits, misfit = 0, used = 0;
+    uint64_t first = table_idx << geo->refblock_bits, misfit = 0, insane = 0, used = 0;
     if (off == 0 || !cluster_aligned(geo, off) || off >= walk->file_size ||
         io_read_padded(walk->io, off, walk->buf, geo->cluster_size) < 0)
         return UINT64_MAX;
@@ -27,11 +35,12 @@ static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t
             facts = walk_facts(walk, first + i);
         bool itself = first + i == cluster_of(geo, off);
         misfit += stored != facts.refs + itself;
+        insane += inside ? !count_is_sane(stored, facts.refs + itself) : stored > 0;
         used += facts.refs > 0;
-        if (misfit > 64 && misfit > used) /* does not fit, and there is no end to it */
+        if (insane > 64 && insane > used) /* does not fit, and there is no end to it */
             return UINT64_MAX;
     }
-    return used > 0 && misfit * 2 <= used ? misfit : UINT64_MAX;
+    return used > 0 && insane * 2 <= used ? misfit : UINT64_MAX;
 }
 
 /* Looks at every cluster that nobody claims, nearest bits of the old value first. */
@@ -95,30 +104,9 @@ static int find_blocks(struct repair *repair)
     return ret;
 }
 
-/* The first entries name blocks in the file, one of them plausibly counting the header. */
-static bool looks_like_reftable(struct repair *repair, uint64_t off)
-{
-    struct walk *walk = repair->walk;
-    uint8_t bytes[64], block[8];
-    unsigned named = 0;
-    if (io_read_padded(walk->io, off, bytes, sizeof(bytes)) < 0)
-        return false;
-    for (size_t at = 0; at < sizeof(bytes); at += 8) {
-        uint64_t entry = load_be64(bytes + at);
-        if ((entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
-            entry >= walk->file_size)
-            return false;
-        named += entry != 0;
-    }
-    uint64_t first = load_be64(bytes);
-    return named > 0 && first != 0 && first != off &&
-           io_read_padded(walk->io, first, block, sizeof(block)) == 0 &&
-           qcow2_refcount_get(block, walk->geo.refcount_order, 0) == 1;
-}
-
 static int find_table(struct repair *repair, enum check_id why)
 {
-    const struct walk *walk = repair->walk;
+    struct walk *walk = repair->walk;
     struct patch patches[MAX_CANDIDATES];
     size_t count = 0;
     uint64_t scanned = 0;
@@ -128,7 +116,7 @@ static int find_table(struct repair *repair, enum check_id why)
             continue;
         scanned++;
         uint64_t off = c << walk->geo.cluster_bits;
-        if (looks_like_reftable(repair, off))
+        if (walk_looks_like_reftable(walk, off))
             patches[count++] = patch_be64(QCOW2_HDR_REFTABLE_OFF, off);
     }
     return count ? repair_take_best(repair, why, patches, count) : 0;
@@ -144,6 +132,13 @@ static int mend_table_size(struct repair *repair, enum check_id why)
     return repair_take_best(repair, why, &patch, 1);
 }
 
+/* The header claims more of the table than there is: it goes on over what others use. */
+static bool table_overlaps(const struct repair *repair, const struct finding *f)
+{
+    return f->check == CHECK_area_shared && f->host_off == repair->walk->header.reftable_off &&
+           f->length > repair->walk->geo.cluster_size;
+}
+
 int repair_find_structure(struct repair *repair)
 {
     int ret = 0;
@@ -156,10 +151,18 @@ int repair_find_structure(struct repair *repair)
             ret = find_table(repair, repair->findings.items[i].check);
             break;
         case CHECK_header_reftable_missing:
+            if (repair->walk->header.reftable_off == 0 &&
+                repair->walk->header.reftable_clusters > 0)
+                ret = find_table(repair, CHECK_header_reftable_missing);
+            if (ret == 0 && repair->plan.count == 0)
+                ret = mend_table_size(repair, CHECK_header_reftable_missing);
+            break;
         case CHECK_header_reftable_too_large:
             ret = mend_table_size(repair, repair->findings.items[i].check);
             break;
         default:
+            if (table_overlaps(repair, &repair->findings.items[i]))
+                ret = mend_table_size(repair, CHECK_area_shared);
             break;
         }
     }

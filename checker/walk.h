@@ -261,6 +261,21 @@ struct table *table_find(const struct table_set *set, uint64_t host_off);
 typedef int l1_visitor(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw);
 int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros, bool *complete);
 
+/* What the entries of a cluster tell when they are taken for those of an L2 table. */
+struct l2_look {
+    uint64_t named;     /* entries that name clusters */
+    uint64_t orphaned;  /* of these, whose clusters miss a reference */
+    uint64_t marked;    /* of these, with flags that entries of other tables have not */
+    uint64_t odd;       /* entries that no program would write */
+    uint64_t guest_off; /* data file: where the guest sees the first entry */
+};
+
+/* The first entries name blocks in the file, the first of which plausibly counts the header. */
+bool walk_looks_like_reftable(struct walk *walk, uint64_t off);
+
+/* True if that is what the cluster looks like.  Uses the walk's buffer, which then holds it. */
+bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look);
+
 /* Entries of the L2 table at l1_idx that lie on the disk. */
 uint32_t tree_legal_entries(const struct walk *walk, const struct tree *tree, uint64_t l1_idx);
 

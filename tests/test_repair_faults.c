@@ -230,27 +230,6 @@ static unsigned run_both(const char *name, struct io *broken, unsigned long *sta
     return failed;
 }
 
-/* Images on which a rule is still broken. */
-static bool waiting(const char *name)
-{
-    static const char *const names[] = {
-        "ext-length-crypto",
-        "l1-entry-shared-by-snapshot",
-        "l1-entry-unaligned",
-        "l1-entry-unaligned-snapshot",
-        "l2-compressed-size",
-        "l2-entry-unaligned",
-        "l2-reserved-bits-top",
-        "snapshot-table-truncated",
-        "7:4",
-    };
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(names[i], name) == 0)
-            return true;
-    }
-    return false;
-}
-
 /* $REPAIR_FAULTS is "all", or names one folder of the corpus, or one random image as SEED:ITEM.
  * Without it only one in SAMPLE is tried. */
 static bool wanted(const char *name, uint64_t number)
@@ -259,7 +238,7 @@ static bool wanted(const char *name, uint64_t number)
     const char *only = getenv("REPAIR_FAULTS");
     if (only)
         return strcmp(only, "all") == 0 || strcmp(only, name) == 0;
-    return number % SAMPLE == 0 && !waiting(name);
+    return number % SAMPLE == 0;
 }
 
 START_TEST(corpus_images_survive)

@@ -90,7 +90,7 @@ static void read_disk(
             end = disk->cluster_count;
         if (idx >= end)
             break;
-        if (l1_idx >= in_file) {
+        if (l1_idx >= in_file || !cluster_aligned(geo, guest->l1_off)) {
             add_unreadable(disk, idx, disk->cluster_count);
             break;
         }

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the header says of the active disk, and a record of a snapshot's: where its L1 table lies,
+ * how long that is, how large disk and VM state are.  The few values that each field can have had
+ * are tried out on a copy-on-write view of the image. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+
+enum { MAX_TRIES = 128 };
+
+struct tries {
+    struct patch patches[MAX_TRIES];
+    size_t count;
+};
+
+static void try_also(struct tries *tries, struct patch patch)
+{
+    for (size_t i = 0; i < tries->count; i++) {
+        if (tries->patches[i].off == patch.off && tries->patches[i].length == patch.length &&
+            memcmp(tries->patches[i].bytes, patch.bytes, patch.length) == 0)
+            return;
+    }
+    if (tries->count < MAX_TRIES)
+        tries->patches[tries->count++] = patch;
+}
+
+/* ---- where a disk's fields are ---- */
+
+static uint64_t l1_off_at(const struct tree *tree)
+{
+    return tree->record_off ? tree->record_off : QCOW2_HDR_L1_OFF;
+}
+
+static uint64_t l1_size_at(const struct tree *tree)
+{
+    return tree->record_off ? tree->record_off + 8 : QCOW2_HDR_L1_SIZE;
+}
+
+/* Of a snapshot that says it. */
+static uint64_t disk_size_at(const struct tree *tree)
+{
+    return tree->record_off ? tree->record_off + QCOW2_SNAPSHOT_HEAD_BYTES + 8 : QCOW2_HDR_SIZE;
+}
+
+/* ---- lost L1 tables ---- */
+
+static bool may_start_l1(const struct walk *walk, uint64_t off)
+{
+    return off != 0 && cluster_aligned(&walk->geo, off) && off < walk->file_size;
+}
+
+static void try_orphans(const struct repair *repair, const struct tree *tree, struct tries *tries)
+{
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_orphan_l1_table)
+            try_also(tries, patch_be64(l1_off_at(tree), f->host_off));
+    }
+}
+
+/* Nothing tells where the table is: an empty one, whose holes are filled with what is found. */
+static int make_l1(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t entries = l1_entries_for(geo, tree->disk_size), cluster;
+    if (entries == 0 || entries > QCOW2_MAX_L1_BYTES / 8)
+        return 0;
+    uint64_t clusters = clusters_for(geo, entries * 8), bytes = clusters << geo->cluster_bits;
+    int ret = plan_alloc(&repair->plan, why, clusters, 1, &cluster);
+    uint8_t *zeros = ret == 0 ? calloc(1, (size_t)bytes) : NULL, fields[12];
+    if (ret == -ENOSPC) {
+        plan_release(&repair->plan);
+        plan_init(&repair->plan, repair->walk);
+        return repair_make_room(repair);
+    }
+    if (ret < 0)
+        return ret;
+    if (!zeros)
+        return -ENOMEM;
+    store_be32(fields, (uint32_t)entries);
+    store_be64(fields + 4, cluster << geo->cluster_bits);
+    ret = plan_data(&repair->plan, PHASE_NEW, why, cluster << geo->cluster_bits, zeros, bytes);
+    if (ret == 0)
+        ret = plan_remark(&repair->plan, "lost: the L1 table of the disk; an empty one is made");
+    return ret < 0 ? ret
+                   : plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_L1_SIZE, fields,
+                         sizeof(fields));
+}
+
+static int find_l1(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    struct tries tries = {.count = 0};
+    try_orphans(repair, tree, &tries);
+    for (unsigned bit = 0; bit < 63; bit++) {
+        uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
+        if (may_start_l1(repair->walk, off))
+            try_also(&tries, patch_be64(l1_off_at(tree), off));
+    }
+    uint64_t below = tree->l1_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
+    if (below != tree->l1_off && may_start_l1(repair->walk, below))
+        try_also(&tries, patch_be64(l1_off_at(tree), below));
+    int ret = repair_take_best(repair, why, tries.patches, tries.count);
+    if (ret < 0 || repair->plan.count > 0 || tree->record_off || !repair->options->lossy)
+        return ret;
+    return make_l1(repair, why, tree);
+}
+
+/* The pointer is a good one, but to something else, while there is an orphaned table that explains
+ * far more of the image. */
+static int mend_pointers(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    struct tries tries = {.count = 0};
+    for (size_t i = 0; i < walk->tree_count; i++)
+        try_orphans(repair, &walk->trees[i], &tries);
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    int ret =
+        tries.count && repair->options->lossy
+            ? repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2)
+            : 0;
+    if (ret == 0 && repair->plan.count > 0)
+        ret = plan_remark(&repair->plan, "choice: an orphaned L1 table explains more of the image "
+                                         "than the one of a disk, and takes its place");
+    return ret;
+}
+
+/* ---- sizes ---- */
+
+/* Data is mapped behind the disk's end: so far the disk must reach. */
+static uint64_t mapped_end(const struct repair *repair, int tree_idx)
+{
+    uint64_t end = 0;
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        bool past = f->check == CHECK_l2_entry_past_end || f->check == CHECK_l1_entry_past_end;
+        if (past && f->tree == tree_idx && end < f->guest_off + f->guest_len)
+            end = f->guest_off + f->guest_len;
+    }
+    return end;
+}
+
+/* Sizes that the disk can have: those of other disks, the present one with a bit changed; if that
+ * is too little, as far as its table maps or as data is mapped. */
+static void try_sizes(
+    const struct repair *repair, const struct tree *tree, uint64_t least, struct tries *tries)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t most = tree->l1_size * walk->geo.l2_span, off = disk_size_at(tree);
+    for (size_t i = 0; i < walk->tree_count; i++) {
+        const struct tree *other = &walk->trees[i];
+        if (other != tree && other->disk_size_known && other->disk_size >= least &&
+            other->disk_size <= most)
+            try_also(tries, patch_be64(off, other->disk_size));
+    }
+    if (tries->count == 0 && least > 0 && least <= most)
+        try_also(tries, patch_be64(off, least));
+    for (unsigned bit = 9; least == 0 && bit < 63; bit++) {
+        uint64_t size = tree->disk_size ^ UINT64_C(1) << bit;
+        if (l1_entries_for(&walk->geo, size) == tree->l1_size)
+            try_also(tries, patch_be64(off, size));
+    }
+    if (tries->count == 0 && least == 0 && most > 0)
+        try_also(tries, patch_be64(off, most));
+}
+
+/* Table and disk size contradict each other: one of the two is wrong. */
+static int mend_size(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    const struct walk *walk = repair->walk;
+    struct tries tries = {.count = 0};
+    uint64_t needed = l1_entries_for(&walk->geo, tree->disk_size);
+    if (tree->disk_size_known && repair->options->lossy)
+        try_sizes(repair, tree, 0, &tries);
+    if (needed > 0 && needed <= QCOW2_MAX_L1_BYTES / 8)
+        try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
+    return repair_take_best(repair, why, tries.patches, tries.count);
+}
+
+static int mend_small_size(struct repair *repair, enum check_id why, int tree_idx)
+{
+    const struct tree *tree = &repair->walk->trees[tree_idx];
+    struct tries tries = {.count = 0};
+    uint64_t least = mapped_end(repair, tree_idx);
+    if (!repair->options->lossy || !tree->disk_size_known || least == 0)
+        return 0;
+    try_sizes(repair, tree, least, &tries);
+    return repair_take_best(repair, why, tries.patches, tries.count);
+}
+
+/* More VM state than the table maps: there can be only as much as it does, which is none if it ends
+ * with the disk. */
+static int mend_vm_state(struct repair *repair, const struct finding *f)
+{
+    const struct tree *tree = &repair->walk->trees[f->tree];
+    uint64_t extra;
+    int ret = plan_peek(&repair->plan, tree->record_off + 32, &extra);
+    if (ret < 0 || (f->want > 0 && !repair->options->lossy))
+        return ret;
+    if ((uint32_t)extra >= 8) /* its length: then the size there counts */
+        return plan_be64(&repair->plan, PHASE_SWITCH, f->check,
+            tree->record_off + QCOW2_SNAPSHOT_HEAD_BYTES, f->want);
+    return plan_be32(
+        &repair->plan, PHASE_SWITCH, f->check, tree->record_off + 32, (uint32_t)f->want);
+}
+
+static int mend_disk(struct repair *repair, const struct finding *f)
+{
+    struct walk *walk = repair->walk;
+    const struct tree *tree = &walk->trees[f->tree > TREE_ACTIVE ? f->tree : TREE_ACTIVE];
+    switch (f->check) {
+    case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
+        return tree->usable ? mend_size(repair, f->check, tree) : find_l1(repair, f->check, tree);
+    case CHECK_header_l1_unaligned:
+    case CHECK_snapshot_l1_unaligned:
+    case CHECK_snapshot_l1_outside:
+        return find_l1(repair, f->check, tree);
+    case CHECK_header_size:
+    case CHECK_header_l1_too_small:
+    case CHECK_header_l1_too_large:
+    case CHECK_snapshot_l1_too_small:
+    case CHECK_snapshot_disk_size:
+        return mend_size(repair, f->check, tree);
+    case CHECK_snapshot_vm_state_size:
+        return mend_vm_state(repair, f);
+    case CHECK_l2_entry_past_end:
+    case CHECK_l1_entry_past_end:
+        return f->tree >= TREE_ACTIVE ? mend_small_size(repair, f->check, f->tree) : 0;
+    default:
+        return 0;
+    }
+}
+
+int repair_disks(struct repair *repair)
+{
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++)
+        ret = mend_disk(repair, &repair->findings.items[i]);
+    return ret == 0 && repair->plan.count == 0 ? mend_pointers(repair) : ret;
+}

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Empty L2 entries that may have lost their clusters.  An empty entry says nothing by itself, so
+ * this takes --lossy, and what fills it must fit closely: the clusters between those of its
+ * neighbours, or those that another disk has at these very places; and all of them miss just the
+ * references that they would get here. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repair.h"
+
+/* One table; its bytes and those of another one are read into buffers of a cluster. */
+struct hole_search {
+    struct repair *repair;
+    const struct table *table;
+    uint8_t *bytes, *other;
+};
+
+static bool is_empty(const struct hole_search *s, uint32_t idx)
+{
+    static const uint8_t zeros[16] = {0};
+    unsigned size = s->repair->walk->geo.l2_entry_size;
+    return memcmp(s->bytes + (size_t)idx * size, zeros, size) == 0;
+}
+
+static uint64_t entry_off(const struct hole_search *s, uint32_t idx)
+{
+    return s->table->host_off + (uint64_t)idx * s->repair->walk->geo.l2_entry_size;
+}
+
+/* The references that the cluster misses are those of this table. */
+static bool misses_these(const struct hole_search *s, uint64_t host_off)
+{
+    const struct walk *walk = s->repair->walk;
+    return repair_deficit(s->repair, host_off) &&
+           census_get(walk->census, cluster_of(&walk->geo, host_off)).balance ==
+               (int64_t)s->table->refs;
+}
+
+/* ---- between neighbours ---- */
+
+/* The cluster that an entry maps, 0 if it maps none in the plain way. */
+static uint64_t mapped(const struct hole_search *s, uint32_t idx)
+{
+    struct qcow2_l2_entry e;
+    qcow2_l2_decode(
+        &s->repair->walk->geo, s->bytes + (size_t)idx * s->repair->walk->geo.l2_entry_size, &e);
+    return e.kind == QCOW2_L2_NORMAL && l2_entry_plain(s->repair->walk, &e, 0) ? e.host_off : 0;
+}
+
+/* Fills entries first to end - 1, if the neighbours are just as far apart. */
+static int fill_run(struct hole_search *s, uint32_t first, uint32_t end)
+{
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    uint64_t before = first > 0 ? mapped(s, first - 1) : 0, behind = mapped(s, end);
+    uint64_t bytes = (uint64_t)(end - first + 1) << geo->cluster_bits;
+    if (!before || !behind || behind < before || behind - before != bytes)
+        return 0;
+    for (uint64_t off = before + geo->cluster_size; off < behind; off += geo->cluster_size) {
+        if (!misses_these(s, off))
+            return 0;
+    }
+    int ret = plan_remark(&s->repair->plan,
+        "choice: %u empty entries of the L2 table at 0x%llx get the orphaned clusters between "
+        "their neighbours",
+        end - first, (unsigned long long)s->table->host_off);
+    for (uint32_t i = first; ret == 0 && i < end; i++) {
+        uint8_t entry[16];
+        store_be64(entry, before + ((uint64_t)(i - first + 1) << geo->cluster_bits));
+        store_be64(entry + 8, QCOW2_SUBCLUSTER_ALLOC);
+        ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i), entry);
+    }
+    return ret;
+}
+
+static int fill_runs(struct hole_search *s)
+{
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    int ret = 0;
+    for (uint32_t i = 0, end; ret == 0 && i < geo->l2_entries; i = end + 1) {
+        end = i;
+        while (end < geo->l2_entries && is_empty(s, end))
+            end++;
+        if (end > i && end < geo->l2_entries)
+            ret = fill_run(s, i, end);
+    }
+    return ret;
+}
+
+/* ---- by other disks ---- */
+
+/* Of the clusters of compressed data: as many references as there are entries for them. */
+static bool packed_miss(const struct hole_search *s, const struct qcow2_l2_entry *packed)
+{
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    uint64_t off = packed->host_off & ~(uint64_t)(geo->cluster_size - 1), refs = 0;
+    for (uint32_t i = 0; i < s->table->legal && i < geo->l2_entries; i++) {
+        struct qcow2_l2_entry e;
+        if (!is_empty(s, i))
+            continue;
+        qcow2_l2_decode(geo, s->other + (size_t)i * geo->l2_entry_size, &e);
+        if (e.kind == QCOW2_L2_COMPRESSED &&
+            ranges_overlap(e.host_off, e.length, off, geo->cluster_size))
+            refs += s->table->refs;
+    }
+    return census_get(s->repair->walk->census, cluster_of(geo, off)).balance == (int64_t)refs;
+}
+
+/* Storage loses whole sectors: an entry beside others that are there was empty before. */
+static bool sector_is_empty(const struct hole_search *s, uint32_t idx)
+{
+    uint32_t per_sector = QCOW2_SECTOR_BYTES / s->repair->walk->geo.l2_entry_size;
+    uint32_t first = idx / per_sector * per_sector;
+    for (uint32_t i = first; i < first + per_sector; i++) {
+        if (!is_empty(s, i))
+            return false;
+    }
+    return true;
+}
+
+/* What is shared has no COPIED. */
+static bool fits_from_other(const struct hole_search *s, uint32_t idx)
+{
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    struct qcow2_l2_entry e;
+    if (!is_empty(s, idx) || idx >= s->table->legal)
+        return false;
+    qcow2_l2_decode(geo, s->other + (size_t)idx * geo->l2_entry_size, &e);
+    return !e.copied && e.kind >= QCOW2_L2_ZERO_ALLOC && sector_is_empty(s, idx) &&
+           repair_entry_missed(s->repair, &e, 0, 0) &&
+           (e.kind == QCOW2_L2_COMPRESSED ? packed_miss(s, &e) : misses_these(s, e.host_off));
+}
+
+/* A single cluster may as well have a wrong count: then nothing is lost. */
+static int fill_from_other(struct hole_search *s)
+{
+    enum { AT_LEAST = 2 };
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    uint32_t fitting = 0;
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        bool fits = fits_from_other(s, i);
+        fitting += fits;
+        if (!fits)
+            memset(s->other + (size_t)i * geo->l2_entry_size, 0, geo->l2_entry_size);
+    }
+    if (fitting < AT_LEAST)
+        return 0;
+    int ret = plan_remark(&s->repair->plan,
+        "choice: %u empty entries of the L2 table at 0x%llx get the clusters that another disk has "
+        "there",
+        fitting, (unsigned long long)s->table->host_off);
+    for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++) {
+        if (load_be64(s->other + (size_t)i * geo->l2_entry_size) != 0)
+            ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i),
+                s->other + (size_t)i * geo->l2_entry_size);
+    }
+    return ret;
+}
+
+static int fill_from_others(struct hole_search *s)
+{
+    struct walk *walk = s->repair->walk;
+    const struct table *items = walk->tables.items, *other = s->table;
+    size_t before = s->repair->plan.count;
+    int ret = 0;
+    while (other > items && other[-1].l1_idx == s->table->l1_idx)
+        other--;
+    for (; ret == 0 && other < items + walk->tables.count && other->l1_idx == s->table->l1_idx;
+         other++) {
+        if (other == s->table || other->skip || s->repair->plan.count > before)
+            continue;
+        walk_read_again(walk, other->host_off, s->other, walk->geo.cluster_size);
+        ret = fill_from_other(s);
+    }
+    return ret;
+}
+
+int repair_holes(struct repair *repair)
+{
+    struct walk *walk = repair->walk;
+    struct hole_search s = {.repair = repair};
+    uint64_t cluster;
+    if (!repair->options->lossy || !walk->judgeable || walk->geo.data_file ||
+        !census_next_mismatch(walk->census, 0, &cluster))
+        return 0;
+    s.bytes = calloc(2, walk->geo.cluster_size);
+    if (!s.bytes)
+        return -ENOMEM;
+    s.other = s.bytes + walk->geo.cluster_size;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
+        size_t before = repair->plan.count;
+        s.table = &walk->tables.items[i];
+        if (s.table->skip)
+            continue;
+        walk_read_again(walk, s.table->host_off, s.bytes, walk->geo.cluster_size);
+        ret = fill_runs(&s);
+        if (ret == 0 && repair->plan.count == before && !repair_has(repair, CHECK_orphan_l2_table))
+            ret = fill_from_others(&s);
+    }
+    free(s.bytes);
+    return ret;
+}

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which L2 tables may have been lost, and which L1 entries may have lost one; see repair_l1.h. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "repair_l1.h"
+
+/* ---- candidates ---- */
+
+/* Flags in L2 tables count only for the active disk. */
+static enum owner_kind owner_of(struct walk *walk, const struct qcow2_l2_entry *e)
+{
+    uint64_t stored;
+    if (e->kind != QCOW2_L2_NORMAL && e->kind != QCOW2_L2_ZERO_ALLOC)
+        return ANYBODY;
+    if (e->copied)
+        return ACTIVE_DISK;
+    return walk_stored(walk, cluster_of(&walk->geo, e->host_off), &stored) && stored == 1
+               ? SNAPSHOTS
+               : ANYBODY;
+}
+
+void match_look_closer(struct repair *repair, struct candidate *c)
+{
+    struct walk *walk = repair->walk;
+    const struct qcow2_geometry *geo = &walk->geo;
+    unsigned votes[SNAPSHOTS + 1] = {0};
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(geo, c->bytes + (size_t)i * geo->l2_entry_size, &e);
+        if (e.raw != 0 || e.bitmap != 0)
+            c->last = i;
+        if (!geo->data_file)
+            votes[owner_of(walk, &e)]++;
+        if (e.kind == QCOW2_L2_NORMAL && i == 0)
+            c->first_data = e.host_off;
+        if (e.kind == QCOW2_L2_NORMAL && i == geo->l2_entries - 1)
+            c->last_data = e.host_off;
+    }
+    if (votes[ACTIVE_DISK] != votes[SNAPSHOTS])
+        c->whose = votes[ACTIVE_DISK] > votes[SNAPSHOTS] ? ACTIVE_DISK : SNAPSHOTS;
+}
+
+/* `spare` references to it are missing, by the count or by what the places themselves took.
+ * `empty_too`: there may be no data behind it. */
+static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, bool empty_too)
+{
+    struct walk *walk = m->repair->walk;
+    struct candidate c = {.host_off = host_off, .spare = spare};
+    for (size_t i = 0; i < m->candidate_count; i++) {
+        if (m->candidates[i].host_off == host_off)
+            return 0;
+    }
+    const struct table *table = table_find(&walk->tables, host_off);
+    bool known = table && !table->skip;
+    if (spare == 0 || m->candidate_count == MAX_CANDIDATES)
+        return 0;
+    bool fits = walk_looks_like_l2(walk, cluster_of(&walk->geo, host_off), &c.look);
+    c.bare = !fits && !known;
+    if (c.bare && !(empty_too && c.look.named == 0 && c.look.odd == 0))
+        return 0;
+    c.bytes = malloc(walk->geo.cluster_size);
+    if (!c.bytes)
+        return -ENOMEM;
+    walk_read_again(walk, host_off, c.bytes, walk->geo.cluster_size);
+    match_look_closer(m->repair, &c);
+    m->candidates[m->candidate_count++] = c;
+    return 0;
+}
+
+static uint64_t deficit(const struct repair *repair, uint64_t host_off)
+{
+    const struct walk *walk = repair->walk;
+    return repair_deficit(repair, host_off)
+               ? (uint64_t)census_get(walk->census, cluster_of(&walk->geo, host_off)).balance
+               : 0;
+}
+
+/* The children of an orphaned L1 table belong there. */
+static int explained_by(
+    struct repair *repair, uint64_t l1_off, const struct finding *orphan, bool *explained)
+{
+    const struct walk *walk = repair->walk;
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
+    if (!bytes)
+        return -ENOMEM;
+    int ret = io_read_padded(walk->io, l1_off, bytes, walk->geo.cluster_size);
+    for (size_t at = 0; ret == 0 && at < walk->geo.cluster_size; at += 8)
+        *explained |= (load_be64(bytes + at) & QCOW2_OFFSET_MASK) == orphan->host_off;
+    free(bytes);
+    return ret == -ENOMEM ? ret : 0;
+}
+
+static int add_orphans(struct match *m)
+{
+    struct repair *repair = m->repair;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        bool explained = false;
+        if (f->check != CHECK_orphan_l2_table)
+            continue;
+        for (size_t k = 0; ret == 0 && k < repair->findings.count; k++) {
+            if (repair->findings.items[k].check == CHECK_orphan_l1_table)
+                ret = explained_by(repair, repair->findings.items[k].host_off, f, &explained);
+        }
+        if (ret == 0 && !explained)
+            ret = add_candidate(m, f->host_off, deficit(repair, f->host_off), false);
+    }
+    return ret;
+}
+
+/* Tables of other disks that miss a reference. */
+static int add_tables(struct match *m)
+{
+    const struct walk *walk = m->repair->walk;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        if (!table->skip)
+            ret = add_candidate(m, table->host_off, deficit(m->repair, table->host_off), false);
+    }
+    return ret;
+}
+
+/* What an entry is a bit away from may be a table without data.  One that it points into it has
+ * claimed, too: to the census nothing is missing there. */
+static int add_pointed_at(struct match *m)
+{
+    const struct qcow2_geometry *geo = &m->repair->walk->geo;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < m->place_count; i++) {
+        const struct place *p = &m->places[i];
+        uint64_t off = p->raw & QCOW2_OFFSET_MASK & ~(uint64_t)(geo->cluster_size - 1);
+        struct census_cell cell = census_get(m->repair->walk->census, cluster_of(geo, off));
+        if (p->check == CHECK_l1_entry_unaligned && off != 0 && cell.balance == 0 && !cell.conflict)
+            ret = add_candidate(m, off, 1, true);
+        for (size_t t = 0; ret == 0 && off != 0 && t < m->repair->walk->tree_count; t++) {
+            uint64_t twin = match_table_at(m, (int)t, p->l1_idx);
+            if (twin != 0 && __builtin_popcountll(twin ^ off) == 1 &&
+                !repair_counted(m->repair, twin))
+                ret = add_candidate(m, twin, 1, true);
+        }
+        for (unsigned bit = geo->cluster_bits; ret == 0 && off != 0 && bit < 56; bit++) {
+            uint64_t other = off ^ UINT64_C(1) << bit;
+            ret = add_candidate(m, other, deficit(m->repair, other), true);
+        }
+    }
+    return ret;
+}
+
+/* ---- places ---- */
+
+static bool is_place(const struct repair *repair, enum check_id check)
+{
+    switch (check) {
+    case CHECK_l1_entry_unaligned:
+    case CHECK_l1_entry_outside:
+    case CHECK_l1_entry_into_metadata:
+    case CHECK_l2_table_implausible:
+    case CHECK_l1_flags_without_table:
+    case CHECK_l1_entry_shared:
+    case CHECK_l1_entry_into_data:
+        return true;
+    case CHECK_l1_hole:
+        return repair->options->lossy;
+    default:
+        return false;
+    }
+}
+
+static void add_place(struct match *m, const struct place *place)
+{
+    for (size_t i = 0; i < m->place_count; i++) {
+        if (m->places[i].entry_off == place->entry_off)
+            return;
+    }
+    if (m->place_count < MAX_PLACES)
+        m->places[m->place_count++] = *place;
+}
+
+static void add_found_places(struct match *m)
+{
+    const struct repair *repair = m->repair;
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
+        if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off))
+            continue;
+        place.entry_off = repair_entry_off(repair, f);
+        if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
+            add_place(m, &place);
+    }
+}
+
+/* Where holes are so many that the check tells none, some may still have something for them. */
+static void add_holes(struct match *m)
+{
+    const struct walk *walk = m->repair->walk;
+    for (size_t t = 0; t < walk->tree_count; t++) {
+        const struct tree *tree = &walk->trees[t];
+        uint64_t end = l1_entries_for(&walk->geo, tree->disk_size);
+        end = end < tree->l1_size ? end : tree->l1_size;
+        for (uint64_t i = 0; tree->usable && i < end && i < MAX_HOLES; i++) {
+            struct place place = {.check = CHECK_l1_hole, .tree = (int)t, .l1_idx = (uint32_t)i};
+            place.entry_off = tree->l1_off + i * 8;
+            if (plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 && place.raw == 0)
+                add_place(m, &place);
+        }
+    }
+}
+
+/* With more references to a table than are counted, one of them may be wrong. */
+static void add_crowded(struct match *m)
+{
+    const struct walk *walk = m->repair->walk;
+    for (size_t i = 0; i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        uint64_t cluster = cluster_of(&walk->geo, table->host_off);
+        if (table->skip || census_get(walk->census, cluster).balance >= 0)
+            continue;
+        for (size_t t = 0; t < walk->tree_count; t++) {
+            const struct tree *tree = &walk->trees[t];
+            struct place place = {.check = CHECK_l1_entry_shared,
+                .tree = (int)t,
+                .l1_idx = table->l1_idx,
+                .crowded = true};
+            place.entry_off = tree->l1_off + table->l1_idx * UINT64_C(8);
+            if (tree->usable && table->l1_idx < tree->l1_size &&
+                plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 &&
+                (place.raw & QCOW2_OFFSET_MASK) == table->host_off)
+                add_place(m, &place);
+        }
+    }
+}
+
+size_t match_count_open(const struct match *m)
+{
+    size_t open = 0;
+    for (size_t i = 0; i < m->place_count; i++)
+        open += !m->places[i].filled && !may_be_right(&m->places[i]);
+    return open;
+}
+
+size_t match_count_spare(const struct match *m)
+{
+    size_t spare = 0;
+    for (size_t k = 0; k < m->candidate_count; k++)
+        spare += m->candidates[k].bare ? 0 : m->candidates[k].spare;
+    return spare;
+}
+
+static int compare_candidates(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    return (x->host_off > y->host_off) - (x->host_off < y->host_off);
+}
+
+static int compare_places(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    return (x->entry_off > y->entry_off) - (x->entry_off < y->entry_off);
+}
+
+int match_find(struct match *m)
+{
+    struct repair *repair = m->repair;
+    m->places = calloc(MAX_PLACES, sizeof(*m->places));
+    m->candidates = calloc(MAX_CANDIDATES, sizeof(*m->candidates));
+    if (!m->places || !m->candidates)
+        return -ENOMEM;
+    add_found_places(m);
+    int ret = add_orphans(m);
+    if (ret == 0 && (m->place_count > 0 || m->candidate_count > 0))
+        ret = add_tables(m);
+    if (ret == 0)
+        ret = add_pointed_at(m);
+    if (ret == 0 && repair->options->lossy && match_count_spare(m) > match_count_open(m)) {
+        add_crowded(m);
+        add_holes(m);
+    }
+    if (m->place_count > 0)
+        qsort(m->places, m->place_count, sizeof(*m->places), compare_places);
+    if (m->candidate_count > 0)
+        qsort(m->candidates, m->candidate_count, sizeof(*m->candidates), compare_candidates);
+    return ret;
+}
+
+void match_release(struct match *m)
+{
+    for (size_t k = 0; m->candidates && k < m->candidate_count; k++)
+        free(m->candidates[k].bytes);
+    free(m->scores);
+    free(m->candidates);
+    free(m->places);
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What speaks for putting an L2 table into an L1 entry; see repair_l1.h. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "repair_l1.h"
+
+/* The table that a disk has at that index, 0 if none. */
+uint64_t match_table_at(const struct match *m, int tree_idx, uint64_t l1_idx)
+{
+    const struct walk *walk = m->repair->walk;
+    const struct tree *tree = &walk->trees[tree_idx];
+    uint64_t raw;
+    if (!tree->usable || l1_idx >= tree->l1_size ||
+        plan_peek(&m->repair->plan, tree->l1_off + l1_idx * 8, &raw) < 0)
+        return 0;
+    const struct table *table = table_find(&walk->tables, raw & QCOW2_OFFSET_MASK);
+    return table && !table->skip ? table->host_off : 0;
+}
+
+/* The host offset of an entry of a table, 0 if it is no plain one. */
+static uint64_t data_at(const struct match *m, uint64_t table_off, uint32_t idx)
+{
+    const struct qcow2_geometry *geo = &m->repair->walk->geo;
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry e;
+    if (table_off == 0 ||
+        io_read_padded(m->repair->io, table_off + (uint64_t)idx * geo->l2_entry_size, bytes,
+            geo->l2_entry_size) < 0)
+        return 0;
+    qcow2_l2_decode(geo, bytes, &e);
+    return e.kind == QCOW2_L2_NORMAL ? e.host_off : 0;
+}
+
+static unsigned score_neighbours(
+    const struct match *m, const struct place *p, const struct candidate *c)
+{
+    const struct qcow2_geometry *geo = &m->repair->walk->geo;
+    uint64_t before = p->l1_idx > 0 ? match_table_at(m, p->tree, p->l1_idx - 1) : 0;
+    uint64_t behind = match_table_at(m, p->tree, p->l1_idx + UINT64_C(1));
+    uint64_t two = 2 * (uint64_t)geo->cluster_size;
+    uint64_t ends = data_at(m, before, geo->l2_entries - 1), starts = data_at(m, behind, 0);
+    unsigned score = 0;
+    bool in_order = before < c->host_off && (behind == 0 || c->host_off < behind);
+    if (in_order && (before != 0 || behind != 0))
+        score |= before != 0 && behind != 0 ? WITHIN : BESIDE;
+    /* Between the two lies perhaps the table itself. */
+    if ((ends && c->first_data > ends && c->first_data - ends <= two) ||
+        (starts && c->last_data && starts > c->last_data && starts - c->last_data <= two))
+        score |= CONTINUES;
+    return score;
+}
+
+/* How many entries name the same clusters. */
+static bool are_kin(struct match *m, const struct candidate *c, uint64_t table_off)
+{
+    struct walk *walk = m->repair->walk;
+    unsigned size = walk->geo.l2_entry_size;
+    walk_read_again(walk, table_off, walk->buf, walk->geo.cluster_size);
+    for (size_t at = 0; at < walk->geo.cluster_size; at += size) {
+        uint64_t a = load_be64(walk->buf + at), b = load_be64(c->bytes + at);
+        if ((a & QCOW2_OFFSET_MASK) > 1 && ((a ^ b) & ~QCOW2_ENTRY_COPIED) == 0)
+            return true;
+    }
+    return false;
+}
+
+static unsigned score_disks(struct match *m, const struct place *p, const struct candidate *c)
+{
+    unsigned score = 0;
+    for (size_t i = 0; i < m->repair->walk->tree_count; i++) {
+        uint64_t off = (int)i == p->tree ? 0 : match_table_at(m, (int)i, p->l1_idx);
+        if (off == c->host_off)
+            score |= OTHER_DISK;
+        else if (off != 0 && !(score & KIN) && are_kin(m, c, off))
+            score |= KIN;
+    }
+    return score;
+}
+
+/* It shares clusters with a table of another place, and so belongs there. */
+static bool kin_elsewhere(struct match *m, const struct place *p, const struct candidate *c)
+{
+    enum { MOST = 64 };
+    const struct walk *walk = m->repair->walk;
+    for (size_t i = 0; i < walk->tables.count && i < MOST; i++) {
+        const struct table *table = &walk->tables.items[i];
+        if (!table->skip && table->l1_idx != p->l1_idx && table->host_off != c->host_off &&
+            are_kin(m, c, table->host_off))
+            return true;
+    }
+    return false;
+}
+
+static unsigned score_bits(const struct match *m, const struct place *p, const struct candidate *c)
+{
+    uint64_t off = p->raw & QCOW2_OFFSET_MASK;
+    if (off == 0)
+        return 0;
+    bool into = (off & ~(uint64_t)(m->repair->walk->geo.cluster_size - 1)) == c->host_off;
+    return into || __builtin_popcountll(off ^ c->host_off) == 1 ? ONE_BIT : 0;
+}
+
+/* 0 if it cannot be. */
+unsigned match_score(struct match *m, const struct place *p, const struct candidate *c)
+{
+    const struct walk *walk = m->repair->walk;
+    const struct tree *tree = &walk->trees[p->tree];
+    uint64_t guest_off = p->l1_idx * walk->geo.l2_span;
+    if (c->last >= tree_legal_entries(walk, tree, p->l1_idx) ||
+        (walk->geo.data_file && c->look.guest_off != guest_off))
+        return 0;
+    unsigned sum = score_bits(m, p, c) | score_disks(m, p, c);
+    sum |= walk->geo.data_file ? PLACE_IS_SAID : 0;
+    bool foreign = p->tree == TREE_ACTIVE ? c->whose == SNAPSHOTS : c->whose == ACTIVE_DISK;
+    if (c->bare && !(sum & ONE_BIT))
+        return 0;
+    if (!(sum & STRONG) && (foreign || kin_elsewhere(m, p, c)))
+        return 0;
+    if (foreign && !(sum & (ONE_BIT | OTHER_DISK)))
+        return 0;
+    return sum | score_neighbours(m, p, c) | FITS;
+}
+
+/* The table that a place has, taken for a candidate. */
+int match_score_home(struct match *m, struct place *p)
+{
+    struct walk *walk = m->repair->walk;
+    struct candidate c = {.host_off = p->raw & QCOW2_OFFSET_MASK};
+    c.bytes = malloc(walk->geo.cluster_size);
+    if (!c.bytes)
+        return -ENOMEM;
+    walk_looks_like_l2(walk, cluster_of(&walk->geo, c.host_off), &c.look);
+    walk_read_again(walk, c.host_off, c.bytes, walk->geo.cluster_size);
+    match_look_closer(m->repair, &c);
+    p->home = match_score(m, p, &c) & ~(unsigned)ONE_BIT;
+    free(c.bytes);
+    return 0;
+}
