@@ -108,14 +108,32 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     return make_l1(repair, why, tree);
 }
 
+/* What the disk has for its L1 table belongs to somebody else, or counts for less. (A table that
+ * nobody contests is the disk's own: an orphan beside it is what an interrupted apply left.) */
+static bool is_contested(const struct walk *walk, const struct tree *tree)
+{
+    uint64_t first = cluster_of(&walk->geo, tree->l1_off);
+    uint64_t count = clusters_for(&walk->geo, tree->l1_size * UINT64_C(8));
+    if (!tree->usable || tree->same_l1 != 1)
+        return true;
+    for (uint64_t i = 0; i < count; i++) {
+        struct census_cell cell = census_get(walk->census, first + i);
+        if (cell.conflict || cell.balance < 0)
+            return true;
+    }
+    return false;
+}
+
 /* The pointer is a good one, but to something else, while there is an orphaned table that explains
  * far more of the image. */
 static int mend_pointers(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
-    for (size_t i = 0; i < walk->tree_count; i++)
-        try_orphans(repair, &walk->trees[i], &tries);
+    for (size_t i = 0; i < walk->tree_count; i++) {
+        if (is_contested(walk, &walk->trees[i]))
+            try_orphans(repair, &walk->trees[i], &tries);
+    }
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     int ret =
         tries.count && repair->options->lossy

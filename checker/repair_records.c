@@ -349,6 +349,14 @@ static enum check_id pointer_finding(const struct repair *repair)
     return CHECK_COUNT;
 }
 
+/* A header without snapshots is what an interrupted create began with and a delete ended with, and
+ * either leaves a table behind: putting that back takes --lossy, or a header that says more. */
+static bool says_more(const struct repair *repair)
+{
+    const struct qcow2_header *header = &repair->walk->header;
+    return repair->options->lossy || header->snapshot_count > 0 || header->snapshots_off != 0;
+}
+
 int repair_records(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -367,7 +375,7 @@ int repair_records(struct repair *repair)
     int ret = read_table(repair, header->snapshots_off, known, &r);
     if (ret == 0 && r.count > 0)
         ret = mend_table(repair, &r);
-    else if (ret == 0 && repair_has(repair, CHECK_orphan_snapshot_table))
+    else if (ret == 0 && repair_has(repair, CHECK_orphan_snapshot_table) && says_more(repair))
         ret = mend_pointer(repair, CHECK_orphan_snapshot_table);
     else if (ret == 0 && repair->options->lossy &&
              repair_has(repair, CHECK_snapshot_table_truncated))

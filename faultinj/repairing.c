@@ -182,6 +182,25 @@ static bool disk_keeps(const struct disk_model *now, const struct disk_model *ol
     return now->size_bytes == old->size_bytes;
 }
 
+/* Each snapshot is there still, in the same order; one whose table was lost may be there again. */
+static bool snapshots_keep(
+    struct repairing *r, const struct model *now, const struct model *old, struct breach *why)
+{
+    uint32_t k = 0;
+    for (uint32_t i = 0; i < old->snapshot_count; i++, k++) {
+        while (k < now->snapshot_count &&
+               now->snapshots[k].record_hash != old->snapshots[i].record_hash)
+            k++;
+        if (k == now->snapshot_count)
+            return breach_note(why, INVARIANT_REPAIRS, "snapshot number %" PRIu32 " is gone", i);
+        if (!disk_keeps(&now->snapshots[k].disk, &old->snapshots[i].disk, &r->adopted))
+            return breach_note(
+                why, INVARIANT_REPAIRS, "snapshot number %" PRIu32 " has lost data", i);
+    }
+    r->adopted |= now->snapshot_count > old->snapshot_count;
+    return true;
+}
+
 /* A lossy repair gives orphaned tables up, or puts them where nothing is; either way nothing that
  * was there may be lost. */
 static void judge_orphans(struct repairing *r, const struct state *crash,
@@ -193,15 +212,10 @@ static void judge_orphans(struct repairing *r, const struct state *crash,
     if (!repair(r, &r->now->io, true, breach))
         return;
     bool good = oracle_look(&r->oracle, r->now, &why);
-    if (good && !snapshots_same_records(now, old))
-        good = breach_note(&why, INVARIANT_REPAIRS, "the snapshot list has changed");
     if (good && !disk_keeps(&now->active, &old->active, &r->adopted))
         good = breach_note(&why, INVARIANT_REPAIRS, "the active disk has lost data");
-    for (uint32_t i = 0; good && i < old->snapshot_count; i++) {
-        if (!disk_keeps(&now->snapshots[i].disk, &old->snapshots[i].disk, &r->adopted))
-            good = breach_note(
-                &why, INVARIANT_REPAIRS, "snapshot number %" PRIu32 " has lost data", i);
-    }
+    if (good)
+        good = snapshots_keep(r, now, old, &why);
     if (!good)
         breach_note(breach, INVARIANT_REPAIRS, "after a lossy repair: %s", why.text);
 }
