@@ -108,13 +108,26 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     return make_l1(repair, why, tree);
 }
 
-/* What the disk has for its L1 table belongs to somebody else, or counts for less. (A table that
- * nobody contests is the disk's own: an orphan beside it is what an interrupted apply left.) */
-static bool is_contested(const struct walk *walk, const struct tree *tree)
+static bool has_damaged_entries(const struct repair *repair, const struct tree *tree)
 {
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->has_table && f->table_off == tree->l1_off && f->check != CHECK_l1_hole &&
+            check_rows[f->check].severity == SEVERITY_DAMAGE)
+            return true;
+    }
+    return false;
+}
+
+/* What the disk has for its L1 table belongs to somebody else, counts for less, or makes no sense.
+ * (A table that nothing speaks against is the disk's own: an orphan beside it is what an
+ * interrupted apply left.) */
+static bool is_contested(const struct repair *repair, const struct tree *tree)
+{
+    const struct walk *walk = repair->walk;
     uint64_t first = cluster_of(&walk->geo, tree->l1_off);
     uint64_t count = clusters_for(&walk->geo, tree->l1_size * UINT64_C(8));
-    if (!tree->usable || tree->same_l1 != 1)
+    if (!tree->usable || tree->same_l1 != 1 || has_damaged_entries(repair, tree))
         return true;
     for (uint64_t i = 0; i < count; i++) {
         struct census_cell cell = census_get(walk->census, first + i);
@@ -131,7 +144,7 @@ static int mend_pointers(struct repair *repair)
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
     for (size_t i = 0; i < walk->tree_count; i++) {
-        if (is_contested(walk, &walk->trees[i]))
+        if (is_contested(repair, &walk->trees[i]))
             try_orphans(repair, &walk->trees[i], &tries);
     }
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
