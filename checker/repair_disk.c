@@ -119,7 +119,19 @@ static bool has_damaged_entries(const struct repair *repair, const struct tree *
     return false;
 }
 
-/* What the disk has for its L1 table belongs to somebody else, counts for less, or makes no sense.
+static bool maps_nothing(const struct walk *walk, const struct tree *tree)
+{
+    if (tree != &walk->trees[TREE_ACTIVE])
+        return false;
+    for (size_t i = 0; i < walk->tables.count; i++) {
+        if (walk->tables.items[i].active_refs > 0)
+            return false;
+    }
+    return true;
+}
+
+/* What the disk has for its L1 table is empty, belongs to somebody else, counts for less, or makes
+ * no sense.
  * (A table that nothing speaks against is the disk's own: an orphan beside it is what an
  * interrupted apply left.) */
 static bool is_contested(const struct repair *repair, const struct tree *tree)
@@ -127,7 +139,8 @@ static bool is_contested(const struct repair *repair, const struct tree *tree)
     const struct walk *walk = repair->walk;
     uint64_t first = cluster_of(&walk->geo, tree->l1_off);
     uint64_t count = clusters_for(&walk->geo, tree->l1_size * UINT64_C(8));
-    if (!tree->usable || tree->same_l1 != 1 || has_damaged_entries(repair, tree))
+    if (!tree->usable || tree->same_l1 != 1 || has_damaged_entries(repair, tree) ||
+        maps_nothing(walk, tree))
         return true;
     for (uint64_t i = 0; i < count; i++) {
         struct census_cell cell = census_get(walk->census, first + i);
