@@ -168,6 +168,19 @@ static void forget_events(struct epoch *epoch, size_t factor)
     epoch->event_count = kept;
 }
 
+static void keep_only(struct unit *unit, unsigned which)
+{
+    struct version kept = unit->versions[which];
+    for (unsigned v = 0; v < unit->count; v++) {
+        if (v == which)
+            continue;
+        free(unit->versions[v].bytes);
+        free(unit->versions[v].hashes);
+    }
+    unit->versions[0] = kept;
+    unit->count = 1;
+}
+
 /* What the units that the write touched hold now is durable, and the size. */
 static void settle(struct epoch *epoch, const struct request *r, const struct state *now)
 {
@@ -176,18 +189,11 @@ static void settle(struct epoch *epoch, const struct request *r, const struct st
         uint64_t host_off = unit->idx * epoch->unit_bytes;
         if (!ranges_overlap(host_off, epoch->unit_bytes, r->host_off, r->length))
             continue;
-        for (unsigned v = 0; v < unit->count; v++) {
-            if (memcmp(unit->versions[v].bytes, now->bytes + host_off, epoch->unit_bytes) == 0) {
-                struct version kept = unit->versions[v];
-                unit->versions[v] = unit->versions[0];
-                unit->versions[0] = kept;
-            }
-        }
-        while (unit->count > 1) {
-            unit->count--;
-            free(unit->versions[unit->count].bytes);
-            free(unit->versions[unit->count].hashes);
-        }
+        unsigned v = unit->count - 1; /* a version that comes again keeps its place */
+        while (
+            v > 0 && memcmp(unit->versions[v].bytes, now->bytes + host_off, epoch->unit_bytes) != 0)
+            v--;
+        keep_only(unit, v);
         forget_events(epoch, i);
     }
     epoch->sizes[0] = epoch->durable_size = now->size_bytes;
