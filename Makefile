@@ -192,7 +192,10 @@ oracle: $(PROGRAMS) $(BUILD)/tests/oracle   ## compare with qemu-img check: N=20
 repair-trial: $(PROGRAMS) $(BUILD)/tests/trial   ## repair against qemu-img check -r all: N=2000 SEED=1
 	$(BUILD)/tests/trial $(N) $(SEED)
 
-bench: bench-check bench-snap bench-crash    ## speed, each against its peer in the same run
+bench-repair: $(BUILD)/qcheck   ## refcounts made anew, beside qemu-img check -r all: SIZE=1T
+	tests/bench_repair.sh $(BUILD)/qcheck $(SIZE)
+
+bench: bench-check bench-repair bench-snap bench-crash    ## speed, each against its peer in the same run
 
 clean:                          ## remove what was built
 	rm -rf $(BUILD)
@@ -200,7 +203,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash agreement mutants bench bench-check bench-crash bench-snap demo lint san deps install uninstall \
+.PHONY: all check crash agreement mutants bench bench-check bench-repair bench-crash bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

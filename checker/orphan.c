@@ -246,11 +246,12 @@ static int next_leak(struct walk *walk, uint64_t *cluster)
         int ret = *cluster % 4096 == 0 ? walk_pause(walk, 0) : 0;
         if (ret < 0)
             return ret;
+        if (!leaked(walk, *cluster))
+            continue;
         uint64_t hole = walk_hole(walk, *cluster << walk->geo.cluster_bits);
-        if (hole >= walk->geo.cluster_size)
-            *cluster += (hole >> walk->geo.cluster_bits) - 1;
-        else if (leaked(walk, *cluster))
+        if (hole < walk->geo.cluster_size)
             return 1;
+        *cluster += (hole >> walk->geo.cluster_bits) - 1;
     }
     return 0;
 }

@@ -7,7 +7,7 @@
 
 #include "repair.h"
 
-enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384 };
+enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384, MAX_MISSING = 16 };
 
 /* A count that is higher than the references may be right, where some were lost; but not by much.
  */
@@ -17,30 +17,55 @@ static bool count_is_sane(uint64_t stored, uint64_t refs)
     return stored >= refs && stored - refs <= MOST_LOST;
 }
 
+/* How the counts in a block, or in its beginning, agree with the references found. */
+struct fit {
+    uint64_t misfit, insane, used;
+};
+
+/* Under a missing block the census holds references only. */
+static uint64_t references(const struct walk *walk, uint64_t cluster)
+{
+    int64_t balance = census_get(walk->census, cluster).balance;
+    return cluster < walk->cluster_end && balance < 0 ? (uint64_t)-balance : 0;
+}
+
+/* Compares the first `entries` counts in walk->buf; false when they cannot be those of the block.
+ */
+static bool compare_counts(
+    const struct walk *walk, uint64_t table_idx, uint64_t off, uint64_t entries, struct fit *fit)
+{
+    uint64_t first = table_idx << walk->geo.refblock_bits;
+    *fit = (struct fit){0};
+    for (uint64_t i = 0; i < entries; i++) {
+        uint64_t stored = qcow2_refcount_get(walk->buf, walk->geo.refcount_order, i);
+        uint64_t refs = references(walk, first + i) + (first + i == cluster_of(&walk->geo, off));
+        bool inside = first + i < walk->cluster_end;
+        fit->misfit += stored != refs;
+        fit->insane += inside ? !count_is_sane(stored, refs) : stored > 0;
+        fit->used += refs > 0;
+        if (fit->insane > 64 && fit->insane > fit->used) /* and there is no end to it */
+            return false;
+    }
+    return true;
+}
+
 /* Counts of block `table_idx`, if it lay at `off`, that differ from the references; UINT64_MAX if
- * it cannot be that block. */
+ * it cannot be that block, for which mostly a look at its first sector is enough. */
 static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t off)
 {
     struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t first = table_idx << geo->refblock_bits, misfit = 0, insane = 0, used = 0;
+    struct fit fit;
     if (off == 0 || !cluster_aligned(geo, off) || off >= walk->file_size ||
-        io_read_padded(walk->io, off, walk->buf, geo->cluster_size) < 0)
+        io_read_padded(walk->io, off, walk->buf, QCOW2_SECTOR_BYTES) < 0 ||
+        !compare_counts(
+            walk, table_idx, off, UINT64_C(8) * QCOW2_SECTOR_BYTES >> geo->refcount_order, &fit) ||
+        (fit.insane > 8 && fit.insane > fit.used / 2))
         return UINT64_MAX;
-    for (uint64_t i = 0; i < geo->refblock_entries; i++) {
-        uint64_t stored = qcow2_refcount_get(walk->buf, geo->refcount_order, i);
-        bool inside = first + i < walk->cluster_end;
-        struct cluster_facts facts = {0};
-        if (inside)
-            facts = walk_facts(walk, first + i);
-        bool itself = first + i == cluster_of(geo, off);
-        misfit += stored != facts.refs + itself;
-        insane += inside ? !count_is_sane(stored, facts.refs + itself) : stored > 0;
-        used += facts.refs > 0;
-        if (insane > 64 && insane > used) /* does not fit, and there is no end to it */
-            return UINT64_MAX;
-    }
-    return used > 0 && insane * 2 <= used ? misfit : UINT64_MAX;
+    if (io_read_padded(walk->io, off, walk->buf, geo->cluster_size) < 0 ||
+        !compare_counts(walk, table_idx, off, geo->refblock_entries, &fit))
+        return UINT64_MAX;
+    return fit.used > 0 && fit.insane * 2 <= fit.used ? fit.misfit : UINT64_MAX;
 }
 
 /* Looks at every cluster that nobody claims, nearest bits of the old value first. */
@@ -91,16 +116,20 @@ static int find_blocks(struct repair *repair)
         if (f->check == CHECK_reftable_entry_unaligned || f->check == CHECK_reftable_entry_outside)
             ret = put_block_back(repair, f->check, f->index);
     }
-    /* An entry that is 0 is wrong only if something under it is in use. */
-    uint64_t cluster = 0;
-    while (ret == 0 && census_next_mismatch(walk->census, cluster, &cluster)) {
+    /* An entry that is 0 is wrong only if something under it is in use.  Where many are, the table
+     * is lost as a whole, and made anew. */
+    uint64_t missing[MAX_MISSING], cluster = 0, count = 0;
+    while (
+        ret == 0 && count < MAX_MISSING && census_next_mismatch(walk->census, cluster, &cluster)) {
         uint64_t table_idx = cluster >> walk->geo.refblock_bits;
         if (cluster >= walk->cluster_end || table_idx >= entries)
             break;
         if (census_get(walk->census, cluster).balance < 0 && walk_block_off(walk, table_idx) == 0)
-            ret = put_block_back(repair, CHECK_refcount_too_low, table_idx);
+            missing[count++] = table_idx;
         cluster = (table_idx + 1) << walk->geo.refblock_bits;
     }
+    for (uint64_t i = 0; ret == 0 && count < MAX_MISSING && i < count; i++)
+        ret = put_block_back(repair, CHECK_refcount_too_low, missing[i]);
     return ret;
 }
 

@@ -30,7 +30,8 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
 {
     enum after after = AFTER_GO_ON;
     uint64_t lost = 0;
-    for (int check = 0; check < CHECK_COUNT; check++) {
+    for (int check = walk->rows[subject->kind].first; check < walk->rows[subject->kind].end;
+         check++) {
         const struct check_row *row = &check_rows[check];
         if (row->kind != subject->kind)
             continue;
@@ -55,7 +56,8 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
 enum after walk_after(const struct walk *walk, const struct subject *subject)
 {
     enum after after = AFTER_GO_ON;
-    for (int check = 0; check < CHECK_COUNT; check++) {
+    for (int check = walk->rows[subject->kind].first; check < walk->rows[subject->kind].end;
+         check++) {
         const struct check_row *row = &check_rows[check];
         if (row->kind != subject->kind || row->after <= after)
             continue;
@@ -312,6 +314,17 @@ void walk_close(struct walk *walk)
     free(walk);
 }
 
+/* Of a badly damaged image millions of objects are shown: not each to the rows of other kinds. */
+static void find_rows(struct walk *walk)
+{
+    for (int check = CHECK_COUNT - 1; check >= 0; check--) {
+        struct row_range *range = &walk->rows[check_rows[check].kind];
+        range->first = check;
+        if (range->end == 0)
+            range->end = check + 1;
+    }
+}
+
 int walk_open(struct io *io, const char *filename, const struct check_options *options,
     struct report *report, struct walk **out)
 {
@@ -323,6 +336,7 @@ int walk_open(struct io *io, const char *filename, const struct check_options *o
         walk->options = options;
         walk->report = report;
         walk->filename = filename;
+        find_rows(walk);
         for (size_t i = 0; i < sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]); i++)
             walk->stored_cache[i].off = UINT64_MAX;
         ret = run_stages(walk);

@@ -92,12 +92,18 @@ struct owner {
     uint64_t table_off, index, guest_off, guest_len;
 };
 
+/* Rows of a kind of object lie within it; others may, too. */
+struct row_range {
+    int first, end;
+};
+
 struct walk {
     struct io *io;
     const struct check_options *options;
     struct report *report;
     const char *filename; /* for names relative to it; may be NULL */
 
+    struct row_range rows[OBJECT_KIND_COUNT];
     struct qcow2_header header;
     struct qcow2_geometry geo;
     struct check_view view;

@@ -209,6 +209,7 @@ static int claim_single(
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
     const struct l2_run *run = digest->runs, *end = run + digest->run_count;
     uint64_t next_off = 0;
+    uint32_t single_end = 0; /* a run that could not be claimed as one is taken entry by entry */
     for (uint32_t i = 0, n; i < geo->l2_entries; i += n) {
         const uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
         n = 1;
@@ -218,10 +219,11 @@ static int claim_single(
         qcow2_l2_decode(geo, p, &e);
         for (; run < end && run->idx < i; run++)
             ;
-        if (fast) {
+        if (fast && i >= single_end) {
             n = run < end && run->idx == i
                     ? run->length
                     : l2_run_length(bytes, i, geo->l2_entries, geo->cluster_size);
+            single_end = i + n;
             n = claim_run(walk, table, i, &e, n);
             if (n > 0 && table->active_refs)
                 count_cluster(walk, table, e.host_off, n, &next_off);
