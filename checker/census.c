@@ -318,29 +318,37 @@ bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs)
     return true;
 }
 
-static bool bytes_all(const uint8_t *p, size_t count, uint8_t value)
+/* How many bytes from the first on are `value`. */
+static size_t bytes_like(const uint8_t *p, size_t count, uint8_t value)
 {
-    return count == 0 || (p[0] == value && memcmp(p, p + 1, count - 1) == 0);
+    if (p[0] != value)
+        return 0;
+    if (memcmp(p, p + 1, count - 1) == 0)
+        return count;
+    size_t i = 1;
+    while (p[i] == value)
+        i++;
+    return i;
 }
 
-bool census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs)
+uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs)
 {
+    uint64_t done = 0;
     if (refs > BYTE_MAX)
-        return false;
-    for (int pass = 0; pass < 2; pass++) { /* look at all of them, then claim them */
-        for (uint64_t done = 0; done < count;) {
-            struct page *page = page_find(census, first + done);
-            uint32_t i = (uint32_t)((first + done) & (PAGE_CELLS - 1));
-            uint64_t n = PAGE_CELLS - i < count - done ? PAGE_CELLS - i : count - done;
-            if (pass == 1)
-                memset(page->cell + i, BYTE_CLAIMED, (size_t)n);
-            else if (!page || page->cell_bytes != 1 || i + n > page->cells ||
-                     !bytes_all(page->cell + i, (size_t)n, (uint8_t)refs))
-                return false;
-            done += n;
-        }
+        return 0;
+    while (done < count) {
+        struct page *page = page_find(census, first + done);
+        uint32_t i = (uint32_t)((first + done) & (PAGE_CELLS - 1));
+        if (!page || page->cell_bytes != 1 || i >= page->cells)
+            break;
+        uint64_t span = page->cells - i < count - done ? page->cells - i : count - done;
+        size_t n = bytes_like(page->cell + i, (size_t)span, (uint8_t)refs);
+        memset(page->cell + i, BYTE_CLAIMED, n);
+        done += n;
+        if (n < span)
+            break;
     }
-    return true;
+    return done;
 }
 
 int census_mark_odd(struct census *census, uint64_t cluster)

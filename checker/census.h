@@ -65,9 +65,9 @@ struct census_cell census_get(const struct census *census, uint64_t cluster);
 bool census_has_conflicts(const struct census *census);
 
 /* The fast path for data clusters in a row, first, first + 1, ...: claims them with `refs`
- * references each and returns true, if each was unclaimed and has exactly that stored count.
- * Otherwise changes nothing and returns false. */
-bool census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs);
+ * references each, up to the first that was claimed before or has not exactly that stored count.
+ * Returns how many it claimed; what it may not know how to claim fast it leaves, too. */
+uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs);
 
 /* The same for one cluster. */
 bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs);

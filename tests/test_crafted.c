@@ -211,7 +211,7 @@ static void write_snapshots(struct recipe *recipe, uint64_t host_off, unsigned c
     ck_assert_ptr_nonnull(bytes);
     for (unsigned i = 0; i < count; i++) {
         uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
-        char id[9];
+        char id[16];
         snprintf(id, sizeof(id), "%08u", i);
         store_be64(p, l1_off + i * step);
         store_be32(p + 8, size);
