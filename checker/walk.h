@@ -93,6 +93,9 @@ struct owner {
 };
 
 struct walk {
+    struct {
+        int first, end;
+    } rows[OBJECT_KIND_COUNT]; /* the checks of a kind lie between these */
     struct io *io;
     const struct check_options *options;
     struct report *report;
