@@ -351,6 +351,22 @@ uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count,
     return done;
 }
 
+uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t count)
+{
+    const struct page *page = page_find(census, first);
+    uint32_t i = (uint32_t)(first & (PAGE_CELLS - 1));
+    if (!page || page->cell_bytes != 1 || i >= page->cells || count == 0)
+        return 0;
+    uint64_t span = page->cells - i < count ? page->cells - i : count;
+    size_t n = bytes_like(page->cell + i, (size_t)span, BYTE_CLAIMED), k = 0;
+    if (!page->marks[MARK_CONFLICT] && !page->marks[MARK_ODD])
+        return n;
+    while (k < n && !mark_get(page, MARK_CONFLICT, i + (uint32_t)k) &&
+           !mark_get(page, MARK_ODD, i + (uint32_t)k))
+        k++;
+    return k;
+}
+
 int census_mark_odd(struct census *census, uint64_t cluster)
 {
     struct page *page = page_make(census, cluster);

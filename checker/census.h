@@ -72,6 +72,10 @@ uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count,
 /* The same for one cluster. */
 bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs);
 
+/* How many clusters from `first` on are claimed, have balance 0, and neither mark of a conflict nor
+ * of being odd.  May say less than there are: then the next one is to be looked at. */
+uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t count);
+
 /* The first cluster at or after `from` whose balance is not 0.  False if there is none. */
 bool census_next_mismatch(const struct census *census, uint64_t from, uint64_t *cluster);
 

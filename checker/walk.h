@@ -300,8 +300,11 @@ struct l2_digest {
 };
 void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_digest *digest);
 
-/* How many entries from `idx` on, and below `end`, are such a run.  Not for extended L2 entries. */
-uint32_t l2_run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t cluster_size);
+/* How many entries from `idx` on are such a run.  *run, all zeros at first, keeps the one that was
+ * found last: a run is gone through once, however often it is broken by what is wrong with its
+ * clusters.  `digest` may be NULL.  Not for extended L2 entries. */
+uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint32_t idx,
+    const struct l2_digest *digest, struct l2_run *run);
 
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
  * lies on the disk is another question.) */

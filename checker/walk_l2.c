@@ -202,24 +202,6 @@ static uint32_t claim_run(struct walk *walk, const struct table *table, uint32_t
         walk->census, cluster_of(geo, e->host_off), length, table->refs);
 }
 
-/* Entries from idx on that map clusters in a row; *run keeps the one that was found last, so that a
- * run is gone through once however often it is broken by what is wrong with its clusters. */
-static uint32_t run_at(const struct walk *walk, const uint8_t *bytes, uint32_t idx,
-    const struct l2_digest *digest, struct l2_run *run)
-{
-    const struct qcow2_geometry *geo = &walk->geo;
-    if (idx - run->idx >= run->length) {
-        *run = (struct l2_run){idx, 0};
-        for (uint32_t i = 0; i < digest->run_count; i++) {
-            if (idx - digest->runs[i].idx < digest->runs[i].length)
-                *run = digest->runs[i];
-        }
-        if (run->length == 0)
-            run->length = l2_run_length(bytes, idx, geo->l2_entries, geo->cluster_size);
-    }
-    return run->idx + run->length - idx;
-}
-
 static int claim_single(
     struct walk *walk, struct table *table, const uint8_t *bytes, const struct l2_digest *digest)
 {
@@ -235,7 +217,7 @@ static int claim_single(
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, p, &e);
         uint32_t claimed =
-            fast ? claim_run(walk, table, i, &e, run_at(walk, bytes, i, digest, &run)) : 0;
+            fast ? claim_run(walk, table, i, &e, l2_run_at(geo, bytes, i, digest, &run)) : 0;
         if (claimed > 0) {
             n = claimed;
             if (table->active_refs)
