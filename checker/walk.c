@@ -89,7 +89,7 @@ int walk_pause(struct walk *walk, uint64_t bytes_done)
     walk->bytes_done += bytes_done;
     if (options->progress)
         options->progress(options->progress_arg, walk->bytes_done, walk->bytes_total);
-    return options->stop && *options->stop ? -EINTR : 0;
+    return options->stop && __atomic_load_n(options->stop, __ATOMIC_RELAXED) ? -EINTR : 0;
 }
 
 /* ---- claims ---- */

@@ -290,7 +290,7 @@ static double check_cold(const char *path, unsigned threads, struct io_meter_cou
     enum { DELAY_NS = 1000000 };
     struct check_options options = {.threads = threads};
     struct report report;
-    struct io *file, *meter;
+    struct io *file = NULL, *meter = NULL;
     if (io_file_open(path, IO_FILE_NO_LOCK, &file, NULL) < 0 ||
         io_meter_open(file, DELAY_NS, &meter) < 0)
         fail(path);
