@@ -73,7 +73,7 @@ static void measure(const char *const argv[], struct cost *best)
     double start = now();
     pid_t pid = fork();
     if (pid == 0) {
-        if (!freopen("/dev/null", "w", stdout))
+        if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
             _exit(127);
         execvp(argv[0], (char *const *)argv);
         _exit(127);
