@@ -56,7 +56,9 @@ int census_unknown(struct census *census, uint64_t first, uint64_t count);
 bool census_known(const struct census *census, uint64_t cluster);
 
 /* `refs` references to the cluster from one owner (that is, one guest place or one piece of
- * metadata).  Sets *conflict if an owner before it cannot share it. */
+ * metadata).  Sets *conflict if an owner before it cannot share it.  -E2BIG, and nothing claimed,
+ * when it is one of very many to places far apart where nothing is counted: no image is like that.
+ */
 int census_claim(
     struct census *census, uint64_t cluster, uint64_t refs, enum claim how, bool *conflict);
 

@@ -100,9 +100,12 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
     uint64_t first = cluster_of(&walk->geo, host_off);
     uint64_t last = cluster_of(&walk->geo, host_off + length - 1);
     for (uint64_t cluster = first; cluster <= last; cluster++) {
-        bool taken;
+        bool taken = false;
         int ret = census_claim(walk->census, cluster, refs, how, &taken);
-        if (ret < 0)
+        if (ret == -E2BIG)
+            report_problem(walk->report,
+                "references to more places than an image can have: not all were counted");
+        else if (ret < 0)
             return ret;
         *conflict |= taken;
     }
