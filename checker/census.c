@@ -41,6 +41,7 @@ struct census {
     uint64_t cluster_count;
     size_t memory;
     bool has_conflicts;
+    uint64_t claims, loose_pages;  /* pages made for references where nothing is counted */
     struct unknown_range *unknown; /* ascending */
     size_t unknown_count;
     struct page *first_page; /* images up to 2^15 clusters need no more */
@@ -275,6 +276,24 @@ int census_load(
 
 /* ---- claims ---- */
 
+/* The page of a cluster that is referred to.  In a sound image its clusters are counted, so it is
+ * there; where counts are lost references still come in crowds.  A few of them each at places far
+ * apart are made to cost memory. */
+static int page_for_claim(struct census *census, uint64_t cluster, struct page **page)
+{
+    enum { LOOSE_AT_LEAST = 4096, CLAIMS_A_PAGE = 64 };
+    census->claims++;
+    *page = page_find(census, cluster);
+    if (!*page) {
+        if (census->loose_pages >= LOOSE_AT_LEAST + census->claims / CLAIMS_A_PAGE)
+            return -E2BIG;
+        census->loose_pages++;
+    }
+    if (!*page || (cluster & (PAGE_CELLS - 1)) >= (*page)->cells)
+        *page = page_make(census, cluster);
+    return *page ? 0 : -ENOMEM;
+}
+
 static int note_conflict(struct census *census, struct page *page, uint32_t i)
 {
     census->has_conflicts = true;
@@ -284,16 +303,16 @@ static int note_conflict(struct census *census, struct page *page, uint32_t i)
 int census_claim(
     struct census *census, uint64_t cluster, uint64_t refs, enum claim how, bool *conflict)
 {
-    struct page *page = page_make(census, cluster);
-    if (!page)
-        return -ENOMEM;
+    struct page *page;
+    int ret = page_for_claim(census, cluster, &page);
+    if (ret < 0)
+        return ret;
     uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
     uint64_t cell = cell_load(page, i);
     bool owned = cell_claimed(page, cell) && !mark_get(page, MARK_REFUSED, i);
     int64_t balance = cell_balance(page, cell) - (int64_t)refs;
     *conflict =
         owned && how != CLAIM_REFUSED && (how == CLAIM_ALONE || !mark_get(page, MARK_PACKED, i));
-    int ret = 0;
     if (*conflict)
         ret = note_conflict(census, page, i);
     else if (how == CLAIM_PACKED)
@@ -318,36 +337,61 @@ bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs)
     return true;
 }
 
-static bool bytes_all(const uint8_t *p, size_t count, uint8_t value)
+/* How many bytes from the first on are `value`. */
+static size_t bytes_like(const uint8_t *p, size_t count, uint8_t value)
 {
-    return count == 0 || (p[0] == value && memcmp(p, p + 1, count - 1) == 0);
+    if (p[0] != value)
+        return 0;
+    if (memcmp(p, p + 1, count - 1) == 0)
+        return count;
+    size_t i = 1;
+    while (p[i] == value)
+        i++;
+    return i;
 }
 
-bool census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs)
+uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs)
 {
+    uint64_t done = 0;
     if (refs > BYTE_MAX)
-        return false;
-    for (int pass = 0; pass < 2; pass++) { /* look at all of them, then claim them */
-        for (uint64_t done = 0; done < count;) {
-            struct page *page = page_find(census, first + done);
-            uint32_t i = (uint32_t)((first + done) & (PAGE_CELLS - 1));
-            uint64_t n = PAGE_CELLS - i < count - done ? PAGE_CELLS - i : count - done;
-            if (pass == 1)
-                memset(page->cell + i, BYTE_CLAIMED, (size_t)n);
-            else if (!page || page->cell_bytes != 1 || i + n > page->cells ||
-                     !bytes_all(page->cell + i, (size_t)n, (uint8_t)refs))
-                return false;
-            done += n;
-        }
+        return 0;
+    while (done < count) {
+        struct page *page = page_find(census, first + done);
+        uint32_t i = (uint32_t)((first + done) & (PAGE_CELLS - 1));
+        if (!page || page->cell_bytes != 1 || i >= page->cells)
+            break;
+        uint64_t span = page->cells - i < count - done ? page->cells - i : count - done;
+        size_t n = bytes_like(page->cell + i, (size_t)span, (uint8_t)refs);
+        memset(page->cell + i, BYTE_CLAIMED, n);
+        done += n;
+        if (n < span)
+            break;
     }
-    return true;
+    return done;
+}
+
+uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t count)
+{
+    const struct page *page = page_find(census, first);
+    uint32_t i = (uint32_t)(first & (PAGE_CELLS - 1));
+    if (!page || page->cell_bytes != 1 || i >= page->cells || count == 0)
+        return 0;
+    uint64_t span = page->cells - i < count ? page->cells - i : count;
+    size_t n = bytes_like(page->cell + i, (size_t)span, BYTE_CLAIMED), k = 0;
+    if (!page->marks[MARK_CONFLICT] && !page->marks[MARK_ODD])
+        return n;
+    while (k < n && !mark_get(page, MARK_CONFLICT, i + (uint32_t)k) &&
+           !mark_get(page, MARK_ODD, i + (uint32_t)k))
+        k++;
+    return k;
 }
 
 int census_mark_odd(struct census *census, uint64_t cluster)
 {
-    struct page *page = page_make(census, cluster);
-    if (!page)
-        return -ENOMEM;
+    struct page *page;
+    int ret = page_for_claim(census, cluster, &page);
+    if (ret < 0)
+        return ret == -E2BIG ? 0 : ret;
     return page_mark(page, MARK_ODD, (uint32_t)(cluster & (PAGE_CELLS - 1)), &census->memory);
 }
 

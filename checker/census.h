@@ -56,7 +56,9 @@ int census_unknown(struct census *census, uint64_t first, uint64_t count);
 bool census_known(const struct census *census, uint64_t cluster);
 
 /* `refs` references to the cluster from one owner (that is, one guest place or one piece of
- * metadata).  Sets *conflict if an owner before it cannot share it. */
+ * metadata).  Sets *conflict if an owner before it cannot share it.  -E2BIG, and nothing claimed,
+ * when it is one of very many to places far apart where nothing is counted: no image is like that.
+ */
 int census_claim(
     struct census *census, uint64_t cluster, uint64_t refs, enum claim how, bool *conflict);
 
@@ -65,12 +67,16 @@ struct census_cell census_get(const struct census *census, uint64_t cluster);
 bool census_has_conflicts(const struct census *census);
 
 /* The fast path for data clusters in a row, first, first + 1, ...: claims them with `refs`
- * references each and returns true, if each was unclaimed and has exactly that stored count.
- * Otherwise changes nothing and returns false. */
-bool census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs);
+ * references each, up to the first that was claimed before or has not exactly that stored count.
+ * Returns how many it claimed; what it may not know how to claim fast it leaves, too. */
+uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs);
 
 /* The same for one cluster. */
 bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs);
+
+/* How many clusters from `first` on are claimed, have balance 0, and neither mark of a conflict nor
+ * of being odd.  May say less than there are: then the next one is to be looked at. */
+uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t count);
 
 /* The first cluster at or after `from` whose balance is not 0.  False if there is none. */
 bool census_next_mismatch(const struct census *census, uint64_t from, uint64_t *cluster);

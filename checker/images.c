@@ -18,7 +18,7 @@ struct image {
     const char *filename;
     FILE *out, *err; /* stdout and stderr, or what is printed there later */
     struct progress_place place;
-    struct report *report;
+    struct report report;
 };
 
 static void open_failed(struct report *report, int error, const struct io_file_info *info)
@@ -60,11 +60,10 @@ static int add_undo(struct report *report, const char *undo, struct io **io)
     return ret;
 }
 
-static void repair_one(
-    struct io **io, const struct image *image, const struct check_options *options)
+static void repair_one(struct io **io, struct image *image, const struct check_options *options)
 {
     const struct arguments *args = image->args;
-    struct report *report = image->report;
+    struct report *report = &image->report;
     struct repair_options repair = args->repair_options;
     FILE *out = args->json ? image->err : image->out;
     repair.remarks = out;
@@ -104,7 +103,7 @@ static void roll_back(struct io *io, const char *undo, struct report *report)
         report_problem(report, "rolling back failed: %s; try again", strerror(-ret));
 }
 
-static void handle_image(struct io **io, const struct image *image)
+static void handle_image(struct io **io, struct image *image)
 {
     const struct arguments *args = image->args;
     struct check_options options = args->check;
@@ -115,11 +114,11 @@ static void handle_image(struct io **io, const struct image *image)
     }
     options.stop = progress_stop_flag();
     if (args->rollback)
-        roll_back(*io, args->rollback, image->report);
-    if (args->repair && !image->report->problem[0])
+        roll_back(*io, args->rollback, &image->report);
+    if (args->repair && !image->report.problem[0])
         repair_one(io, image, &options);
     else
-        check_image(*io, image->filename, &options, image->report);
+        check_image(*io, image->filename, &options, &image->report);
     progress_end(progress);
 }
 
@@ -127,20 +126,19 @@ static int check_one(struct image *image)
 {
     const struct arguments *args = image->args;
     const char *filename = image->filename;
-    struct report report;
+    struct report *report = &image->report;
     struct io *io = NULL;
     struct io_file_info info = {0};
     bool writes = (args->repair && !args->dry_run) || args->rollback;
-    report_init(&report, args->max_findings);
-    image->report = &report;
+    report_init(report, args->max_findings);
     int ret = 0;
     if (strcmp(filename, "-") == 0) {
-        report_problem(&report, "standard input cannot be checked: an image is read out of order");
+        report_problem(report, "standard input cannot be checked: an image is read out of order");
     } else {
         unsigned flags = writes ? IO_FILE_WRITE : args->share ? IO_FILE_SHARE : 0;
         ret = io_file_open(filename, flags, &io, &info);
         if (ret < 0)
-            open_failed(&report, ret, &info);
+            open_failed(report, ret, &info);
     }
     if (io) {
         if (info.unlocked)
@@ -150,15 +148,15 @@ static int check_one(struct image *image)
     }
     ret = 0;
     if (args->json)
-        ret = report_print_json(&report, filename, image->out);
+        ret = report_print_json(report, filename, image->out);
     else
-        report_print(&report, filename, &args->style, image->out);
-    int exit_code = report_exit_code(&report);
+        report_print(report, filename, &args->style, image->out);
+    int exit_code = report_exit_code(report);
     if (ret < 0) {
         fprintf(image->err, "qcheck: %s: writing the report: %s\n", filename, strerror(-ret));
         exit_code = 1;
     }
-    report_release(&report);
+    report_release(report);
     return exit_code;
 }
 
@@ -207,7 +205,7 @@ static void run_image(void *arg, size_t index, unsigned worker)
         .err = open_memstream(&said->err, &said->err_len),
         .place = {&run->turn, index}};
     said->exit_code = 1;
-    if (!*progress_stop_flag() && image.out && image.err)
+    if (!__atomic_load_n(progress_stop_flag(), __ATOMIC_RELAXED) && image.out && image.err)
         said->exit_code = check_one(&image);
     if ((image.out && fclose(image.out) != 0) || (image.err && fclose(image.err) != 0))
         said->exit_code = 1;

@@ -85,13 +85,34 @@ static void judge_entry(struct walk *walk, const struct table *table, uint32_t i
     walk_show(walk, &subject);
 }
 
+/* The fast path: how many entries from idx on, mapping clusters in a row, lie on the disk, are
+ * plain and have clusters of which the census knows nothing noteworthy. */
+static uint32_t right_run(const struct walk *walk, const struct table *table, uint32_t idx,
+    const struct qcow2_l2_entry *e, uint32_t length)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    if (e->kind != QCOW2_L2_NORMAL || idx >= table->legal || !l2_entry_plain(walk, e, 0))
+        return 0;
+    uint64_t room = (walk->view.file_size - e->host_off) >> geo->cluster_bits;
+    length = length < table->legal - idx ? length : table->legal - idx;
+    length = length < room ? length : (uint32_t)room;
+    return (uint32_t)census_right_run(walk->census, cluster_of(geo, e->host_off), length);
+}
+
 static void judge_table(struct walk *walk, const struct table *table, const uint8_t *bytes)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+    bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
+    struct l2_run run = {0};
+    for (uint32_t i = 0, n; i < geo->l2_entries; i += n ? n : 1) {
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
+        n = 0;
         if (e.raw == 0 && e.bitmap == 0)
+            continue;
+        if (fast)
+            n = right_run(walk, table, i, &e, l2_run_at(geo, bytes, i, NULL, &run));
+        if (n > 0)
             continue;
         uint64_t guest_off = ((uint64_t)table->l1_idx << geo->l2_bits | i) << geo->cluster_bits;
         struct touched touched = look_up(walk, &e);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * See progress.h.  The two flags are the only mutable globals of the project: a signal handler can
- * reach nothing else. */
+ * reach nothing else.  Threads look at them, too, so they are read and written atomically. */
 #include "progress.h"
 
 #include <inttypes.h>
@@ -24,9 +24,9 @@ struct progress {
 static void on_signal(int signo)
 {
     if (signo == SIGUSR1)
-        line_wanted = 1;
+        __atomic_store_n(&line_wanted, 1, __ATOMIC_RELAXED);
     else
-        stop_wanted = 1;
+        __atomic_store_n(&stop_wanted, 1, __ATOMIC_RELAXED);
 }
 
 void progress_catch_signals(void)
@@ -85,9 +85,8 @@ void progress_update(void *arg, uint64_t done, uint64_t total)
     bool due =
         time - progress->last >= again_after &&
         (progress->always || (progress->automatic && time - progress->started >= first_after));
-    if (!due && !line_wanted)
+    if (!__atomic_exchange_n(&line_wanted, 0, __ATOMIC_RELAXED) && !due)
         return;
-    line_wanted = 0;
     progress->last = time;
     print_line(progress, time, done, total);
 }

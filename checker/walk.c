@@ -9,6 +9,17 @@
 
 /* ---- showing objects to checks ---- */
 
+/* Most subjects concern a handful of the checks. */
+static void index_rows(struct walk *walk)
+{
+    for (int check = CHECK_COUNT - 1; check >= 0; check--) {
+        enum object_kind kind = check_rows[check].kind;
+        walk->rows[kind].first = check;
+        if (walk->rows[kind].end == 0)
+            walk->rows[kind].end = check + 1;
+    }
+}
+
 static struct finding finding_start(const struct subject *subject, int check)
 {
     return (struct finding){
@@ -30,14 +41,16 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
 {
     enum after after = AFTER_GO_ON;
     uint64_t lost = 0;
+    struct finding scratch = finding_start(subject, 0);
     for (int check = walk->rows[subject->kind].first; check < walk->rows[subject->kind].end;
          check++) {
         const struct check_row *row = &check_rows[check];
-        if (row->kind != subject->kind)
+        /* Nearly all answer no, and may leave traces in the finding: it is made when one does not,
+         * and the predicate, being pure, asked again. */
+        if (row->kind != subject->kind || !row->hit(&walk->view, subject, &scratch))
             continue;
         struct finding finding = finding_start(subject, check);
-        if (!row->hit(&walk->view, subject, &finding))
-            continue;
+        row->hit(&walk->view, subject, &finding);
         report_add(walk->report, &finding);
         if (walk->options->found)
             walk->options->found(walk->options->found_arg, &finding);
@@ -76,7 +89,7 @@ int walk_pause(struct walk *walk, uint64_t bytes_done)
     walk->bytes_done += bytes_done;
     if (options->progress)
         options->progress(options->progress_arg, walk->bytes_done, walk->bytes_total);
-    return options->stop && *options->stop ? -EINTR : 0;
+    return options->stop && __atomic_load_n(options->stop, __ATOMIC_RELAXED) ? -EINTR : 0;
 }
 
 /* ---- claims ---- */
@@ -87,9 +100,12 @@ int walk_claim(struct walk *walk, uint64_t host_off, uint64_t length, uint64_t r
     uint64_t first = cluster_of(&walk->geo, host_off);
     uint64_t last = cluster_of(&walk->geo, host_off + length - 1);
     for (uint64_t cluster = first; cluster <= last; cluster++) {
-        bool taken;
+        bool taken = false;
         int ret = census_claim(walk->census, cluster, refs, how, &taken);
-        if (ret < 0)
+        if (ret == -E2BIG)
+            report_problem(walk->report,
+                "references to more places than an image can have: not all were counted");
+        else if (ret < 0)
             return ret;
         *conflict |= taken;
     }
@@ -314,17 +330,6 @@ void walk_close(struct walk *walk)
     free(walk);
 }
 
-/* Of a badly damaged image millions of objects are shown: not each to the rows of other kinds. */
-static void find_rows(struct walk *walk)
-{
-    for (int check = CHECK_COUNT - 1; check >= 0; check--) {
-        struct row_range *range = &walk->rows[check_rows[check].kind];
-        range->first = check;
-        if (range->end == 0)
-            range->end = check + 1;
-    }
-}
-
 int walk_open(struct io *io, const char *filename, const struct check_options *options,
     struct report *report, struct walk **out)
 {
@@ -336,7 +341,7 @@ int walk_open(struct io *io, const char *filename, const struct check_options *o
         walk->options = options;
         walk->report = report;
         walk->filename = filename;
-        find_rows(walk);
+        index_rows(walk);
         for (size_t i = 0; i < sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]); i++)
             walk->stored_cache[i].off = UINT64_MAX;
         ret = run_stages(walk);

@@ -92,18 +92,15 @@ struct owner {
     uint64_t table_off, index, guest_off, guest_len;
 };
 
-/* Rows of a kind of object lie within it; others may, too. */
-struct row_range {
-    int first, end;
-};
-
 struct walk {
+    struct {
+        int first, end;
+    } rows[OBJECT_KIND_COUNT]; /* the checks of a kind lie between these */
     struct io *io;
     const struct check_options *options;
     struct report *report;
     const char *filename; /* for names relative to it; may be NULL */
 
-    struct row_range rows[OBJECT_KIND_COUNT];
     struct qcow2_header header;
     struct qcow2_geometry geo;
     struct check_view view;
@@ -303,8 +300,11 @@ struct l2_digest {
 };
 void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_digest *digest);
 
-/* How many entries from `idx` on, and below `end`, are such a run.  Not for extended L2 entries. */
-uint32_t l2_run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t cluster_size);
+/* How many entries from `idx` on are such a run.  *run, all zeros at first, keeps the one that was
+ * found last: a run is gone through once, however often it is broken by what is wrong with its
+ * clusters.  `digest` may be NULL.  Not for extended L2 entries. */
+uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint32_t idx,
+    const struct l2_digest *digest, struct l2_run *run);
 
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
  * lies on the disk is another question.) */

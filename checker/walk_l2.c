@@ -183,8 +183,8 @@ static int settle_entry(struct walk *walk, struct table *table, const struct qco
     return census_mark_odd(walk->census, cluster_of(&walk->geo, e->host_off));
 }
 
-/* The fast path: claims the run of entries that starts at `idx`, if there is one and all its
- * clusters are as they should be; returns its length, or 0 if nothing was claimed.
+/* The fast path: claims entries in a row, `length` of them from `idx` on, as long as all is as it
+ * should be with them and their clusters; returns how many.
  *
  * Invariant: an entry that is claimed here is one that l2_entry_plain() accepts, that lies on the
  * disk, and whose COPIED flag and stored count fit its references: no check would object. */
@@ -195,11 +195,11 @@ static uint32_t claim_run(struct walk *walk, const struct table *table, uint32_t
     if (e->kind != QCOW2_L2_NORMAL || (table->active_refs > 0 && e->copied != (table->refs == 1)) ||
         !l2_entry_plain(walk, e, 0) || idx >= table->legal)
         return 0;
+    uint64_t room = (walk->view.file_size - e->host_off) >> geo->cluster_bits;
     length = length < table->legal - idx ? length : table->legal - idx;
-    if (!in_file(walk, e->host_off, (uint64_t)length << geo->cluster_bits) ||
-        !census_claim_run(walk->census, cluster_of(geo, e->host_off), length, table->refs))
-        return 0;
-    return length;
+    length = length < room ? length : (uint32_t)room;
+    return (uint32_t)census_claim_run(
+        walk->census, cluster_of(geo, e->host_off), length, table->refs);
 }
 
 static int claim_single(
@@ -207,7 +207,7 @@ static int claim_single(
 {
     const struct qcow2_geometry *geo = &walk->geo;
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
-    const struct l2_run *run = digest->runs, *end = run + digest->run_count;
+    struct l2_run run = {0};
     uint64_t next_off = 0;
     uint32_t single_end = 0; /* a run that could not be claimed as one is taken entry by entry */
     for (uint32_t i = 0, n; i < geo->l2_entries; i += n) {
@@ -217,19 +217,17 @@ static int claim_single(
             continue;
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, p, &e);
-        for (; run < end && run->idx < i; run++)
-            ;
+        uint32_t claimed = 0;
         if (fast && i >= single_end) {
-            n = run < end && run->idx == i
-                    ? run->length
-                    : l2_run_length(bytes, i, geo->l2_entries, geo->cluster_size);
-            single_end = i + n;
-            n = claim_run(walk, table, i, &e, n);
-            if (n > 0 && table->active_refs)
+            uint32_t length = l2_run_at(geo, bytes, i, digest, &run);
+            single_end = i + length;
+            claimed = claim_run(walk, table, i, &e, length);
+        }
+        if (claimed > 0) {
+            n = claimed;
+            if (table->active_refs)
                 count_cluster(walk, table, e.host_off, n, &next_off);
-            if (n > 0)
-                continue;
-            n = 1;
+            continue;
         }
         bool exact;
         count_entry(walk, table, &e, &next_off);

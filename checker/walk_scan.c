@@ -25,7 +25,7 @@ VECTOR_LOOPS static uint32_t run_blocks(
     return blocks;
 }
 
-uint32_t l2_run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t cluster_size)
+static uint32_t run_length(const uint8_t *bytes, uint32_t idx, uint32_t end, uint32_t cluster_size)
 {
     const uint8_t *first = bytes + (size_t)idx * 8;
     uint64_t want = load_be64(first);
@@ -72,7 +72,7 @@ void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_d
         const uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
         n = geo->extended_l2 || digest->run_count == sizeof(digest->runs) / sizeof(digest->runs[0])
                 ? 1
-                : l2_run_length(bytes, i, count, step);
+                : run_length(bytes, i, count, step);
         if (n >= BLOCK) {
             /* Offsets in a row only grow, so what is between them has no other flags. */
             digest->runs[digest->run_count++] = (struct l2_run){i, n};
@@ -88,4 +88,19 @@ void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_d
     }
     digest->flags = any & ~(QCOW2_OFFSET_MASK & ~(uint64_t)(step - 1));
     digest->highest_off = (uint64_t)highest;
+}
+
+uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint32_t idx,
+    const struct l2_digest *digest, struct l2_run *run)
+{
+    if (idx - run->idx >= run->length) {
+        *run = (struct l2_run){idx, 0};
+        for (uint32_t i = 0; digest && i < digest->run_count; i++) {
+            if (idx - digest->runs[i].idx < digest->runs[i].length)
+                *run = digest->runs[i];
+        }
+        if (run->length == 0)
+            run->length = run_length(bytes, idx, geo->l2_entries, geo->cluster_size);
+    }
+    return run->idx + run->length - idx;
 }

@@ -23,7 +23,7 @@ struct crew {
     pthread_mutex_t lock;
     pthread_cond_t wanted; /* there are jobs, or it is over */
     pthread_cond_t ended;  /* a task is done */
-    unsigned count;
+    unsigned count, idle;
     bool over;
     struct crew_task *first, *last;
     struct hand hands[];
@@ -66,10 +66,13 @@ static void *hand_main(void *arg)
     struct crew *crew = hand->crew;
     pthread_mutex_lock(&crew->lock);
     while (!crew->over) {
-        if (crew->first)
+        if (crew->first) {
             work_at(crew, crew->first, hand->worker);
-        else
-            pthread_cond_wait(&crew->wanted, &crew->lock);
+            continue;
+        }
+        crew->idle++;
+        pthread_cond_wait(&crew->wanted, &crew->lock);
+        crew->idle--;
     }
     pthread_mutex_unlock(&crew->lock);
     return NULL;
@@ -176,8 +179,10 @@ void crew_start(struct crew *crew, struct crew_task *task)
     else
         crew->first = task;
     crew->last = task;
-    if (crew->count > 0)
-        pthread_cond_broadcast(&crew->wanted);
+    /* Those who work will look for more; of the others no more than there are jobs for. */
+    size_t grain = task->grain ? task->grain : 1, wanted = (task->count + grain - 1) / grain;
+    for (size_t i = 0; i < crew->idle && i < wanted; i++)
+        pthread_cond_signal(&crew->wanted);
     pthread_mutex_unlock(&crew->lock);
 }
 

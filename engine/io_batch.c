@@ -43,14 +43,13 @@ static void read_one(void *arg, size_t index, unsigned worker)
         crew_double(batch->crew);
 }
 
-/* Jobs worth the way to the lock; once there are many readers each read counts. */
+/* Small reads are taken up several at a time, which saves ways to the lock; once there are many
+ * readers each read counts. */
 static size_t grain(const struct io_batch *batch)
 {
-    enum { GRAIN_BYTES = 64 << 10, FEW_READERS = 3 };
+    enum { LARGE_BYTES = 16 << 10, SEVERAL = 8, FEW_READERS = 3 };
     size_t length = batch->count > 0 ? batch->reqs[0].length : 0;
-    if (length == 0 || length >= GRAIN_BYTES || crew_count(batch->crew) > FEW_READERS)
-        return 1;
-    return GRAIN_BYTES / length;
+    return length < LARGE_BYTES && crew_count(batch->crew) <= FEW_READERS ? SEVERAL : 1;
 }
 
 void io_batch_start(struct io_batch *batch)

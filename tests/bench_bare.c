@@ -127,35 +127,46 @@ static void decode_entry(void *arg, size_t index, unsigned worker)
         d->failed++;
 }
 
+static void decoding_close(struct decoding *d, unsigned workers)
+{
+    for (unsigned i = 0; i < workers; i++) {
+        codec_close(d->codecs ? d->codecs[i] : NULL);
+        free(d->bufs ? d->bufs[i] : NULL);
+    }
+    free(d->codecs);
+    free(d->bufs);
+    free(d->table);
+}
+
+static int decoding_open(struct decoding *d, unsigned workers)
+{
+    uint32_t size = d->bare->geo.cluster_size;
+    d->codecs = calloc(workers, sizeof(struct codec *));
+    d->bufs = calloc(workers, sizeof(uint8_t *));
+    d->table = malloc(size);
+    int ret = d->codecs && d->bufs && d->table ? 0 : -ENOMEM;
+    for (unsigned i = 0; ret == 0 && i < workers; i++) {
+        d->bufs[i] = malloc(4 * (size_t)size);
+        ret = d->bufs[i] ? codec_open(d->bare->header.compression, &d->codecs[i]) : -ENOMEM;
+    }
+    return ret;
+}
+
 static int decode_all(struct bare *bare, struct crew *crew)
 {
-    unsigned workers = crew_workers(crew);
-    uint32_t size = bare->geo.cluster_size;
-    struct decoding d = {.bare = bare,
-        .codecs = calloc(workers, sizeof(struct codec *)),
-        .bufs = calloc(workers, sizeof(uint8_t *)),
-        .table = malloc(size)};
-    for (unsigned i = 0; i < workers; i++) {
-        d.bufs[i] = malloc(4 * (size_t)size);
-        if (!d.bufs[i] || codec_open(bare->header.compression, &d.codecs[i]) < 0)
-            return -ENOMEM;
-    }
-    for (size_t i = bare->l2_first; i < bare->count; i++) {
+    struct decoding d = {.bare = bare};
+    int ret = decoding_open(&d, crew_workers(crew));
+    for (size_t i = bare->l2_first; ret == 0 && i < bare->count; i++) {
         struct crew_task task = {
             .job = decode_entry, .arg = &d, .count = bare->geo.l2_entries, .grain = 4};
-        if (io_read_padded(bare->io, bare->places[i], d.table, size) < 0)
-            return -EIO;
-        crew_start(crew, &task);
-        crew_wait(crew, &task);
+        ret = io_read_padded(bare->io, bare->places[i], d.table, bare->geo.cluster_size);
+        if (ret == 0) {
+            crew_start(crew, &task);
+            crew_wait(crew, &task);
+        }
     }
-    for (unsigned i = 0; i < workers; i++) {
-        codec_close(d.codecs[i]);
-        free(d.bufs[i]);
-    }
-    free(d.codecs);
-    free(d.bufs);
-    free(d.table);
-    return d.failed ? -EBADMSG : 0;
+    decoding_close(&d, crew_workers(crew));
+    return ret == 0 && d.failed ? -EBADMSG : ret;
 }
 
 int bench_decode(const char *image)

@@ -346,8 +346,8 @@ START_TEST(sigint_ends_it)
 {
     struct shelf shelf = shelf_open();
     struct proc_result r =
-        proc_run("cd '%s' && ln -s clean i && timeout --preserve-status -s %s 0.3 "
-                 "sh -c 'exec \"%s\" --output=json $(yes i | head -n 100000)'",
+        proc_run("cd '%s' && ln -s clean i && images=$(yes i | head -n 100000) && "
+                 "timeout --preserve-status -s %s 0.8 '%s' --output=json $images",
             shelf.dir, _i ? "TERM" : "INT", shelf.qcheck);
     ck_assert_msg(r.exit_code == 1, "exit %d %s", r.exit_code, r.err);
     size_t length = strlen(r.out);
@@ -360,9 +360,10 @@ END_TEST
 START_TEST(sigusr1_asks_how_far_it_is)
 {
     struct shelf shelf = shelf_open();
-    struct proc_result r = proc_run("cd '%s' && ln -s clean i && timeout --preserve-status -s USR1 "
-                                    "0.3 sh -c 'exec \"%s\" -q $(yes i | head -n 60000)'",
-        shelf.dir, shelf.qcheck);
+    struct proc_result r =
+        proc_run("cd '%s' && ln -s clean i && images=$(yes i | head -n 60000) && "
+                 "timeout --preserve-status -s USR1 0.4 '%s' -q $images",
+            shelf.dir, shelf.qcheck);
     ck_assert_msg(r.exit_code == 0, "exit %d %s", r.exit_code, r.err);
     ck_assert_msg(strstr(r.err, " %, ") && strstr(r.err, "MiB/s") && strstr(r.err, " s left\n"),
         "said %s", r.err);

@@ -211,7 +211,7 @@ static void write_snapshots(struct recipe *recipe, uint64_t host_off, unsigned c
     ck_assert_ptr_nonnull(bytes);
     for (unsigned i = 0; i < count; i++) {
         uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
-        char id[9];
+        char id[16];
         snprintf(id, sizeof(id), "%08u", i);
         store_be64(p, l1_off + i * step);
         store_be32(p + 8, size);
@@ -264,6 +264,23 @@ START_TEST(bitmap_tables_in_a_hole)
 }
 END_TEST
 
+/* Entries that each name a cluster far from all others, in a file of exabytes. */
+START_TEST(references_all_over_the_place)
+{
+    enum { TABLES = 8, ENTRIES = 8192 };
+    struct recipe *recipe = build("image size=4T\ndamage truncate 0x4000000000000000\n");
+    write_entries(recipe, 3 * CLUSTER, UINT64_C(1) << 30, CLUSTER, TABLES);
+    for (uint64_t t = 0; t < TABLES; t++)
+        write_entries(recipe, (UINT64_C(1) << 30) + t * CLUSTER, (UINT64_C(1) << 40) + (t << 44),
+            UINT64_C(1) << 31, ENTRIES);
+    struct report report = check_it(recipe, 10); /* within the memory */
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    ck_assert_ptr_nonnull(strstr(report.problem, "more places"));
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 /* One range of compressed data that all entries of a table share. */
 START_TEST(one_compressed_range_for_everything)
 {
@@ -302,6 +319,7 @@ Suite *test_crafted(void)
     tcase_add_test(tc, l1_tables_in_a_hole);
     tcase_add_test(tc, many_tables_at_one_place);
     tcase_add_test(tc, bitmap_tables_in_a_hole);
+    tcase_add_test(tc, references_all_over_the_place);
     tcase_add_test(tc, one_compressed_range_for_everything);
     suite_add_tcase(suite, tc);
     return suite;
