@@ -317,6 +317,7 @@ void repair_image(struct io *io, const char *filename, const struct check_option
 {
     struct repair repair = {.io = io, .filename = filename, .check = *check, .options = options};
     struct outcome outcome = {0};
+    repair.check.deploy = NULL; /* a policy has no say in what is repaired */
     int ret = run_rounds(&repair, &outcome);
     if (ret == 0)
         ret = clear_marks(&repair, &outcome);

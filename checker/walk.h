@@ -15,6 +15,7 @@
  *   orphan.c         leaked clusters that look like a lost table
  *   deep.c           decoding of compressed clusters
  *   chain.c          data file and backing chain
+ *   deploy.c         rules of the pre-deploy gate
  *   sharers.c        which disks have the L2 tables that findings are about
  *
  * Functions return 0 or -errno; an errno is a failure of the machine that ends the check (no
@@ -37,6 +38,7 @@ struct tree {
     bool usable;          /* its L1 table is to be read */
     bool disk_size_known; /* false: a snapshot that does not say it */
     uint64_t disk_size;
+    uint64_t vm_state_size; /* as the record says */
     uint64_t same_l1; /* how many disks use this very table; 0: counted with an earlier one */
 };
 
@@ -248,6 +250,7 @@ int walk_judge_areas(struct walk *walk);
 int walk_deep(struct walk *walk);
 int walk_data_file(struct walk *walk);
 int walk_backing_chain(struct walk *walk);
+int walk_policy(struct walk *walk);
 int walk_name_sharers(struct walk *walk);
 
 /* ---- shared pieces ---- */
