@@ -43,8 +43,7 @@ static const char usage[] =
     "  -v, --verbose            also notes, and every finding\n"
     "      --help, --version\n"
     "\n"
-    "Exit: 0 clean, 1 not completed, 2 corrupt, 3 leaks only, 4 refused by the policy of "
-    "--deploy,\n"
+    "Exit: 0 clean, 1 not completed, 2 corrupt, 3 leaks only, 4 refused by the policy,\n"
     "63 not a qcow2 image or one that cannot be judged.\n";
 
 enum {
