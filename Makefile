@@ -37,7 +37,8 @@ FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
                  tests/interplay.c tests/bench_crash.c tests/bench_snap.c \
-                 tests/bench_check.c tests/fuzz_entry.c tests/fuzz_afl.c tests/fuzz_tool.c)
+                 tests/bench_check.c tests/fuzz_entry.c tests/fuzz_afl.c tests/fuzz_tool.c \
+                 tests/fail_calls.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -110,6 +111,11 @@ $(BUILD)/tests/fuzz_tool: $(BUILD)/tests/fuzz_tool.o $(TEST_LIB) $(FAULT_LIB) $(
 	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
 		$(LIBS_THREAD) -lm
 
+# Preloaded by a suite: no sanitizer, and nothing of ours in it.
+$(BUILD)/tests/fail_calls.so: tests/fail_calls.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out $(SANITIZE),$(CFLAGS_ALL)) -fPIC -shared -o $@ $< -ldl
+
 # The engine and QEMU in turns on one image.
 $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
@@ -129,7 +135,7 @@ $(BUILD)/tests/bench_check: $(BUILD)/tests/bench_check.o $(TEST_LIB) $(CHECKER_L
 bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img check: ROW=name
 	QCHECK=$(BUILD)/qcheck $(BUILD)/tests/bench_check $(ROW)
 
-check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
+check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
 # The full exploration: every workload on every kind of image, sequences, random workloads, repairs,

@@ -113,6 +113,7 @@ static void collect(void *arg, const struct finding *finding)
 static int round_check(struct repair *repair)
 {
     repair->findings.count = 0;
+    repair->findings.failed = false;
     repair->lost_references = false;
     report_init(&repair->report, 0);
     repair->check.found = collect;
@@ -297,7 +298,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         if (repair->walk)
             round_end(repair);
     }
-    return ret;
+    return ret == 0 && repair->findings.failed ? -ENOMEM : ret; /* there was more to repair */
 }
 
 /* Marks go last: when all is well, or when what is left was there before us. */
