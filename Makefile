@@ -114,7 +114,7 @@ $(BUILD)/tests/fuzz_tool: $(BUILD)/tests/fuzz_tool.o $(TEST_LIB) $(FAULT_LIB) $(
 # Preloaded by a suite: no sanitizer, and nothing of ours in it.
 $(BUILD)/tests/fail_calls.so: tests/fail_calls.c
 	@mkdir -p $(@D)
-	$(CC) $(filter-out $(SANITIZE),$(CFLAGS_ALL)) -fPIC -shared -o $@ $< -ldl
+	$(CC) $(filter-out $(SANITIZE) --coverage,$(CFLAGS_ALL)) -fPIC -shared -o $@ $< -ldl
 
 # The engine and QEMU in turns on one image.
 $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
@@ -187,6 +187,18 @@ fuzz: $(BUILD)/tests/fuzz_tool  ## fuzz every target for TIME seconds each: TIME
 		$(MAKE) BUILD=$(BUILD)/afl CC=clang $(BUILD)/afl/fuzz_mutations.so)
 	BUILD=$(BUILD) AFL=$(AFL) tests/fuzz.sh $(TIME) $(or $(TARGET),$(FUZZ_TARGETS))
 
+# gcov comes with the compiler; COVERAGE_SUITES= for some of the tests only.
+coverage:                       ## lines and branches of engine/ and checker/ that the tests reach
+	find $(BUILD)/coverage -name '*.gcda' -delete 2>/dev/null || true
+	$(MAKE) BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
+		CFLAGS='-Wno-format-truncation $(CFLAGS)' \
+		coverage-build
+	-$(BUILD)/coverage/tests/run $(COVERAGE_SUITES) >$(BUILD)/coverage/log 2>&1
+	@tail -n 3 $(BUILD)/coverage/log
+	@tests/coverage.sh $(BUILD)/coverage engine checker
+coverage-build: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay \
+	$(BUILD)/tests/fail_calls.so
+
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
 	@tests/demo.sh $(BUILD)/qcheck
 
@@ -238,7 +250,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check fuzz crash agreement mutants bench bench-check bench-repair bench-crash \
+.PHONY: all check coverage coverage-build fuzz crash agreement mutants bench bench-check bench-repair bench-crash \
         bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
