@@ -3,6 +3,7 @@
  * The fuzz targets without a fuzzer: every seed, and mutations of each that follow from a fixed
  * seed; and the inputs' format and the limits themselves. */
 #include <check.h>
+#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +92,34 @@ START_TEST(no_promise_is_broken)
     ck_assert_msg(broken == 0, "%lu of %lu inputs broke a promise", broken, runs);
     free(seed);
     free(data);
+}
+END_TEST
+
+/* Inputs that broke a promise once: corpus/found/NAME/input.TARGET, with a story beside them. */
+START_TEST(what_was_found_stays_mended)
+{
+    unsigned runs = 0;
+    DIR *found = opendir("corpus/found");
+    ck_assert_ptr_nonnull(found);
+    for (struct dirent *entry; (entry = readdir(found));) {
+        for (size_t t = 0; t < sizeof(targets) / sizeof(targets[0]); t++) {
+            char path[600], why[FUZZ_WHY_BYTES];
+            snprintf(
+                path, sizeof(path), "corpus/found/%s/input.%s", entry->d_name, targets[t].name);
+            FILE *in = fopen(path, "rb");
+            if (!in)
+                continue;
+            uint8_t *data = malloc(ROOM);
+            ck_assert_ptr_nonnull(data);
+            size_t size = fread(data, 1, ROOM, in);
+            fclose(in);
+            ck_assert_msg(targets[t].run(data, size, why), "%s: %s", path, why);
+            free(data);
+            runs++;
+        }
+    }
+    closedir(found);
+    ck_assert_uint_gt(runs, 0);
 }
 END_TEST
 
@@ -201,6 +230,7 @@ Suite *test_fuzz(void)
     TCase *tc = tcase_create("fuzz");
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, no_promise_is_broken, 0, (int)(sizeof(targets) / sizeof(targets[0])));
+    tcase_add_test(tc, what_was_found_stays_mended);
     tcase_add_test(tc, logs_of_any_bytes);
     tcase_add_test(tc, packing_keeps_the_image);
     tcase_add_test(tc, an_input_as_a_recipe);
