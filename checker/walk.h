@@ -39,7 +39,7 @@ struct tree {
     bool disk_size_known; /* false: a snapshot that does not say it */
     uint64_t disk_size;
     uint64_t vm_state_size; /* as the record says */
-    uint64_t same_l1; /* how many disks use this very table; 0: counted with an earlier one */
+    uint64_t same_l1;       /* how many disks use this very table; 0: counted with an earlier one */
 };
 
 /* One L2 table, however many L1 entries refer to it. */

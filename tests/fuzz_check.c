@@ -13,7 +13,7 @@
 int fuzz_judge(struct io *io, bool deep, struct report *report)
 {
     struct check_options options = {.threads = 1, .deep = deep};
-    struct report own;
+    struct report own = {0};
     struct report *result = report ? report : &own;
     report_init(result, 100);
     check_image(io, NULL, &options, result);

@@ -8,6 +8,11 @@
 #include "fuzz.h"
 #include "rng.h"
 
+#ifndef FUZZ_TARGET
+#define FUZZ_TARGET fuzz_check
+#define FUZZ_PACKED
+#endif
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size) __attribute__((weak));

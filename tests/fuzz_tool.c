@@ -141,7 +141,7 @@ static int save_image(const char *input, const char *path)
     free(data);
     if (ret < 0)
         return ret;
-    uint64_t device, start, end;
+    uint64_t device = 0, start, end;
     uint8_t buf[4096];
     ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &file, NULL);
     if (ret == 0)

@@ -252,8 +252,7 @@ static int survey_bitmaps(struct survey *s, struct io *io, const struct qcow2_ex
     qcow2_bitmaps_ext_decode(ext->data, &bitmaps);
     int err = add_fields(
         s, SURVEY_BITMAP, ext->head_off + 8, fields, LENGTH_OF(fields), "bitmaps extension");
-    if (err || bitmaps.directory_size > s->file_bytes ||
-        bitmaps.directory_size > MAX_DIRECTORY)
+    if (err || bitmaps.directory_size > s->file_bytes || bitmaps.directory_size > MAX_DIRECTORY)
         return err;
     size_t size = (size_t)bitmaps.directory_size, pos = 0;
     uint8_t *directory = malloc(size + 1);

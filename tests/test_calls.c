@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "calls_images.h"
 #include "dmlog.h"
 #include "engine_kit.h"
 #include "fault.h"
@@ -33,35 +34,6 @@ enum { PRELOAD = 1 };
 #endif
 
 /* ---- images ---------------------------------------------------------------------------------- */
-
-static const struct {
-    const char *name, *recipe;
-} images[] = {
-    {"sound", "image cluster=4k size=256k\ndata 0 64k\nsnapshot\ndata 4k 8k pattern=7\n"},
-    {"packed", "image cluster=4k size=256k compression=zstd\ncompressed 0 64k\nbitmap\n"},
-    {"old", "image version=2 cluster=512 size=64k\ndata 0 8k\n"},
-    {"broken", "image cluster=4k size=256k\ndata 0 32k\nsnapshot\ndata 4k 4k\n"
-               "damage refcount[@l2[0][1]] = 0\ndamage refcount[1] = 5\ndamage l1[0] |= 1\n"},
-    {"lost", "image cluster=4k size=256k\ndata 0 32k\ndamage reftable[0] = 0\n"},
-    {"chain", "image cluster=4k size=256k backing=sound backing_format=qcow2\ndata 0 4k\n"},
-};
-
-static void build(const char *dir, const char *name, const char *text)
-{
-    char path[4096], error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe = NULL;
-    ck_assert_msg(recipe_text(name, text, &recipe, error) == 0, "%s", error);
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    unlink(path);
-    ck_assert_int_eq(recipe_save(recipe, path), 0);
-    recipe_free(recipe);
-}
-
-static void build_all(const char *dir)
-{
-    for (size_t i = 0; i < sizeof(images) / sizeof(images[0]); i++)
-        build(dir, images[i].name, images[i].recipe);
-}
 
 static void save(struct io *from, const char *dir, const char *name)
 {
@@ -286,7 +258,7 @@ static struct world world_open(const struct command *command)
     *strrchr(qcheck, '/') = '\0';
     w.programs = qcheck;
     ck_assert(asprintf(&w.library, "%s/tests/fail_calls.so", qcheck) > 0);
-    build_all(w.dir);
+    calls_build_all(w.dir);
     build_log(w.dir);
     prepare(&w);
     w.before = check_now(&w);
@@ -369,10 +341,10 @@ static int check_or_repair(struct io *io, const char *path, bool repairs)
 START_TEST(the_nth_allocation_fails)
 {
     char *dir = proc_mkdir(), path[4096];
-    build_all(dir);
-    for (size_t i = 0; i < sizeof(images) / sizeof(images[0]); i++) {
+    calls_build_all(dir);
+    for (size_t i = 0; i < CALLS_IMAGES; i++) {
         struct io *file, *image;
-        snprintf(path, sizeof(path), "%s/%s", dir, images[i].name);
+        snprintf(path, sizeof(path), "%s/%s", dir, calls_images[i].name);
         ck_assert_int_eq(io_file_open(path, IO_FILE_NO_LOCK, &file, NULL), 0);
         ck_assert_int_eq(io_mem_load(file, &image), 0);
         io_close(file);
@@ -388,7 +360,7 @@ START_TEST(the_nth_allocation_fails)
                 fired = fault_alloc_left() == 0;
                 fault_alloc_arm(0);
                 ck_assert_msg(exit_code == 1 || exit_code == good,
-                    "%s, %d, allocation %u: %d not %d", images[i].name, repairs, n, exit_code,
+                    "%s, %d, allocation %u: %d not %d", calls_images[i].name, repairs, n, exit_code,
                     good);
                 io_close(io);
             }
@@ -404,10 +376,11 @@ END_TEST
 /* One call fails: told, or made good by a second try.  All fail from then on: always told. */
 START_TEST(the_nth_device_call_fails)
 {
-    for (size_t i = 0; i < sizeof(images) / sizeof(images[0]); i++) {
+    for (size_t i = 0; i < CALLS_IMAGES; i++) {
         char error[RECIPE_ERROR_BYTES];
         struct recipe *recipe = NULL;
-        ck_assert_msg(recipe_text("image", images[i].recipe, &recipe, error) == 0, "%s", error);
+        ck_assert_msg(
+            recipe_text("image", calls_images[i].recipe, &recipe, error) == 0, "%s", error);
         for (int way = 0; way < 4; way++) {
             bool repairs = way & 1, lasting = way & 2;
             struct fault_io fault = {.fired = true};
@@ -422,7 +395,7 @@ START_TEST(the_nth_device_call_fails)
                 calm = n == 0 ? exit_code : calm;
                 bool good = exit_code == 1 || (!lasting && exit_code == calm);
                 ck_assert_msg(!fault.fired || good, "%s, %d, call %lu: exit %d, undisturbed %d",
-                    images[i].name, way, n, exit_code, calm);
+                    calls_images[i].name, way, n, exit_code, calm);
                 io_close(io);
             }
         }
@@ -441,7 +414,7 @@ START_TEST(files_that_change_while_they_are_read)
     struct world w = world_open(&commands[0]);
     char path[4096];
     snprintf(path, sizeof(path), "%s/image", w.dir);
-    build(w.dir, "large", "image cluster=4k size=16M\ndata 0 4M\n");
+    calls_build(w.dir, "large", "image cluster=4k size=16M\ndata 0 4M\n");
     proc_exit("cd %s && cp large image", w.dir);
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
