@@ -37,7 +37,8 @@ FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
                  tests/interplay.c tests/bench_crash.c tests/bench_snap.c \
-                 tests/bench_check.c)
+                 tests/bench_check.c tests/fuzz_entry.c tests/fuzz_afl.c tests/fuzz_tool.c \
+                 tests/fail_calls.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
@@ -105,6 +106,16 @@ $(BUILD)/tests/trial: $(BUILD)/tests/trial.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB
 $(BUILD)/tests/mkimage: $(BUILD)/tests/mkimage.o $(TEST_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
 
+$(BUILD)/tests/fuzz_tool: $(BUILD)/tests/fuzz_tool.o $(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) \
+		$(ENGINE_LIB) $(IO_LIB)
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_UNWIND) \
+		$(LIBS_THREAD) -lm
+
+# Preloaded by a suite: no sanitizer, and nothing of ours in it.
+$(BUILD)/tests/fail_calls.so: tests/fail_calls.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out $(SANITIZE) --coverage,$(CFLAGS_ALL)) -fPIC -shared -o $@ $< -ldl
+
 # The engine and QEMU in turns on one image.
 $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CODEC) $(LIBS_THREAD)
@@ -124,7 +135,7 @@ $(BUILD)/tests/bench_check: $(BUILD)/tests/bench_check.o $(TEST_LIB) $(CHECKER_L
 bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img check: ROW=name
 	QCHECK=$(BUILD)/qcheck $(BUILD)/tests/bench_check $(ROW)
 
-check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay   ## run all tests
+check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so $(BUILD)/tests/interplay   ## run all tests
 	$(BUILD)/tests/run
 
 # The full exploration: every workload on every kind of image, sequences, random workloads, repairs,
@@ -151,6 +162,42 @@ bench-crash: $(BUILD)/tests/bench_crash   ## crash states a second, against file
 mutants: $(BUILD)/qcrash        ## wrong engines that qcrash must find
 	$(BUILD)/qcrash mutants
 	$(BUILD)/qcrash flushes repair --image hurt
+
+# Fuzzing: a program a target for libFuzzer (and clang), one for AFL++, the mutations as its library.
+FUZZ_TARGETS := check repair engine dmlog
+FUZZ_LIBS    := $(TEST_LIB) $(FAULT_LIB) $(CHECKER_LIB) $(ENGINE_LIB) $(IO_LIB)
+$(BUILD)/tests/fuzz_entry_%.o: tests/fuzz_entry.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -DFUZZ_TARGET=fuzz_$* $(if $(filter dmlog,$*),,-DFUZZ_PACKED) -c $< -o $@
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz_entry_%.o $(FUZZ_LIBS)
+	$(CC) $(LDFLAGS_ALL) $(WRAP_ALLOC) -fsanitize=fuzzer -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) \
+		$(LIBS_UNWIND) $(LIBS_THREAD) -lm
+$(BUILD)/fuzz_mutations.so: tests/fuzz_afl.c tests/fuzz_mutate.c tests/fuzz_pack.c tests/fuzz_io.c tests/damage.c \
+		tests/survey.c engine/io.c engine/io_mem.c engine/qcow2.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -iquote tests -fPIC -shared -o $@ $^
+
+TIME ?= 60
+fuzz: $(BUILD)/tests/fuzz_tool  ## fuzz every target for TIME seconds each: TIME=60, AFL=1 by AFL++
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang OPT='-O1 -g -fno-omit-frame-pointer' \
+		SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
+		$(FUZZ_TARGETS:%=$(BUILD)/fuzz/fuzz_%)
+	$(if $(AFL),AFL_QUIET=1 $(MAKE) BUILD=$(BUILD)/afl CC=afl-clang-fast OPT='-O2 -g' \
+		$(FUZZ_TARGETS:%=$(BUILD)/afl/fuzz_%) && \
+		$(MAKE) BUILD=$(BUILD)/afl CC=clang $(BUILD)/afl/fuzz_mutations.so)
+	BUILD=$(BUILD) AFL=$(AFL) tests/fuzz.sh $(TIME) $(or $(TARGET),$(FUZZ_TARGETS))
+
+# gcov comes with the compiler; COVERAGE_SUITES= for some of the tests only.
+coverage:                       ## lines and branches of engine/ and checker/ that the tests reach
+	find $(BUILD)/coverage -name '*.gcda' -delete 2>/dev/null || true
+	$(MAKE) BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
+		CFLAGS='-Wno-format-truncation $(CFLAGS)' \
+		coverage-build
+	-$(BUILD)/coverage/tests/run $(COVERAGE_SUITES) >$(BUILD)/coverage/log 2>&1
+	@tail -n 3 $(BUILD)/coverage/log
+	@tests/coverage.sh $(BUILD)/coverage engine checker
+coverage-build: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay \
+	$(BUILD)/tests/fail_calls.so
 
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
 	@tests/demo.sh $(BUILD)/qcheck
@@ -203,7 +250,8 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check crash agreement mutants bench bench-check bench-repair bench-crash bench-snap demo lint san deps install uninstall \
+.PHONY: all check coverage coverage-build fuzz crash agreement mutants bench bench-check bench-repair bench-crash \
+        bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
 endif

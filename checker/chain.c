@@ -11,6 +11,21 @@
 
 #include "walk.h"
 
+/* The machine failed, and the image is not to blame.  What else keeps a file from being opened is
+ * the fault of whoever named it. */
+static bool machine_failed(struct walk *walk, const char *what, int ret)
+{
+    static const int errors[] = {EIO, EMFILE, ENFILE, EINTR, EAGAIN, ESTALE, EOVERFLOW};
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        if (ret == -errors[i]) {
+            report_problem(
+                walk->report, "the %s cannot be looked at: %s", what, strerror(errors[i]));
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- data file ---- */
 
 static int look_at_data_file(struct walk *walk, struct subject *subject)
@@ -32,7 +47,7 @@ static int look_at_data_file(struct walk *walk, struct subject *subject)
         ret = io_size(io, &subject->data_file.size);
         io_close(io);
     }
-    subject->data_file.missing = ret < 0;
+    subject->data_file.missing = ret < 0 && !machine_failed(walk, "data file", ret);
     return ret == -ENOMEM ? ret : 0;
 }
 
@@ -143,12 +158,11 @@ static int open_next(
         if (is_qcow2 && !as_raw)
             take_name(chain, head, HEAD_BYTES, &header);
     }
-    subject->backing.missing = ret < 0;
+    subject->backing.missing = ret < 0 && !machine_failed(walk, "backing file", ret);
     if (ret < 0)
         chain->name_len = 0;
     io_close(io);
     free(head);
-    (void)walk;
     return ret == -ENOMEM ? ret : 0;
 }
 

@@ -83,6 +83,7 @@ const char *object_kind_name(enum object_kind kind)
         [OBJECT_ORPHAN] = "orphan",
         [OBJECT_FILE] = "file",
         [OBJECT_REGION] = "region",
+        [OBJECT_POLICY] = "policy",
     };
     return names[kind];
 }

@@ -66,6 +66,7 @@ enum object_kind {
     OBJECT_ORPHAN, /* leaked clusters that look like a lost table */
     OBJECT_FILE,
     OBJECT_REGION, /* something that could not be read */
+    OBJECT_POLICY, /* the image as such, for the pre-deploy gate */
     OBJECT_KIND_COUNT
 };
 
@@ -259,6 +260,16 @@ struct subject {
         struct {
             int error; /* errno, positive */
         } region;
+        struct {
+            uint64_t max_size; /* of the virtual disk; 0: any */
+            uint64_t unknown;  /* features and extensions that are not known here */
+            uint64_t leaks;
+            uint64_t metadata, metadata_limit; /* bytes */
+            uint64_t file_limit, used_end;
+            const uint8_t *backing, *data_file; /* names as the image has them; NULL: none */
+            size_t backing_len, data_file_len;
+            bool has_bitmaps, trailing;
+        } policy;
     };
 };
 

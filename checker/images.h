@@ -5,6 +5,7 @@
 #ifndef CHECKER_IMAGES_H
 #define CHECKER_IMAGES_H
 
+#include "deploy.h"
 #include "qcheck.h"
 #include "repair.h"
 
@@ -22,6 +23,8 @@ struct arguments {
     size_t max_findings;
     const char *explain; /* "" for all */
     bool explain_wanted;
+    bool deploy, deploy_details; /* --deploy; what belongs to it */
+    struct deploy_policy policy;
 };
 
 /* Prints to stdout and stderr; returns the worst exit code.  Sets args->check.threads. */

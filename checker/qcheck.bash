@@ -32,13 +32,25 @@ _qcheck()
         compopt -o filenames
         return
         ;;
-    -j | --max-findings | --max-size | --allow)
+    --deploy)
+        if [ "${COMP_WORDS[COMP_CWORD]}" = = ] || [ "${COMP_WORDS[COMP_CWORD - 1]}" = = ]; then
+            mapfile -t COMPREPLY < <(compgen -W 'strict local' -f -- "$cur")
+            return
+        fi
+        ;;
+    --allow)
+        # Every rule is a check of its own.
+        mapfile -t COMPREPLY < <(compgen -W "$("${COMP_WORDS[0]}" --explain 2>/dev/null |
+            sed -n 's/^deploy-\([a-z-]*\) .*/\1/p')" -- "$cur")
+        return
+        ;;
+    -j | --max-findings | --max-size)
         return
         ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W '-r --repair --repair= --lossy -n --dry-run --undo
-            --rollback --deep --backing --output= --deploy --allow --max-size -j -U --force-share
+            --rollback --deep --backing --output= --deploy --deploy= --allow --max-size -j -U --force-share
             --progress --no-progress --max-findings --explain -q --quiet -v --verbose --help --version' -- "$cur")
         [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace
         return

@@ -31,6 +31,9 @@ static const char usage[] =
     "      --backing            also follow the backing chain\n"
     "      --output=human|json  JSON: one object per image, one per line\n"
     "  -j N                     use N threads: for several images, or parts of a large one\n"
+    "      --deploy[=POLICY]    a gate for images from others: strict (default), local, or a file\n"
+    "      --allow RULE         with --deploy: this is no reason to refuse\n"
+    "      --max-size SIZE      with --deploy: of the virtual disk\n"
     "  -U, --force-share        check an image that another program has open\n"
     "      --progress, --no-progress\n"
     "                           a progress line on stderr (default: on a terminal)\n"
@@ -40,8 +43,8 @@ static const char usage[] =
     "  -v, --verbose            also notes, and every finding\n"
     "      --help, --version\n"
     "\n"
-    "Exit: 0 clean, 1 not completed, 2 corrupt, 3 leaks only, 63 not a qcow2 image or one that\n"
-    "cannot be judged.\n";
+    "Exit: 0 clean, 1 not completed, 2 corrupt, 3 leaks only, 4 refused by the policy,\n"
+    "63 not a qcow2 image or one that cannot be judged.\n";
 
 enum {
     OPT_DEEP = 256,
@@ -54,6 +57,9 @@ enum {
     OPT_NO_PROGRESS,
     OPT_MAX_FINDINGS,
     OPT_EXPLAIN,
+    OPT_DEPLOY,
+    OPT_ALLOW,
+    OPT_MAX_SIZE,
     OPT_HELP,
     OPT_VERSION,
 };
@@ -67,6 +73,9 @@ static const struct option long_options[] = {
     {"deep", no_argument, NULL, OPT_DEEP},
     {"backing", no_argument, NULL, OPT_BACKING},
     {"output", required_argument, NULL, OPT_OUTPUT},
+    {"deploy", optional_argument, NULL, OPT_DEPLOY},
+    {"allow", required_argument, NULL, OPT_ALLOW},
+    {"max-size", required_argument, NULL, OPT_MAX_SIZE},
     {"force-share", no_argument, NULL, 'U'},
     {"progress", no_argument, NULL, OPT_PROGRESS},
     {"no-progress", no_argument, NULL, OPT_NO_PROGRESS},
@@ -103,6 +112,22 @@ static int parse_count(const char *text, size_t *out)
         return -EINVAL;
     *out = value;
     return 0;
+}
+
+static int parse_deploy(int opt, struct arguments *args)
+{
+    char error[DEPLOY_ERROR_BYTES];
+    int ret;
+    if (opt == OPT_DEPLOY)
+        ret = deploy_policy_load(optarg, &args->policy, error);
+    else if (opt == OPT_ALLOW)
+        ret = deploy_allow(&args->policy, optarg, error);
+    else
+        ret = deploy_max_size(&args->policy, optarg, error);
+    *(opt == OPT_DEPLOY ? &args->deploy : &args->deploy_details) = true;
+    if (ret < 0)
+        fprintf(stderr, "qcheck: %s\n", error);
+    return ret < 0 ? 1 : -1;
 }
 
 /* Returns -1 to go on, or the exit code. */
@@ -154,6 +179,10 @@ static int parse_option(int opt, struct arguments *args)
         if (parse_count(optarg, &args->max_findings) < 0)
             return bad_argument("not a number of findings", optarg);
         return -1;
+    case OPT_DEPLOY:
+    case OPT_ALLOW:
+    case OPT_MAX_SIZE:
+        return parse_deploy(opt, args);
     case OPT_EXPLAIN:
         args->explain_wanted = true;
         args->explain = optarg;
@@ -210,6 +239,8 @@ static int check_arguments(const struct arguments *args, int image_count)
     const char *problem = NULL;
     if (image_count == 0)
         problem = "no image named";
+    else if (args->deploy_details && !args->deploy)
+        problem = "--allow and --max-size belong to --deploy";
     else if (writes && args->share)
         problem = "-U is for looking only: an image in use cannot be repaired";
     else if ((args->repair_options.lossy || args->dry_run || args->undo) && !args->repair)
@@ -239,6 +270,8 @@ int main(int argc, char **argv)
         return explain(args.explain ? args.explain : argv[optind]);
     if (check_arguments(&args, argc - optind) != 0)
         return 1;
+    if (args.deploy)
+        args.check.deploy = &args.policy;
     progress_catch_signals();
     int exit_code = images_check(&args, argv + optind, (size_t)(argc - optind));
     if (*progress_stop_flag())

@@ -13,6 +13,7 @@ struct check_options {
     bool deep;    /* decode every compressed cluster */
     bool backing; /* follow the backing chain */
     unsigned threads;
+    const struct deploy_policy *deploy; /* NULL: no pre-deploy gate; see deploy.h */
 
     /* Shows every object to the checks, also where a fast path knows that none of them can have
      * anything to say: for tests, which compare. */

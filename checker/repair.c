@@ -113,6 +113,7 @@ static void collect(void *arg, const struct finding *finding)
 static int round_check(struct repair *repair)
 {
     repair->findings.count = 0;
+    repair->findings.failed = false;
     repair->lost_references = false;
     report_init(&repair->report, 0);
     repair->check.found = collect;
@@ -297,7 +298,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         if (repair->walk)
             round_end(repair);
     }
-    return ret;
+    return ret == 0 && repair->findings.failed ? -ENOMEM : ret; /* there was more to repair */
 }
 
 /* Marks go last: when all is well, or when what is left was there before us. */
@@ -317,6 +318,7 @@ void repair_image(struct io *io, const char *filename, const struct check_option
 {
     struct repair repair = {.io = io, .filename = filename, .check = *check, .options = options};
     struct outcome outcome = {0};
+    repair.check.deploy = NULL; /* a policy has no say in what is repaired */
     int ret = run_rounds(&repair, &outcome);
     if (ret == 0)
         ret = clear_marks(&repair, &outcome);

@@ -161,12 +161,20 @@ static void size_up(const struct walk *walk, struct layout *layout)
     layout->table_clusters = clusters_for(geo, layout->block_count * 8);
 }
 
-/* In the file if there is room for it, else behind its end; there it must count itself. */
+static bool too_large(const struct walk *walk, const struct layout *layout)
+{
+    return layout->table_clusters > (uint64_t)QCOW2_MAX_REFTABLE_BYTES >> walk->geo.cluster_bits;
+}
+
+/* In the file if there is room for it, else behind its end; there it must count itself.  Where it
+ * would be too large no room is looked for. */
 static void find_room(const struct repair *repair, uint64_t spare, struct layout *layout)
 {
     const struct walk *walk = repair->walk;
     layout->end = walk->cluster_end + spare;
     size_up(walk, layout);
+    if (too_large(walk, layout))
+        return;
     uint64_t need = layout->table_clusters + layout->block_count;
     for (uint64_t c = 1; !repair->lost_references && c + need <= walk->cluster_end; c++) {
         if (range_unused(walk, c, need)) {
@@ -213,9 +221,9 @@ static int plan_structure(struct repair *repair, const struct layout *layout)
 static int plan_rebuild(struct repair *repair, uint64_t spare)
 {
     struct walk *walk = repair->walk;
-    struct layout layout;
+    struct layout layout = {0};
     find_room(repair, spare, &layout);
-    if ((layout.table_clusters << walk->geo.cluster_bits) > QCOW2_MAX_REFTABLE_BYTES)
+    if (too_large(walk, &layout))
         return plan_remark(
             &repair->plan, "the refcount table would become larger than 8 MiB: not made anew");
     repair->plan.rebuild = true;

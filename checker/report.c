@@ -134,6 +134,15 @@ void report_finish(struct report *report)
         qsort(report->sorted.items, report->sorted.count, sizeof(struct finding), compare_findings);
 }
 
+static bool is_refused(const struct report *report)
+{
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].kind == OBJECT_POLICY && report->hits[check] > 0)
+            return true;
+    }
+    return false;
+}
+
 enum verdict report_verdict(const struct report *report)
 {
     if (report->unsupported && !report->problem[0])
@@ -142,12 +151,16 @@ enum verdict report_verdict(const struct report *report)
         return VERDICT_INCOMPLETE;
     if (report->corruptions > 0)
         return VERDICT_CORRUPT;
-    return report->leaks > 0 ? VERDICT_LEAKS : VERDICT_CLEAN;
+    bool refused = is_refused(report);
+    if (report->leaks > 0 && !(report->leaks_allowed && refused))
+        return VERDICT_LEAKS;
+    return refused ? VERDICT_REFUSED : VERDICT_CLEAN;
 }
 
 const char *verdict_name(enum verdict verdict)
 {
-    static const char *const names[] = {"clean", "leaks", "corrupt", "incomplete", "unsupported"};
+    static const char *const names[] = {
+        "clean", "leaks", "corrupt", "incomplete", "unsupported", "refused"};
     return names[verdict];
 }
 
@@ -159,8 +172,10 @@ int report_exit_code(const struct report *report)
         [VERDICT_CORRUPT] = 2,
         [VERDICT_INCOMPLETE] = 1,
         [VERDICT_UNSUPPORTED] = 63,
+        [VERDICT_REFUSED] = 4,
     };
-    return codes[report_verdict(report)];
+    enum verdict verdict = report_verdict(report);
+    return verdict == VERDICT_LEAKS && report->leaks_allowed ? 0 : codes[verdict];
 }
 
 int worse_exit_code(int a, int b)
@@ -239,7 +254,7 @@ static void append_sharers(
 static void append_values(struct text *text, enum object_kind kind, const struct finding *finding)
 {
     unsigned long long got = finding->got, want = finding->want;
-    const char *form = "0x%llx";
+    const char *form = "0x%llx", *wanted = ", should be ";
     switch (kind) {
     case OBJECT_REGION:
         append(text, ": %s", strerror((int)finding->got));
@@ -250,6 +265,10 @@ static void append_values(struct text *text, enum object_kind kind, const struct
         return;
     case OBJECT_CLUSTER:
         form = "%llu";
+        break;
+    case OBJECT_POLICY:
+        form = "%llu";
+        wanted = ", allowed is ";
         break;
     case OBJECT_FILE:
     case OBJECT_DATA_FILE:
@@ -264,7 +283,7 @@ static void append_values(struct text *text, enum object_kind kind, const struct
         append(text, form, got);
     }
     if (finding->has_want) {
-        append(text, ", should be ");
+        append(text, "%s", wanted);
         append(text, form, want);
     }
 }

@@ -13,7 +13,8 @@ enum verdict {
     VERDICT_LEAKS,
     VERDICT_CORRUPT,
     VERDICT_INCOMPLETE,
-    VERDICT_UNSUPPORTED
+    VERDICT_UNSUPPORTED,
+    VERDICT_REFUSED, /* sound, but the pre-deploy policy says no */
 };
 
 enum { DEFAULT_MAX_FINDINGS = 1000 };
@@ -36,6 +37,8 @@ struct report {
     size_t max_findings;
     uint64_t omitted;           /* hits that the cap left out */
     struct finding_list sorted; /* after report_finish(): by host offset, then check */
+
+    bool leaks_allowed; /* by the pre-deploy policy: leaks alone are no reason to exit with 3 */
 
     bool unsupported;  /* not qcow2, or a feature that cannot be judged */
     bool incomplete;   /* something was left unread or unjudged */

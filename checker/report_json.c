@@ -165,14 +165,28 @@ static json_t *report_json(const struct report *report, const char *filename)
     return object;
 }
 
+struct sink {
+    FILE *out;
+    bool failed;
+};
+
+/* Remembers a failure itself: the library forgets one inside a key. */
+static int write_piece(const char *bytes, size_t length, void *arg)
+{
+    struct sink *sink = arg;
+    sink->failed |= fwrite(bytes, 1, length, sink->out) != length;
+    return sink->failed ? -1 : 0;
+}
+
 int report_print_json(const struct report *report, const char *filename, FILE *out)
 {
     json_t *object = report_json(report, filename);
-    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
-    json_decref(object);
-    if (!line)
+    if (!object)
         return -ENOMEM;
-    int ret = fprintf(out, "%s\n", line) < 0 ? -EIO : 0;
-    free(line);
+    struct sink sink = {.out = out};
+    int ret = json_dump_callback(object, write_piece, &sink, JSON_COMPACT) < 0 ? -ENOMEM : 0;
+    json_decref(object);
+    if (sink.failed || (ret == 0 && fputc('\n', out) == EOF))
+        return -EIO;
     return ret;
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "deploy.h"
+
 /* ---- showing objects to checks ---- */
 
 /* Most subjects concern a handful of the checks. */
@@ -37,6 +39,11 @@ static struct finding finding_start(const struct subject *subject, int check)
     };
 }
 
+static bool is_allowed(const struct walk *walk, int check)
+{
+    return walk->options->deploy && walk->options->deploy->allowed[check];
+}
+
 enum after walk_show(struct walk *walk, const struct subject *subject)
 {
     enum after after = AFTER_GO_ON;
@@ -47,7 +54,8 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
         const struct check_row *row = &check_rows[check];
         /* Nearly all answer no, and may leave traces in the finding: it is made when one does not,
          * and the predicate, being pure, asked again. */
-        if (row->kind != subject->kind || !row->hit(&walk->view, subject, &scratch))
+        if (row->kind != subject->kind || is_allowed(walk, check) ||
+            !row->hit(&walk->view, subject, &scratch))
             continue;
         struct finding finding = finding_start(subject, check);
         row->hit(&walk->view, subject, &finding);
@@ -298,13 +306,8 @@ static int run_stages(struct walk *walk)
         walk_find_orphans,   /* what may have been lost */
         walk_collect_owners, /* whose clusters have a wrong count */
         walk_judge_tables,   /* second look at unusual tables */
-        walk_judge_l1,
-        walk_judge_areas,
-        walk_compare_refcounts,
-        walk_deep,
-        walk_data_file,
-        walk_backing_chain,
-        walk_name_sharers,
+        walk_judge_l1, walk_judge_areas, walk_compare_refcounts, walk_deep, walk_data_file,
+        walk_backing_chain, walk_name_sharers, walk_policy, /* last: it asks what was found */
     };
     int ret = walk_header(walk, &walk->judgeable);
     for (size_t i = 0; ret == 0 && walk->judgeable && i < sizeof(stages) / sizeof(stages[0]); i++)

@@ -15,6 +15,7 @@
  *   orphan.c         leaked clusters that look like a lost table
  *   deep.c           decoding of compressed clusters
  *   chain.c          data file and backing chain
+ *   deploy.c         rules of the pre-deploy gate
  *   sharers.c        which disks have the L2 tables that findings are about
  *
  * Functions return 0 or -errno; an errno is a failure of the machine that ends the check (no
@@ -37,7 +38,8 @@ struct tree {
     bool usable;          /* its L1 table is to be read */
     bool disk_size_known; /* false: a snapshot that does not say it */
     uint64_t disk_size;
-    uint64_t same_l1; /* how many disks use this very table; 0: counted with an earlier one */
+    uint64_t vm_state_size; /* as the record says */
+    uint64_t same_l1;       /* how many disks use this very table; 0: counted with an earlier one */
 };
 
 /* One L2 table, however many L1 entries refer to it. */
@@ -245,6 +247,7 @@ int walk_judge_areas(struct walk *walk);
 int walk_deep(struct walk *walk);
 int walk_data_file(struct walk *walk);
 int walk_backing_chain(struct walk *walk);
+int walk_policy(struct walk *walk);
 int walk_name_sharers(struct walk *walk);
 
 /* ---- shared pieces ---- */

@@ -156,6 +156,7 @@ static int read_head(struct walk *walk)
     if (!complete)
         return -EIO;
     walk_read(walk, 0, walk->head, length, &complete);
+    memcpy(walk->head, first, first_len); /* known, whatever the second reading came to */
     return 0;
 }
 

@@ -89,16 +89,17 @@ static int find_crowded(const struct walk *walk, bool **crowded)
     size_t count = walk->reftable_len;
     struct block_use *uses = calloc(count + 1, sizeof(*uses));
     *crowded = calloc(count + 1, sizeof(**crowded));
-    for (size_t i = 0; uses && i < count; i++)
-        uses[i] = (struct block_use){block_off(walk->reftable[i]), i};
-    if (uses && *crowded) {
+    bool room = uses && *crowded;
+    if (room) {
+        for (size_t i = 0; i < count; i++)
+            uses[i] = (struct block_use){block_off(walk->reftable[i]), i};
         qsort(uses, count, sizeof(*uses), compare_block_uses);
         for (size_t i = BELIEVED; i < count; i++)
             (*crowded)[uses[i].table_idx] =
                 uses[i].off != 0 && uses[i].off == uses[i - BELIEVED].off;
     }
     free(uses);
-    return uses && *crowded ? 0 : -ENOMEM;
+    return room ? 0 : -ENOMEM;
 }
 
 static bool block_place(const struct walk *walk, const void *arg, size_t i, uint64_t *host_off)

@@ -139,6 +139,7 @@ static int show_snapshots(
             .l1_size = record.l1_size,
             .disk_size_known = record.has_disk_size,
             .disk_size = record.has_disk_size ? record.disk_size : walk->header.size_bytes,
+            .vm_state_size = record.vm_state_size,
         };
     }
     names_sort(ids, count);

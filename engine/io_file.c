@@ -275,7 +275,8 @@ static int open_fd(const char *path, unsigned flags, struct io_file_info *info)
     int ret = fstat(fd, &st) < 0 ? -errno : 0;
     if (ret == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         ret = S_ISDIR(st.st_mode) ? -EISDIR : -ENOTBLK;
-    if (ret == 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) < 0)
+    int file_flags = ret == 0 ? fcntl(fd, F_GETFL) : 0;
+    if (ret == 0 && (file_flags < 0 || fcntl(fd, F_SETFL, file_flags & ~O_NONBLOCK) < 0))
         ret = -errno;
     if (ret < 0) {
         close(fd);

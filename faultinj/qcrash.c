@@ -229,6 +229,8 @@ static int finish(struct output *output, int ret)
 {
     if (ret == 0)
         ret = output_finish(output);
+    if (ret == -ENOMEM) /* all else was told where it happened */
+        fprintf(stderr, "qcrash: %s\n", strerror(ENOMEM));
     bool broken = output->story_count > 0;
     output_release(output);
     return ret < 0 ? EXIT_FAILURE : broken ? EXIT_BROKEN : EXIT_SUCCESS;

@@ -285,11 +285,12 @@ int run_explore(const struct run_options *o, struct output *output)
     if (ret < 0)
         return ret;
     /* What our engine cannot open at all cannot be gone on with. */
-    if (image_open(run.history.base, IMAGE_WRITE, &img, NULL) == 0)
+    ret = image_open(run.history.base, IMAGE_WRITE, &img, NULL);
+    if (ret == 0)
         image_abandon(img);
-    else
-        options.explore.no_continuation = true;
-    ret = run_models(&options, &run);
+    options.explore.no_continuation = ret < 0;
+    if (ret != -ENOMEM)
+        ret = run_models(&options, &run);
     history_release(&run.history);
     return ret;
 }

@@ -24,7 +24,7 @@ struct damage {
 
 static uint64_t below(struct damage *d, uint64_t count)
 {
-    return rng_below(&d->rng, count);
+    return count ? rng_below(&d->rng, count) : 0; /* 0: the image is not sound */
 }
 
 static uint64_t cluster_bytes(const struct damage *d)
@@ -327,6 +327,8 @@ static uint64_t table_bytes(const struct damage *d, const struct survey_array *a
 
 static int overwrite(struct damage *d, uint64_t host_off, uint64_t length, uint64_t from_off)
 {
+    enum { MOST = 4 << 20 }; /* a table that is not sound may claim any length */
+    length = length < MOST ? length : MOST;
     uint8_t *buf = calloc(1, (size_t)length + 1);
     if (!buf)
         return -ENOMEM;

@@ -7,6 +7,8 @@
 
 static bool fires(struct fault_io *fault)
 {
+    if (fault->lasting && fault->fired)
+        return true;
     if (fault->left == 0 || --fault->left > 0)
         return false;
     fault->fired = true;

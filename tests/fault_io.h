@@ -15,6 +15,7 @@ struct fault_io {
     unsigned long flushes, writes;
     bool fired, tear; /* tear: the failing write leaves its first half behind */
     bool flush_fired; /* what failed was a flush */
+    bool lasting;     /* from the first that fails on all fail */
 };
 
 void fault_io_init(struct fault_io *fault, struct io *next);

@@ -8,11 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TABLES = 4096 }; /* of one kind: an image that has more is sampled from its start */
+/* An image that has more is sampled from its start: tables of one kind, arrays in all. */
+enum { MAX_TABLES = 4096, MAX_ARRAYS = 16384, MAX_DIRECTORY = 64 << 20 };
 
 __attribute__((format(printf, 3, 4))) static int add(
     struct survey *s, struct survey_array array, const char *format, ...)
 {
+    if (s->array_count == MAX_ARRAYS)
+        return 0;
     if ((s->array_count & (s->array_count + 1)) == 0) { /* full: 0, 1, 3, 7, ... */
         size_t room = 2 * s->array_count + 1;
         struct survey_array *more = realloc(s->arrays, room * sizeof(*more));
@@ -76,7 +79,7 @@ static int survey_header(struct survey *s)
         {QCOW2_HDR_COMPRESSION, 1, SURVEY_COUNT, "compression"},
     };
     size_t count = LENGTH_OF(fields);
-    while (fields[count - 1].off >= s->header.header_length)
+    while (count > 0 && fields[count - 1].off >= s->header.header_length)
         count--;
     return add_fields(s, SURVEY_HEADER, 0, fields, count, "header");
 }
@@ -221,7 +224,7 @@ static int survey_bitmap(struct survey *s, const uint8_t *record, size_t room, u
     };
     struct qcow2_bitmap bitmap;
     if (qcow2_bitmap_decode(record, room, &bitmap) < 0)
-        return -EINVAL;
+        return 0;
     *length = bitmap.record_len;
     char owner[24];
     snprintf(owner, sizeof(owner), "bitmap %u", idx);
@@ -249,15 +252,16 @@ static int survey_bitmaps(struct survey *s, struct io *io, const struct qcow2_ex
     qcow2_bitmaps_ext_decode(ext->data, &bitmaps);
     int err = add_fields(
         s, SURVEY_BITMAP, ext->head_off + 8, fields, LENGTH_OF(fields), "bitmaps extension");
-    if (err || bitmaps.directory_size > s->file_bytes)
-        return err ? err : -EINVAL;
+    if (err || bitmaps.directory_size > s->file_bytes || bitmaps.directory_size > MAX_DIRECTORY)
+        return err;
     size_t size = (size_t)bitmaps.directory_size, pos = 0;
     uint8_t *directory = malloc(size + 1);
     if (!directory)
         return -ENOMEM;
     err = io_read_padded(io, bitmaps.directory_off, directory, size);
-    for (unsigned i = 0; i < bitmaps.bitmap_count && err == 0; i++) {
-        uint64_t length = 0;
+    uint64_t length = 1; /* 0: what comes is no record */
+    for (unsigned i = 0; i < bitmaps.bitmap_count && err == 0 && length > 0; i++) {
+        length = 0;
         err =
             survey_bitmap(s, directory + pos, size - pos, bitmaps.directory_off + pos, i, &length);
         pos += (size_t)length;

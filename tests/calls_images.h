@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The images on which calls fail: sound and broken ones of several kinds. */
+#ifndef TESTS_CALLS_IMAGES_H
+#define TESTS_CALLS_IMAGES_H
+
+enum { CALLS_IMAGES = 6 };
+
+struct calls_image {
+    const char *name, *recipe;
+};
+
+extern const struct calls_image calls_images[CALLS_IMAGES];
+
+/* Makes dir/name of a recipe, over what is there; the test fails if it cannot. */
+void calls_build(const char *dir, const char *name, const char *text);
+void calls_build_all(const char *dir);
+
+#endif

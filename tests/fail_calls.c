@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A library to preload: the n-th call of a kind fails, as the environment says.
+ *
+ *   FAIL_KIND    alloc, open, read, write, sync, resize or lock
+ *   FAIL_NTH     which call of that kind; 0: none
+ *   FAIL_FIRED   a file that is made when it has failed
+ *   FAIL_MODE    short: each read and write does a part; eintr: every other one is interrupted
+ *
+ * Never linked with anything: malloc and its like are those of the C library underneath. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+
+static volatile sig_atomic_t calls_seen, turn;
+
+/* True if this call is the one; errno is set. */
+static int fails(const char *kind, int error)
+{
+    const char *wanted = getenv("FAIL_KIND"), *nth = getenv("FAIL_NTH");
+    if (!wanted || !nth || strcmp(wanted, kind) != 0 || ++calls_seen != atoi(nth))
+        return 0;
+    const char *fired = getenv("FAIL_FIRED");
+    if (fired)
+        syscall(SYS_close, (int)syscall(SYS_openat, AT_FDCWD, fired, O_CREAT | O_WRONLY, 0644));
+    errno = error;
+    return 1;
+}
+
+static int mode_is(const char *mode)
+{
+    const char *wanted = getenv("FAIL_MODE");
+    return wanted && strcmp(wanted, mode) == 0;
+}
+
+static int interrupted(void)
+{
+    if (!mode_is("eintr") || (turn = !turn))
+        return 0;
+    errno = EINTR;
+    return 1;
+}
+
+static size_t part_of(size_t length)
+{
+    return mode_is("short") && length > 1 ? (length + 2) / 3 : length;
+}
+
+/* ---- memory ---- */
+
+void *malloc(size_t size)
+{
+    return fails("alloc", ENOMEM) ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    return fails("alloc", ENOMEM) ? NULL : __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+    return fails("alloc", ENOMEM) ? NULL : __libc_realloc(old, size);
+}
+
+/* ---- files: the names that 64-bit offsets lead to ---- */
+
+int open64(const char *path, int flags, ...);
+ssize_t pread64(int fd, void *buf, size_t length, off64_t at);
+ssize_t pwrite64(int fd, const void *buf, size_t length, off64_t at);
+int ftruncate64(int fd, off64_t size);
+int fcntl64(int fd, int command, ...);
+
+int open64(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return fails("open", EMFILE) ? -1 : (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+ssize_t pread64(int fd, void *buf, size_t length, off64_t at)
+{
+    if (fails("read", EIO) || interrupted())
+        return -1;
+    return syscall(SYS_pread64, fd, buf, part_of(length), at);
+}
+
+ssize_t pwrite64(int fd, const void *buf, size_t length, off64_t at)
+{
+    if (fails("write", ENOSPC) || interrupted())
+        return -1;
+    return syscall(SYS_pwrite64, fd, buf, part_of(length), at);
+}
+
+int fdatasync(int fd)
+{
+    return fails("sync", EIO) ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+int ftruncate64(int fd, off64_t size)
+{
+    if (fails("resize", ENOSPC) || interrupted())
+        return -1;
+    return (int)syscall(SYS_ftruncate, fd, size);
+}
+
+int fcntl64(int fd, int command, ...)
+{
+    va_list args;
+    va_start(args, command);
+    long arg = va_arg(args, long);
+    va_end(args);
+    return fails("lock", EIO) ? -1 : (int)syscall(SYS_fcntl, fd, command, arg);
+}
