@@ -209,7 +209,6 @@ static int claim_single(
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
     struct l2_run run = {0};
     uint64_t next_off = 0;
-    uint32_t single_end = 0; /* a run that could not be claimed as one is taken entry by entry */
     for (uint32_t i = 0, n; i < geo->l2_entries; i += n) {
         const uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
         n = 1;
@@ -218,11 +217,8 @@ static int claim_single(
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, p, &e);
         uint32_t claimed = 0;
-        if (fast && i >= single_end) {
-            uint32_t length = l2_run_at(geo, bytes, i, digest, &run);
-            single_end = i + length;
-            claimed = claim_run(walk, table, i, &e, length);
-        }
+        if (fast) /* also behind what broke the run: the rest of it is remembered */
+            claimed = claim_run(walk, table, i, &e, l2_run_at(geo, bytes, i, digest, &run));
         if (claimed > 0) {
             n = claimed;
             if (table->active_refs)
