@@ -52,8 +52,8 @@ START_TEST(every_model_keeps_what_it_promises)
 }
 END_TEST
 
-/* Inside the repair of a damaged image; making refcounts anew is known not to settle after a power
- * cut at the wrong moment. */
+/* Power cuts inside the repair of damaged images; making refcounts anew is known not to settle
+ * after one at the wrong moment. */
 START_TEST(repairs_make_nothing_worse)
 {
     static const char *const names[] = {
@@ -150,7 +150,7 @@ Suite *test_explore(void)
 {
     Suite *suite = suite_create("explore");
     TCase *tcase = tcase_create("explore");
-    tcase_set_timeout(tcase, 120);
+    tcase_set_timeout(tcase, 400);
     tcase_add_loop_test(tcase, every_workload_on_this_image, 0, (int)image_kind_count);
     tcase_add_test(tcase, every_model_keeps_what_it_promises);
     tcase_add_test(tcase, repairs_make_nothing_worse);

@@ -3,16 +3,9 @@
  * Every call fails once: the engine's operations leave before or after, and can be gone on with. */
 #include <check.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "run.h"
 #include "sweep.h"
-
-/* A lossy repair may take an old copy of a table for a lost one; known, and not mended yet. */
-static bool waiting(const struct story *story)
-{
-    return strncmp(story->message, "after a lossy repair", 20) == 0;
-}
 
 static void sweep(const char *workload, const char *image)
 {
@@ -22,9 +15,8 @@ static void sweep(const char *workload, const char *image)
     struct history h;
     ck_assert_int_eq(run_history(workload, image, false, NULL, &h), 0);
     ck_assert_int_eq(sweep_run(&h, workload, &options, &output), 0);
-    for (size_t i = 0; i < output.story_count; i++)
-        ck_assert_msg(
-            waiting(&output.stories[i]), "%s: %s", output.stories[i].id, output.stories[i].message);
+    if (output.story_count > 0)
+        ck_abort_msg("%s: %s", output.stories[0].id, output.stories[0].message);
     output_release(&output);
     history_release(&h);
     fclose(sink);
@@ -70,7 +62,7 @@ Suite *test_sweep(void)
 {
     Suite *suite = suite_create("sweep");
     TCase *tcase = tcase_create("sweep");
-    tcase_set_timeout(tcase, 120);
+    tcase_set_timeout(tcase, 400);
     tcase_add_loop_test(tcase, every_call_may_fail, 0, 27);
     tcase_add_test(tcase, a_lost_flush_is_seen_by_one_handle_only);
     tcase_add_test(tcase, writes_of_many_pages_may_fail);
