@@ -19,6 +19,10 @@ struct check_options {
      * anything to say: for tests, which compare. */
     bool no_fast_paths;
 
+    /* Ends before anything is judged when nearly all counts are lost: for the repair, which makes
+     * them anew first. */
+    bool stop_without_counts;
+
     /* Set from a signal handler to end the check; NULL: never. */
     const volatile sig_atomic_t *stop;
 

@@ -225,6 +225,19 @@ static int carry_out(struct repair *repair, struct history *history)
     return ret < 0 ? ret : plan_apply(&repair->plan, repair->io, repair->options->edits);
 }
 
+/* Where nearly all counts are lost nothing was judged: they come first, after what says where they
+ * are. */
+static bool may_run(const struct repair *repair, repair_stage *stage)
+{
+    if (repair->options->leaks_only)
+        return stage == repair_lower && !repair->walk->without_counts;
+    if (!repair->walk->judgeable)
+        return stage == repair_header_fields;
+    return !repair->walk->without_counts || stage == repair_header_fields ||
+           stage == repair_records || stage == repair_disks || stage == repair_find_structure ||
+           stage == repair_rebuild;
+}
+
 /* Applies the first stage that has anything to do.  *more: it had. */
 static int run_round(struct repair *repair, struct history *history, bool *more)
 {
@@ -248,9 +261,7 @@ static int run_round(struct repair *repair, struct history *history, bool *more)
     int ret = 0;
     *more = false;
     for (size_t i = 0; ret == 0 && !*more && i < sizeof(stages) / sizeof(stages[0]); i++) {
-        if ((repair->options->leaks_only && stages[i] != repair_lower) ||
-            (!repair->walk->judgeable && stages[i] != repair_header_fields) ||
-            (history->given_up >> i & 1))
+        if (!may_run(repair, stages[i]) || (history->given_up >> i & 1))
             continue;
         plan_init(&repair->plan, repair->walk);
         ret = stages[i](repair);
@@ -277,6 +288,18 @@ struct outcome {
     bool clean;       /* nothing wrong but the marks */
 };
 
+/* Clusters without their count, where that is not judged. */
+static uint64_t uncounted(const struct repair *repair)
+{
+    uint64_t cluster = 0, count = 0;
+    while (repair->walk->without_counts &&
+           census_next_mismatch(repair->walk->census, cluster, &cluster)) {
+        count++;
+        cluster++;
+    }
+    return count;
+}
+
 static int run_rounds(struct repair *repair, struct outcome *outcome)
 {
     struct history history = {.count = 0};
@@ -286,13 +309,17 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         ret = round_check(repair);
         if (ret == 0 && !outcome->counted) {
             outcome->counted = true;
-            outcome->corruptions = repair->report.corruptions;
+            outcome->corruptions = repair->report.corruptions + uncounted(repair);
             outcome->leaks = repair->report.leaks;
             outcome->was_corrupt = repair->walk->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
         }
         if (ret == 0)
             ret = run_round(repair, &history, &more);
         outcome->marked = history.marked;
+        if (ret == 0 && !more && repair->walk->without_counts) {
+            repair->check.stop_without_counts = false; /* there is more to see */
+            more = true;
+        }
         outcome->clean = ret == 0 && !more && repair->report.corruptions == 0 &&
                          !repair->report.incomplete && !repair->report.unsupported;
         if (repair->walk)
@@ -319,6 +346,7 @@ void repair_image(struct io *io, const char *filename, const struct check_option
     struct repair repair = {.io = io, .filename = filename, .check = *check, .options = options};
     struct outcome outcome = {0};
     repair.check.deploy = NULL; /* a policy has no say in what is repaired */
+    repair.check.stop_without_counts = !options->leaks_only;
     int ret = run_rounds(&repair, &outcome);
     if (ret == 0)
         ret = clear_marks(&repair, &outcome);

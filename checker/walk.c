@@ -295,6 +295,28 @@ int walk_collect_owners(struct walk *walk)
 
 typedef int stage(struct walk *walk);
 
+/* Of the refcount blocks that count something in use nearly all are missing. */
+static bool counts_are_lost(const struct walk *walk)
+{
+    enum { MANY = 64, PER_BLOCK_LEFT = 8 };
+    uint64_t cluster = 0, missing = 0, left = 0;
+    for (size_t i = 0; i < walk->reftable_len; i++)
+        left += walk_block_off(walk, i) != 0;
+    while (census_next_mismatch(walk->census, cluster, &cluster) && cluster < walk->cluster_end) {
+        uint64_t table_idx = cluster >> walk->geo.refblock_bits;
+        missing +=
+            census_get(walk->census, cluster).balance < 0 && walk_block_off(walk, table_idx) == 0;
+        cluster = (table_idx + 1) << walk->geo.refblock_bits;
+    }
+    return missing >= MANY && missing > left * PER_BLOCK_LEFT;
+}
+
+static int stop_without_counts(struct walk *walk)
+{
+    walk->without_counts = walk->options->stop_without_counts && counts_are_lost(walk);
+    return 0;
+}
+
 static int run_stages(struct walk *walk)
 {
     static stage *const stages[] = {
@@ -303,6 +325,7 @@ static int run_stages(struct walk *walk)
         walk_fixed_areas,    /* claims: metadata that is neither L1 nor L2 */
         walk_l1_tables,      /* claims: L1 and L2 tables */
         walk_l2_tables,      /* claims: guest data; from here on the census is complete */
+        stop_without_counts,
         walk_find_orphans,   /* what may have been lost */
         walk_collect_owners, /* whose clusters have a wrong count */
         walk_judge_tables,   /* second look at unusual tables */
@@ -310,7 +333,9 @@ static int run_stages(struct walk *walk)
         walk_backing_chain, walk_name_sharers, walk_policy, /* last: it asks what was found */
     };
     int ret = walk_header(walk, &walk->judgeable);
-    for (size_t i = 0; ret == 0 && walk->judgeable && i < sizeof(stages) / sizeof(stages[0]); i++)
+    for (size_t i = 0; ret == 0 && walk->judgeable && !walk->without_counts &&
+                       i < sizeof(stages) / sizeof(stages[0]);
+         i++)
         ret = stages[i](walk);
     return ret;
 }

@@ -147,6 +147,7 @@ struct walk {
     struct extent extent;
     uint8_t *buf;                     /* WALK_BUF_BYTES, shared by the stages */
     uint8_t *ahead_buf;               /* as many, of walk_stream() alone; may be NULL */
+    bool without_counts;              /* ended early: see stop_without_counts */
     bool judgeable;                   /* the header allowed to go on */
     uint64_t bytes_done, bytes_total; /* of metadata, for the progress line */
 };
