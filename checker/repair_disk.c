@@ -199,7 +199,7 @@ static void try_sizes(
             other->disk_size <= most)
             try_also(tries, patch_be64(off, other->disk_size));
     }
-    if (tries->count == 0 && least > 0 && least <= most)
+    if (tries->count == 0 && least > 0 && least <= most && !tree->record_off)
         try_also(tries, patch_be64(off, least));
     for (unsigned bit = 9; least == 0 && bit < 63; bit++) {
         uint64_t size = tree->disk_size ^ UINT64_C(1) << bit;

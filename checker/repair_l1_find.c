@@ -180,13 +180,27 @@ static void add_place(struct match *m, const struct place *place)
         m->places[m->place_count++] = *place;
 }
 
+/* Where a table and a refcount structure lie on each other, and the counts make no sense, it is the
+ * latter that is wrong: it is made anew elsewhere first. */
+static bool on_counts(const struct repair *repair, const struct finding *f)
+{
+    enum { FEW = 3 };
+    const struct area *area;
+    if (repair->report.hits[CHECK_refcount_too_low] <= FEW)
+        return false;
+    walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), &area);
+    return f->check == CHECK_l1_entry_into_metadata && area &&
+           (area->kind == AREA_REFCOUNT_BLOCK || area->kind == AREA_REFCOUNT_TABLE);
+}
+
 static void add_found_places(struct match *m)
 {
     const struct repair *repair = m->repair;
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
-        if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off))
+        if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off) ||
+            on_counts(repair, f))
             continue;
         place.entry_off = repair_entry_off(repair, f);
         if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
