@@ -250,6 +250,18 @@ static int mend_vm_state(struct repair *repair, const struct finding *f)
         &repair->plan, PHASE_SWITCH, f->check, tree->record_off + 32, (uint32_t)f->want);
 }
 
+/* A table longer than its disk needs that goes on over what others use. */
+static int mend_overlap(struct repair *repair, const struct finding *f)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t needed = l1_entries_for(&walk->geo, walk->header.size_bytes);
+    struct patch patch = patch_be32(QCOW2_HDR_L1_SIZE, (uint32_t)needed);
+    if (f->host_off != walk->header.l1_off || needed == 0 || needed >= walk->header.l1_size)
+        return 0;
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    return repair_take_better(repair, f->check, &patch, 1, now);
+}
+
 static int mend_disk(struct repair *repair, const struct finding *f)
 {
     struct walk *walk = repair->walk;
@@ -280,6 +292,10 @@ static int mend_disk(struct repair *repair, const struct finding *f)
 int repair_disks(struct repair *repair)
 {
     int ret = 0;
+    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
+        if (repair->findings.items[i].check == CHECK_area_shared) /* others follow from it */
+            ret = mend_overlap(repair, &repair->findings.items[i]);
+    }
     for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++)
         ret = mend_disk(repair, &repair->findings.items[i]);
     return ret == 0 && repair->plan.count == 0 ? mend_pointers(repair) : ret;
