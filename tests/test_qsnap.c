@@ -36,8 +36,8 @@ static void desk_close(struct desk *desk)
 /* A shell command in the folder, with the programs in the path. */
 static struct proc_result run(const struct desk *desk, const char *command)
 {
-    return proc_run("cd '%s' && PATH='%s':$PATH TZ=UTC timeout 60 sh -c \"%s\"", desk->dir,
-        desk->programs, command);
+    return proc_run("cd '%s' && PATH='%s':'%s/tests':$PATH TZ=UTC timeout 60 sh -c \"%s\"",
+        desk->dir, desk->programs, desk->programs, command);
 }
 
 static void want(
@@ -190,8 +190,7 @@ START_TEST(images_that_are_refused)
             "qsnap create a.qcow2 x", "refcount"},
         {"qemu-img create -qf qcow2 -o data_file=d.raw a.qcow2 1M", "qsnap create a.qcow2 x",
             "external data file"},
-        {"qemu-img create -qf qcow2 --object secret,id=s,data=abc -o "
-         "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 a.qcow2 1M",
+        {"printf 'image luks=4k\\ndata 0 64k\\n' > r && mkimage r a.qcow2",
             "qsnap read a.qcow2 0 1", "crypt"},
         {"qemu-img create -qf qcow2 a.qcow2 1M && truncate -s 300 a.qcow2",
             "qsnap create a.qcow2 x", ""},
