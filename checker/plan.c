@@ -227,6 +227,13 @@ static uint64_t structure_claims(const struct walk *walk, uint64_t cluster)
     return claims;
 }
 
+/* Zeros that the file does not even hold: nothing can be lost there. */
+static bool in_hole(const struct plan *plan, uint64_t cluster)
+{
+    const struct qcow2_geometry *geo = &plan->walk->geo;
+    return walk_hole(plan->walk, cluster << geo->cluster_bits) >= geo->cluster_size;
+}
+
 /* References to the cluster once the plan is carried out, from the stored count the census began
  * with.  When refcounts are made anew, the old structure does not count any more. */
 static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t stored, bool lower)
@@ -243,8 +250,9 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
         if (old > 0)
             refs = stored = refs > old ? refs - old : 0;
         known &= walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
-        if (!known && refs == 0 && cluster < walk->cluster_end)
-            refs = 1; /* may be what was lost: a later round frees it, or finds whose it is */
+        /* May be what was lost: a later round frees it, or finds whose it is. */
+        if (!known && refs == 0 && cluster < walk->cluster_end && !in_hole(plan, cluster))
+            refs = 1;
     }
     if (!lower && known && stored > refs)
         refs = stored;
