@@ -325,10 +325,9 @@ static int run_stages(struct walk *walk)
         walk_fixed_areas,    /* claims: metadata that is neither L1 nor L2 */
         walk_l1_tables,      /* claims: L1 and L2 tables */
         walk_l2_tables,      /* claims: guest data; from here on the census is complete */
-        stop_without_counts,
-        walk_find_orphans,   /* what may have been lost */
-        walk_collect_owners, /* whose clusters have a wrong count */
-        walk_judge_tables,   /* second look at unusual tables */
+        stop_without_counts, walk_find_orphans, /* what may have been lost */
+        walk_collect_owners,                    /* whose clusters have a wrong count */
+        walk_judge_tables,                      /* second look at unusual tables */
         walk_judge_l1, walk_judge_areas, walk_compare_refcounts, walk_deep, walk_data_file,
         walk_backing_chain, walk_name_sharers, walk_policy, /* last: it asks what was found */
     };
