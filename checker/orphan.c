@@ -63,6 +63,8 @@ static bool look_at_entry(
     look->marked += e->copied || e->kind == QCOW2_L2_COMPRESSED;
     if (!geo->data_file) {
         look->orphaned += missed(walk, cluster_of(geo, e->host_off));
+        enum area_kind area = walk_area_at(walk, cluster_of(geo, e->host_off), NULL);
+        look->metadata += area != AREA_NONE && area != AREA_L2_TABLE; /* that an L1 table names */
         return true;
     }
     /* There offsets are those of the guest, and tell where the table belongs. */
@@ -146,7 +148,7 @@ bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *loo
     if (io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) < 0 ||
         !look_at_entries(walk, bytes, walk->geo.cluster_size, look) ||
         may_be_bitmap_table(walk, off, look) ||
-        (look->marked == 0 && walk_looks_like_reftable(walk, off)))
+        (look->marked == 0 && (look->metadata > 0 || walk_looks_like_reftable(walk, off))))
         return false;
     return look->orphaned > 0 && look->orphaned >= look->named - look->orphaned &&
            look->orphaned >= look->odd;

@@ -274,6 +274,7 @@ struct l2_look {
     uint64_t orphaned;  /* of these, whose clusters miss a reference */
     uint64_t marked;    /* of these, with flags that entries of other tables have not */
     uint64_t odd;       /* entries that no program would write */
+    uint64_t metadata;  /* entries that name clusters of metadata */
     uint64_t guest_off; /* data file: where the guest sees the first entry */
 };
 
