@@ -208,11 +208,10 @@ static struct candidate find_candidate(
     struct candidate best = {0};
     propose_by_neighbours(repair, &best, place);
     /* A shared entry is a valid one: only what kind of cluster it names may be in question. */
-    if (place->check != CHECK_l2_entry_shared)
-        propose_by_bits(repair, &best, place);
-    else if (other_kind_fits(repair, place))
+    bool shared = place->check == CHECK_l2_entry_shared;
+    if (shared && other_kind_fits(repair, place))
         propose(repair, &best, place, place->raw ^ QCOW2_ENTRY_COMPRESSED, ONE_BIT);
-    else if (place->uprooted)
+    else if (!shared || place->uprooted)
         propose_by_bits(repair, &best, place);
     propose_by_disks(repair, &best, place);
     if (best.evidence == NOTHING && lost_one)

@@ -238,13 +238,14 @@ static int plan_lengths(struct repair *repair, const struct reading *r)
 {
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < r->patch_count; i++) {
+        uint64_t host_off = r->table_off + r->patches[i].off;
         if (r->unsure)
             ret = plan_remark(&repair->plan,
                 "choice: more than one length fits the snapshot record at 0x%llx",
-                (unsigned long long)(r->table_off + r->patches[i].off));
+                (unsigned long long)host_off);
         if (ret == 0)
-            ret = plan_bytes(&repair->plan, PHASE_SWITCH, CHECK_snapshot_table_truncated,
-                r->table_off + r->patches[i].off, r->patches[i].bytes, r->patches[i].length);
+            ret = plan_bytes(&repair->plan, PHASE_SWITCH, CHECK_snapshot_table_truncated, host_off,
+                r->patches[i].bytes, r->patches[i].length);
     }
     return ret;
 }

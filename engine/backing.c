@@ -30,8 +30,7 @@ static int read_format(
 {
     struct qcow2_ext ext;
     size_t pos = img->header.header_length;
-    int ret;
-    while ((ret = qcow2_ext_next(cluster, end, &pos, &ext)) > 0) {
+    while (qcow2_ext_next(cluster, end, &pos, &ext) > 0) {
         if (ext.type != (uint32_t)QCOW2_EXT_BACKING_FORMAT)
             continue;
         out->raw = ext.length == 3 && memcmp(ext.data, "raw", 3) == 0;

@@ -75,12 +75,6 @@ void *realloc(void *old, size_t size)
 
 /* ---- files: the names that 64-bit offsets lead to ---- */
 
-int open64(const char *path, int flags, ...);
-ssize_t pread64(int fd, void *buf, size_t length, off64_t at);
-ssize_t pwrite64(int fd, const void *buf, size_t length, off64_t at);
-int ftruncate64(int fd, off64_t size);
-int fcntl64(int fd, int command, ...);
-
 int open64(const char *path, int flags, ...)
 {
     va_list args;

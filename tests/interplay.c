@@ -17,86 +17,8 @@
 
 #include "backing.h"
 #include "image.h"
-#include "proc.h"
+#include "interplay.h"
 #include "snapshot.h"
-
-enum { RUN_STEPS = 60, MAX_SNAPSHOTS = 6 };
-
-struct kind {
-    const char *options;         /* of qemu-img create and of qsnap new */
-    uint32_t cluster_size, unit; /* unit: what a discard can zero */
-    uint64_t size_bytes;
-    bool v2, compress, bitmap, by_qemu_only, one_bit;
-    enum { NO_BACKING, RAW_BACKING, BACKING_CHAIN } backing;
-};
-
-static const struct kind kinds[] = {
-    {"cluster_size=512", 512, 512, .size_bytes = 700000, .compress = true},
-    {"cluster_size=512,refcount_bits=64", 512, 512, .size_bytes = 400384},
-    {"cluster_size=4096,refcount_bits=8", 4096, 4096, .size_bytes = 3000320, .compress = true},
-    {"cluster_size=65536", 65536, 65536, .size_bytes = 3 << 20, .compress = true},
-    {"cluster_size=65536,lazy_refcounts=on", 65536, 65536, .size_bytes = 3 << 20, .compress = true},
-    {"cluster_size=65536,compat=0.10", 65536, 65536, .size_bytes = 3 << 20, .v2 = true,
-        .compress = true},
-    {"cluster_size=512,compat=0.10", 512, 512, .size_bytes = 300032, .v2 = true},
-    {"cluster_size=2097152", 2 << 20, 2 << 20, .size_bytes = 9 << 20, .compress = true},
-    {"cluster_size=65536,extended_l2=on", 65536, 2048, .size_bytes = 3 << 20},
-    {"cluster_size=16384,extended_l2=on,refcount_bits=32", 16384, 16384, .size_bytes = 2 << 20,
-        .compress = true},
-    {"cluster_size=4096,compression_type=zstd", 4096, 4096, .size_bytes = 2 << 20,
-        .compress = true},
-    {"cluster_size=4096", 4096, 4096, .size_bytes = 2 << 20, .bitmap = true, .by_qemu_only = true},
-    {"cluster_size=512,refcount_bits=4", 512, 512, .size_bytes = 300032, .compress = true},
-    {"cluster_size=1024,refcount_bits=1", 1024, 1024, .size_bytes = 300032, .one_bit = true},
-    {"cluster_size=4096,backing_file=base.raw,backing_fmt=raw", 4096, 4096, .size_bytes = 2 << 20,
-        .by_qemu_only = true, .backing = RAW_BACKING},
-    {"cluster_size=65536,extended_l2=on,backing_file=middle.qcow2,backing_fmt=qcow2", 65536, 65536,
-        .size_bytes = 3 << 20, .compress = true, .by_qemu_only = true, .backing = BACKING_CHAIN},
-};
-enum { KIND_COUNT = sizeof(kinds) / sizeof(kinds[0]) };
-
-struct disk {
-    uint8_t *bytes;
-    uint64_t size;
-    char name[16];
-};
-
-struct run {
-    const struct kind *kind;
-    char path[PATH_MAX], raw[PATH_MAX], program_dir[PATH_MAX];
-    unsigned seed, rng, step, names;
-    struct disk active, snaps[MAX_SNAPSHOTS];
-    unsigned snap_count;
-    char story[512]; /* the step */
-};
-
-static uint32_t rnd(struct run *run, uint32_t below)
-{
-    uint32_t hi = (uint32_t)rand_r(&run->rng), lo = (uint32_t)rand_r(&run->rng);
-    return below ? (hi << 15 ^ lo) % below : 0;
-}
-
-static void failed(const struct run *run, const char *format, ...)
-    __attribute__((format(printf, 2, 3), noreturn));
-static void failed(const struct run *run, const char *format, ...)
-{
-    va_list args;
-    fprintf(stderr, "interplay: kind \"%s\", step %u: %s\n  ", run->kind->options, run->step,
-        run->story);
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fprintf(stderr, "\n  image left as %s\n  again with: make interplay N=%d SEED=%u\n", run->path,
-        RUN_STEPS, run->seed);
-    exit(EXIT_FAILURE);
-}
-
-static void must(const struct run *run, struct proc_result result)
-{
-    if (result.exit_code != 0)
-        failed(run, "exit %d: %s%s", result.exit_code, result.out, result.err);
-    proc_free(&result);
-}
 
 /* ---- the engine in this process ------------------------------------------------------------ */
 
@@ -106,18 +28,18 @@ static struct image *open_engine(const struct run *run, bool write, struct io **
     struct image_error why;
     int ret = io_file_open(run->path, write ? IO_FILE_WRITE : 0, io, NULL);
     if (ret < 0)
-        failed(run, "io_file_open: %s", strerror(-ret));
+        interplay_failed(run, "io_file_open: %s", strerror(-ret));
     if (image_open(*io, write ? IMAGE_WRITE : 0, &img, &why) < 0)
-        failed(run, "image_open: %s", why.text);
+        interplay_failed(run, "image_open: %s", why.text);
     if (backing_open(img, run->path, 0) < 0)
-        failed(run, "backing_open: %s", image_error(img));
+        interplay_failed(run, "backing_open: %s", image_error(img));
     return img;
 }
 
 static void engine_must(const struct run *run, const struct image *img, int ret)
 {
     if (ret < 0)
-        failed(run, "engine: %s", image_error(img));
+        interplay_failed(run, "engine: %s", image_error(img));
 }
 
 /* ---- steps --------------------------------------------------------------------------------- */
@@ -137,8 +59,8 @@ typedef void step_fn(struct run *run, struct step *s);
 static void pick_range(struct run *run, struct step *s, uint32_t align)
 {
     uint64_t units = run->active.size / align;
-    uint32_t most = rnd(run, 4) == 0 ? (uint32_t)units : 1 + (uint32_t)(units / 12);
-    uint64_t at = rnd(run, (uint32_t)units), length = 1 + rnd(run, most);
+    uint32_t most = interplay_random(run, 4) == 0 ? (uint32_t)units : 1 + (uint32_t)(units / 12);
+    uint64_t at = interplay_random(run, (uint32_t)units), length = 1 + interplay_random(run, most);
     length = length < units - at ? length : units - at;
     s->at = at * align;
     s->length = length * align;
@@ -146,7 +68,7 @@ static void pick_range(struct run *run, struct step *s, uint32_t align)
 
 static void step_write(struct run *run, struct step *s)
 {
-    bool close = rnd(run, 2);
+    bool close = interplay_random(run, 2);
     pick_range(run, s, s->actor == QEMU ? 512 : 1);
     snprintf(run->story, sizeof(run->story), "%s write %" PRIu64 " +%" PRIu64 " 0x%02x",
         actor_names[s->actor], s->at, s->length, s->pattern);
@@ -162,15 +84,16 @@ static void step_write(struct run *run, struct step *s)
             engine_must(run, img, image_flush(img));
         int ret = image_close(img);
         if (ret < 0)
-            failed(run, "close: %s", strerror(-ret));
+            interplay_failed(run, "close: %s", strerror(-ret));
         io_close(io);
         free(buf);
     } else if (s->actor == QSNAP) {
-        must(run, proc_run("%s/qsnap write %s %" PRIu64 " %" PRIu64 " --pattern %u",
-                      run->program_dir, run->path, s->at, s->length, s->pattern));
+        interplay_must(run, proc_run("%s/qsnap write %s %" PRIu64 " %" PRIu64 " --pattern %u",
+                                run->program_dir, run->path, s->at, s->length, s->pattern));
     } else {
-        must(run, proc_run("qemu-io -f qcow2 -c 'write -q -P %u %" PRIu64 " %" PRIu64 "' %s",
-                      s->pattern, s->at, s->length, run->path));
+        interplay_must(
+            run, proc_run("qemu-io -f qcow2 -c 'write -q -P %u %" PRIu64 " %" PRIu64 "' %s",
+                     s->pattern, s->at, s->length, run->path));
     }
     memset(run->active.bytes + s->at, (int)s->pattern, s->length);
 }
@@ -186,9 +109,9 @@ static void step_compress(struct run *run, struct step *s)
         s->length, s->pattern);
     for (uint64_t at = s->at; at < s->at + s->length; at += size) {
         /* Over a cluster that is allocated QEMU refuses; so it is given up first. */
-        must(run, proc_run("qemu-io -d unmap -f qcow2 -c 'discard -q %" PRIu64 " %u' "
-                           "-c 'write -q -c -P %u %" PRIu64 " %u' %s",
-                      at, size, s->pattern, at, size, run->path));
+        interplay_must(run, proc_run("qemu-io -d unmap -f qcow2 -c 'discard -q %" PRIu64 " %u' "
+                                     "-c 'write -q -c -P %u %" PRIu64 " %u' %s",
+                                at, size, s->pattern, at, size, run->path));
     }
     memset(run->active.bytes + s->at, (int)s->pattern, s->length);
 }
@@ -196,11 +119,12 @@ static void step_compress(struct run *run, struct step *s)
 static void step_zero(struct run *run, struct step *s)
 {
     pick_range(run, s, 512);
-    const char *unmap = rnd(run, 2) ? "-u" : "";
+    const char *unmap = interplay_random(run, 2) ? "-u" : "";
     snprintf(run->story, sizeof(run->story), "qemu zero %s %" PRIu64 " +%" PRIu64, unmap, s->at,
         s->length);
-    must(run, proc_run("qemu-io -d unmap -f qcow2 -c 'write -q -z %s %" PRIu64 " %" PRIu64 "' %s",
-                  unmap, s->at, s->length, run->path));
+    interplay_must(
+        run, proc_run("qemu-io -d unmap -f qcow2 -c 'write -q -z %s %" PRIu64 " %" PRIu64 "' %s",
+                 unmap, s->at, s->length, run->path));
     memset(run->active.bytes + s->at, 0, s->length);
 }
 
@@ -220,14 +144,15 @@ static void step_discard(struct run *run, struct step *s)
         struct image *img = open_engine(run, true, &io);
         engine_must(run, img, image_discard(img, s->at, s->length));
         if (image_close(img) < 0)
-            failed(run, "close");
+            interplay_failed(run, "close");
         io_close(io);
     } else if (s->actor == QSNAP) {
-        must(run, proc_run("%s/qsnap discard %s %" PRIu64 " %" PRIu64, run->program_dir, run->path,
-                      s->at, s->length));
+        interplay_must(run, proc_run("%s/qsnap discard %s %" PRIu64 " %" PRIu64, run->program_dir,
+                                run->path, s->at, s->length));
     } else {
-        must(run, proc_run("qemu-io -d unmap -f qcow2 -c 'discard -q %" PRIu64 " %" PRIu64 "' %s",
-                      s->at, s->length, run->path));
+        interplay_must(
+            run, proc_run("qemu-io -d unmap -f qcow2 -c 'discard -q %" PRIu64 " %" PRIu64 "' %s",
+                     s->at, s->length, run->path));
     }
     uint64_t from = div_up(s->at, unit) * unit, to = s->at + s->length;
     if (to < run->active.size)
@@ -241,23 +166,25 @@ static void step_resize(struct run *run, struct step *s)
     const struct kind *kind = run->kind;
     if (kind->bitmap || (kind->v2 && run->snap_count > 0))
         return;
-    s->size = (kind->size_bytes / 2 + rnd(run, (uint32_t)kind->size_bytes)) / 512 * 512;
+    s->size =
+        (kind->size_bytes / 2 + interplay_random(run, (uint32_t)kind->size_bytes)) / 512 * 512;
     snprintf(run->story, sizeof(run->story), "%s resize %" PRIu64, actor_names[s->actor], s->size);
     if (s->actor == ENGINE) {
         struct io *io;
         struct image *img = open_engine(run, true, &io);
         engine_must(run, img, image_resize(img, s->size));
         if (image_close(img) < 0)
-            failed(run, "close");
+            interplay_failed(run, "close");
         io_close(io);
     } else if (s->actor == QSNAP) {
-        must(run, proc_run("%s/qsnap resize %s %" PRIu64, run->program_dir, run->path, s->size));
+        interplay_must(
+            run, proc_run("%s/qsnap resize %s %" PRIu64, run->program_dir, run->path, s->size));
     } else {
         /* QEMU leaves what is in the rest of the last cluster: it must be zeros. */
         if (s->size < run->active.size && s->size % kind->cluster_size)
             return;
-        must(run, proc_run("qemu-img resize -q -f qcow2 %s %s %" PRIu64,
-                      s->size < run->active.size ? "--shrink" : "", run->path, s->size));
+        interplay_must(run, proc_run("qemu-img resize -q -f qcow2 %s %s %" PRIu64,
+                                s->size < run->active.size ? "--shrink" : "", run->path, s->size));
     }
     run->active.bytes = realloc(run->active.bytes, s->size + 1);
     if (s->size > run->active.size)
@@ -274,7 +201,7 @@ static void step_create(struct run *run, struct step *s)
     if (run->kind->one_bit) {
         if (proc_exit("%s/qsnap create %s %s 2>/dev/null", run->program_dir, run->path, s->name) !=
             1)
-            failed(run, "a snapshot on refcounts of one bit");
+            interplay_failed(run, "a snapshot on refcounts of one bit");
         return;
     }
     if (s->actor == ENGINE) {
@@ -283,12 +210,13 @@ static void step_create(struct run *run, struct step *s)
         struct snapshot_info info = {.name = s->name, .icount = UINT64_MAX};
         engine_must(run, img, snapshot_create(img, &info));
         if (image_close(img) < 0)
-            failed(run, "close");
+            interplay_failed(run, "close");
         io_close(io);
     } else if (s->actor == QSNAP) {
-        must(run, proc_run("%s/qsnap create %s %s", run->program_dir, run->path, s->name));
+        interplay_must(
+            run, proc_run("%s/qsnap create %s %s", run->program_dir, run->path, s->name));
     } else {
-        must(run, proc_run("qemu-img snapshot -c %s %s", s->name, run->path));
+        interplay_must(run, proc_run("qemu-img snapshot -c %s %s", s->name, run->path));
     }
     struct disk *snap = &run->snaps[run->snap_count++];
     *snap = run->active;
@@ -310,13 +238,14 @@ static void snapshot_step(struct run *run, struct step *s, bool apply)
         engine_must(run, img, snapshot_find(img, name, &idx));
         engine_must(run, img, apply ? snapshot_apply(img, idx) : snapshot_delete(img, idx));
         if (image_close(img) < 0)
-            failed(run, "close");
+            interplay_failed(run, "close");
         io_close(io);
     } else if (s->actor == QSNAP) {
-        must(run, proc_run("%s/qsnap %s %s %s", run->program_dir, apply ? "apply" : "delete",
-                      run->path, name));
+        interplay_must(run, proc_run("%s/qsnap %s %s %s", run->program_dir,
+                                apply ? "apply" : "delete", run->path, name));
     } else {
-        must(run, proc_run("qemu-img snapshot -%c %s %s", apply ? 'a' : 'd', name, run->path));
+        interplay_must(
+            run, proc_run("qemu-img snapshot -%c %s %s", apply ? 'a' : 'd', name, run->path));
     }
 }
 
@@ -324,7 +253,7 @@ static void step_apply(struct run *run, struct step *s)
 {
     if (run->snap_count == 0)
         return;
-    s->snap = rnd(run, run->snap_count);
+    s->snap = interplay_random(run, run->snap_count);
     if (run->kind->bitmap && s->actor == QEMU) /* which refuses this */
         s->actor = ENGINE;
     snapshot_step(run, s, true);
@@ -338,7 +267,7 @@ static void step_delete(struct run *run, struct step *s)
 {
     if (run->snap_count == 0)
         return;
-    s->snap = rnd(run, run->snap_count);
+    s->snap = interplay_random(run, run->snap_count);
     snapshot_step(run, s, false);
     free(run->snaps[s->snap].bytes);
     run->snap_count--;
@@ -354,11 +283,12 @@ static const struct {
 
 static void do_step(struct run *run)
 {
-    struct step s = {.actor = (enum actor)rnd(run, ACTORS), .pattern = 1 + rnd(run, 255)};
+    struct step s = {.actor = (enum actor)interplay_random(run, ACTORS),
+        .pattern = 1 + interplay_random(run, 255)};
     unsigned total = 0, pick;
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
         total += steps[i].weight;
-    pick = rnd(run, total);
+    pick = interplay_random(run, total);
     run->story[0] = '\0';
     for (size_t i = 0;; i++) {
         if (pick < steps[i].weight) {
@@ -376,11 +306,12 @@ static void compare(const struct run *run, const struct disk *disk, const uint8_
 {
     const char *name = disk->name[0] ? disk->name : "the active disk";
     if (size != disk->size)
-        failed(run, "%s: %s has %" PRIu64 " bytes, not %" PRIu64, reader, name, size, disk->size);
+        interplay_failed(
+            run, "%s: %s has %" PRIu64 " bytes, not %" PRIu64, reader, name, size, disk->size);
     for (uint64_t i = 0; i < size; i++) {
         if (bytes[i] != disk->bytes[i])
-            failed(run, "%s: %s differs at %" PRIu64 ": 0x%02x, not 0x%02x", reader, name, i,
-                bytes[i], disk->bytes[i]);
+            interplay_failed(run, "%s: %s differs at %" PRIu64 ": 0x%02x, not 0x%02x", reader, name,
+                i, bytes[i], disk->bytes[i]);
     }
 }
 
@@ -410,20 +341,20 @@ static void check_engine_view(struct run *run)
 /* One disk through QEMU's eyes: all of them each time would take most of the time. */
 static void check_qemu_view(struct run *run)
 {
-    unsigned which = rnd(run, run->snap_count + 1);
+    unsigned which = interplay_random(run, run->snap_count + 1);
     const struct disk *disk = which < run->snap_count ? &run->snaps[which] : &run->active;
     char option[64] = "";
     if (which < run->snap_count)
         snprintf(option, sizeof(option), "-l snapshot.name=%s", disk->name);
-    must(
+    interplay_must(
         run, proc_run("qemu-img convert -q -f qcow2 %s -O raw %s %s", option, run->path, run->raw));
     struct io *io;
     uint64_t size;
     if (io_file_open(run->raw, 0, &io, NULL) < 0 || io_size(io, &size) < 0)
-        failed(run, "cannot open %s", run->raw);
+        interplay_failed(run, "cannot open %s", run->raw);
     uint8_t *bytes = malloc(size + 1);
     if (io_read(io, 0, bytes, size) < 0)
-        failed(run, "cannot read %s", run->raw);
+        interplay_failed(run, "cannot read %s", run->raw);
     /* QEMU shows a snapshot in the size of the active disk. */
     struct disk seen = *disk;
     if (which < run->snap_count && seen.size > run->active.size)
@@ -437,10 +368,10 @@ static void check_qemu_view(struct run *run)
 static void check_all(struct run *run)
 {
     char qcheck[PATH_MAX + 16];
-    must(run, proc_run("qemu-img check -q -f qcow2 %s", run->path));
+    interplay_must(run, proc_run("qemu-img check -q -f qcow2 %s", run->path));
     snprintf(qcheck, sizeof(qcheck), "%s/qcheck", run->program_dir);
     if (access(qcheck, X_OK) == 0)
-        must(run, proc_run("%s -q %s", qcheck, run->path));
+        interplay_must(run, proc_run("%s -q %s", qcheck, run->path));
     check_engine_view(run);
     check_qemu_view(run);
     unlink(run->raw);
@@ -448,55 +379,13 @@ static void check_all(struct run *run)
 
 /* ---- runs ---------------------------------------------------------------------------------- */
 
-/* base.raw, and in a chain middle.qcow2 over it; shorter than the disk will ever be, so that it can
- * grow. */
-static void make_backing(struct run *run, const char *dir)
-{
-    const struct kind *kind = run->kind;
-    uint64_t size = kind->size_bytes / 2 / 512 * 512 - 1536;
-    char base[PATH_MAX];
-    struct io *io;
-    for (uint64_t i = 0; i < size; i++)
-        run->active.bytes[i] = (uint8_t)rnd(run, 256);
-    snprintf(base, sizeof(base), "%s/base.raw", dir);
-    unlink(base);
-    if (io_file_open(base, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &io, NULL) < 0 ||
-        io_write(io, 0, run->active.bytes, size) < 0)
-        failed(run, "cannot make %s", base);
-    io_close(io);
-    if (kind->backing != BACKING_CHAIN)
-        return;
-    must(run, proc_run("cd '%s' && rm -f middle.qcow2 && qemu-img create -q -f qcow2 -o "
-                       "cluster_size=4096,backing_file=base.raw,backing_fmt=raw middle.qcow2 && "
-                       "qemu-io -f qcow2 -c 'write -q -P 77 10000 90000' middle.qcow2",
-                  dir));
-    memset(run->active.bytes + 10000, 77, 90000);
-}
-
-static void make_image(struct run *run, const char *dir)
-{
-    const struct kind *kind = run->kind;
-    run->active.size = kind->size_bytes / 512 * 512;
-    run->active.bytes = calloc(1, run->active.size);
-    if (kind->backing)
-        make_backing(run, dir);
-    if (rnd(run, 2) && !kind->by_qemu_only)
-        must(run, proc_run("%s/qsnap new %s %" PRIu64 " -o %s", run->program_dir, run->path,
-                      kind->size_bytes / 512 * 512, kind->options));
-    else
-        must(run, proc_run("qemu-img create -q -f qcow2 -o %s %s %" PRIu64, kind->options,
-                      run->path, kind->size_bytes / 512 * 512));
-    if (kind->bitmap)
-        must(run, proc_run("qemu-img bitmap --add -g 4096 %s b0", run->path));
-}
-
 static unsigned run_one(const char *dir, const char *program_dir, unsigned seed, unsigned steps_max)
 {
-    struct run run = {.seed = seed, .rng = seed, .kind = &kinds[seed % KIND_COUNT]};
+    struct run run = {.seed = seed, .rng = seed, .kind = interplay_kind(seed)};
     snprintf(run.path, sizeof(run.path), "%s/image.qcow2", dir);
     snprintf(run.raw, sizeof(run.raw), "%s/image.raw", dir);
     snprintf(run.program_dir, sizeof(run.program_dir), "%s", program_dir);
-    make_image(&run, dir);
+    interplay_make_image(&run, dir);
     for (run.step = 1; run.step <= RUN_STEPS && run.step <= steps_max; run.step++) {
         do_step(&run);
         if (run.story[0])
@@ -527,7 +416,7 @@ int main(int argc, char **argv)
     while (done < steps_max)
         done += run_one(dir, program_dir, seed + runs++, steps_max - done);
     printf("interplay: %u steps in %u runs over %d kinds, seeds %u to %u\n", done, runs,
-        (int)KIND_COUNT, seed, seed + runs - 1);
+        (int)interplay_kind_count(), seed, seed + runs - 1);
     proc_rmdir(dir);
     return EXIT_SUCCESS;
 }
