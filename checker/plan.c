@@ -161,7 +161,9 @@ static bool free_cluster(const struct plan *plan, uint64_t cluster)
     const struct walk *walk = plan->walk;
     struct census_cell cell = census_get(walk->census, cluster);
     uint64_t block = walk_block_off(walk, cluster >> walk->geo.refblock_bits);
-    return !cell.claimed && cell.balance == 0 && census_known(walk->census, cluster) &&
+    /* Metadata that was not read may use anything in the file. */
+    bool seen = !walk->refs_incomplete || cluster >= walk->cluster_end;
+    return seen && !cell.claimed && cell.balance == 0 && census_known(walk->census, cluster) &&
            block != 0 && plan_writable(plan, block);
 }
 

@@ -33,8 +33,12 @@ bool repair_deficit(const struct repair *repair, uint64_t host_off)
     const struct walk *walk = repair->walk;
     if (host_off == 0 || !cluster_aligned(&walk->geo, host_off) || host_off >= walk->file_size)
         return false;
+    /* A count beyond all that the disks can have lost is itself what is damaged. */
+    enum { MOST_A_DISK = 128 };
     uint64_t cluster = cluster_of(&walk->geo, host_off);
-    return census_known(walk->census, cluster) && census_get(walk->census, cluster).balance > 0;
+    int64_t balance = census_get(walk->census, cluster).balance;
+    return census_known(walk->census, cluster) && balance > 0 &&
+           (uint64_t)balance <= walk->tree_count * MOST_A_DISK;
 }
 
 bool repair_counted(const struct repair *repair, uint64_t host_off)

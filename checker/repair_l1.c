@@ -112,6 +112,8 @@ static int make_pair(struct match *m, bool *made)
             const struct candidate *c = &m->candidates[k];
             if (sum <= best || p->filled || c->spare == 0 || !is_best(m, i, k) || !may_move(m, p))
                 continue;
+            if (c->bare && may_be_right(p))
+                continue; /* what is there says more than a table of zeros */
             if (!m->repair->options->lossy && !is_safe(m, p, c, sum, only))
                 continue;
             if (may_be_right(p) && !only && sum <= (p->crowded ? (unsigned)STRONG_FROM : FITS))

@@ -317,6 +317,19 @@ static void find_roots(const struct repair *repair, struct place *places, size_t
     }
 }
 
+/* What an L1 entry lost misses a reference, too. */
+static bool l1_lost_some(const struct repair *repair)
+{
+    static const enum check_id checks[] = {CHECK_l1_flags_without_table, CHECK_l1_entry_unaligned,
+        CHECK_l1_entry_outside, CHECK_l1_entry_into_metadata, CHECK_l1_hole,
+        CHECK_l2_table_implausible};
+    for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
+        if (repair_has(repair, checks[i]))
+            return true;
+    }
+    return false;
+}
+
 static int fill_places(struct repair *repair, struct place *places, size_t count)
 {
     bool *moved = calloc(count + 1, sizeof(*moved));
@@ -325,7 +338,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     find_roots(repair, places, count);
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
-    uint64_t lost_one = unproven == 1 ? only_leak(repair) : 0;
+    uint64_t lost_one = unproven == 1 && !l1_lost_some(repair) ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
         if (places[i].rooted || proves_itself(repair, &places[i]))

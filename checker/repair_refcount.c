@@ -176,7 +176,9 @@ static void find_room(const struct repair *repair, uint64_t spare, struct layout
     if (too_large(walk, layout))
         return;
     uint64_t need = layout->table_clusters + layout->block_count;
-    for (uint64_t c = 1; !repair->lost_references && c + need <= walk->cluster_end; c++) {
+    /* What was lost, or not read, may be where nothing seems to be. */
+    bool all_seen = !repair->lost_references && !walk->refs_incomplete;
+    for (uint64_t c = 1; all_seen && c + need <= walk->cluster_end; c++) {
         if (walk_block_off(walk, c >> walk->geo.refblock_bits) == 0) {
             c |= walk->geo.refblock_entries - 1; /* nothing there is known to be free */
             continue;
