@@ -154,6 +154,36 @@ bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *loo
            look->orphaned >= look->odd;
 }
 
+static bool all_zeros(struct walk *walk, uint64_t host_off)
+{
+    uint8_t bytes[4096];
+    size_t piece = walk->geo.cluster_size < sizeof(bytes) ? walk->geo.cluster_size : sizeof(bytes);
+    for (uint64_t at = 0; at < walk->geo.cluster_size; at += piece) {
+        if (io_read_padded(walk->io, host_off + at, bytes, piece) < 0 ||
+            !walk_bytes_zero(bytes, piece))
+            return false;
+    }
+    return true;
+}
+
+/* The table in the walk's buffer would bring back nothing but zeros, and those the guest reads
+ * without it: a refcount table whose blocks were never written looks like one of these. */
+static bool brings_zeros(struct walk *walk)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    if (walk->view.has_backing || geo->data_file)
+        return false;
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(geo, walk->buf + (size_t)i * geo->l2_entry_size, &e);
+        if (e.kind <= QCOW2_L2_ZERO_ALLOC || !missed(walk, cluster_of(geo, e.host_off)))
+            continue;
+        if (e.kind == QCOW2_L2_COMPRESSED || !all_zeros(walk, e.host_off))
+            return false;
+    }
+    return true;
+}
+
 static int add(struct orphan_list *list, const struct orphan *orphan)
 {
     if (list->count == list->room) {
@@ -280,7 +310,7 @@ static int find_tables(struct walk *walk, struct orphan_list *list)
     for (; (ret = next_leak(walk, &cluster)) == 1; cluster++) {
         struct orphan orphan = {.cluster = cluster};
         struct l2_look look;
-        if (walk_looks_like_l2(walk, cluster, &look)) {
+        if (walk_looks_like_l2(walk, cluster, &look) && !brings_zeros(walk)) {
             orphan.data_bytes = look.orphaned << walk->geo.cluster_bits;
             ret = add(list, &orphan);
             if (ret < 0)
