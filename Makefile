@@ -135,8 +135,17 @@ $(BUILD)/tests/bench_check: $(BUILD)/tests/bench_check.o $(TEST_LIB) $(CHECKER_L
 bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img check: ROW=name
 	QCHECK=$(BUILD)/qcheck $(BUILD)/tests/bench_check $(ROW)
 
-check: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so $(BUILD)/tests/interplay   ## run all tests
+CHECK_NEEDS := $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so \
+	$(BUILD)/tests/interplay
+check: $(CHECK_NEEDS)           ## run all tests
 	$(BUILD)/tests/run
+
+# The same on two processors, for builds that are slow: about as long as one another.
+HALF := fuzz repair_faults trial oracle qsnap cli calls limits interplay engine_corpus
+check-in-halves: $(CHECK_NEEDS)
+	@$(BUILD)/tests/run $(HALF) >$(BUILD)/half.log 2>&1 & half=$$!; \
+	$(BUILD)/tests/run $(filter-out $(HALF),$(SUITES)); other=$$?; \
+	wait $$half; half=$$?; cat $(BUILD)/half.log; exit $$((half | other))
 
 # The full exploration: every workload on every kind of image, sequences, random workloads, repairs,
 # failing calls; then what each flush is good for.  The table is the one in README.
@@ -208,7 +217,7 @@ lint: all $(BUILD)/tests/run    ## rules of the house, other compilers' warnings
 
 san:                            ## all tests under ASan and UBSan
 	$(MAKE) BUILD=$(BUILD)/san OPT='-O1 -g -fno-omit-frame-pointer' \
-		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' check
+		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' check-in-halves
 
 deps:                           ## install what is needed and missing (Debian, Ubuntu)
 	@tests/deps.sh
@@ -250,7 +259,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check coverage coverage-build fuzz crash agreement mutants bench bench-check bench-repair bench-crash \
+.PHONY: all check check-in-halves coverage coverage-build fuzz crash agreement mutants bench bench-check bench-repair bench-crash \
         bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
