@@ -36,9 +36,9 @@ struct check_options {
 };
 
 /* Checks the image on `io` and fills the report, which report_init() made.  `filename` is for names
- * relative to the image (data file, backing file); NULL: they are not looked for.  Returns nothing:
- * whatever fails makes the verdict incomplete. */
-void check_image(struct io *io, const char *filename, const struct check_options *options,
+ * relative to the image (data file, backing file); NULL: they are not looked for.  Whatever
+ * fails makes the verdict incomplete; the result says why, 0 or -errno, when it was the machine. */
+int check_image(struct io *io, const char *filename, const struct check_options *options,
     struct report *report);
 
 #endif

@@ -344,7 +344,7 @@ static int clear_marks(struct repair *repair, const struct outcome *outcome)
     return 0;
 }
 
-void repair_image(struct io *io, const char *filename, const struct check_options *check,
+int repair_image(struct io *io, const char *filename, const struct check_options *check,
     const struct repair_options *options, struct report *report)
 {
     struct repair repair = {.io = io, .filename = filename, .check = *check, .options = options};
@@ -355,7 +355,7 @@ void repair_image(struct io *io, const char *filename, const struct check_option
     if (ret == 0)
         ret = clear_marks(&repair, &outcome);
     free(repair.findings.items);
-    check_image(io, filename, check, report); /* what counts is what is on the device now */
+    int checked = check_image(io, filename, check, report); /* what counts is what is there now */
     if (outcome.corruptions > report->corruptions)
         report->corruptions_fixed = outcome.corruptions - report->corruptions;
     if (outcome.leaks > report->leaks)
@@ -364,4 +364,5 @@ void repair_image(struct io *io, const char *filename, const struct check_option
         report_problem(report, "the repair was stopped at a safe point; run it again to go on");
     else if (ret < 0)
         report_problem(report, "the repair could not be completed: %s", strerror(-ret));
+    return ret < 0 ? ret : checked;
 }

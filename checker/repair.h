@@ -33,8 +33,9 @@ struct repair_options {
 
 /* Repairs the image on `io`, then checks it again: `report` (from report_init()) is about the state
  * after the repair, and says how many corruptions and leaks are gone.  Whatever fails makes the
- * verdict incomplete; the image is then no worse than before. */
-void repair_image(struct io *io, const char *filename, const struct check_options *check,
+ * verdict incomplete, and the image is then no worse than before; the result says why, 0 or -errno,
+ * when it was the machine. */
+int repair_image(struct io *io, const char *filename, const struct check_options *check,
     const struct repair_options *options, struct report *report);
 
 /* ---- for the files of the repair ---- */

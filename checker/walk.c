@@ -380,11 +380,12 @@ int walk_open(struct io *io, const char *filename, const struct check_options *o
     return ret;
 }
 
-void check_image(
+int check_image(
     struct io *io, const char *filename, const struct check_options *options, struct report *report)
 {
     struct walk *walk;
-    walk_open(io, filename, options, report, &walk);
+    int ret = walk_open(io, filename, options, report, &walk);
     walk_close(walk);
     report_finish(report);
+    return ret;
 }

@@ -30,11 +30,13 @@ bool explorer_allows(enum check_id check, bool dirty)
     }
 }
 
-static void run_checker(const struct state *state, struct report *report)
+/* -ENOMEM, or 0. */
+static int run_checker(const struct state *state, struct report *report)
 {
     static const struct check_options options = {.threads = 1};
     report_init(report, 8);
-    check_image((struct io *)(uintptr_t)&state->io, NULL, &options, report);
+    int ret = check_image((struct io *)(uintptr_t)&state->io, NULL, &options, report);
+    return ret == -ENOMEM ? ret : 0; /* what else it met is the image's */
 }
 
 static enum invariant invariant_of(enum check_id check)
@@ -49,10 +51,15 @@ static enum invariant invariant_of(enum check_id check)
     }
 }
 
-static bool checker_agrees(struct explorer *ex, struct breach *breach)
+/* -errno of the machine; else the breach tells. */
+static int ask_checker(struct explorer *ex, struct breach *breach)
 {
     struct report report;
-    run_checker(ex->state, &report);
+    int ret = run_checker(ex->state, &report);
+    if (ret < 0) {
+        report_release(&report);
+        return ret;
+    }
     bool good = !report.incomplete && !report.unsupported;
     if (!good)
         breach_note(breach, INVARIANT_OPENS, "qcheck cannot judge it: %s", report.problem);
@@ -66,7 +73,7 @@ static bool checker_agrees(struct explorer *ex, struct breach *breach)
             check_rows[check].sentence);
     }
     report_release(&report);
-    return good;
+    return 0;
 }
 
 /* An image that was damaged before the run: no worse than it was, and on the way to being well. */
@@ -100,12 +107,13 @@ int explorer_judge(struct explorer *ex, bool check, bool go_on, bool repair, str
     /* Not where it would count as looked at: the tree of choices covers I1 to I7. */
     if (!ex->state->marks && !leaks_allowed(&ex->limits, &ex->oracle, ex->state, breach))
         return 0;
+    int ret = 0;
     if (check) {
         ex->counts->checked++;
-        if (!checker_agrees(ex, breach))
-            return 0;
+        ret = ask_checker(ex, breach);
+        if (ret < 0 || breach->invariant != INVARIANT_NONE)
+            return ret;
     }
-    int ret = 0;
     if (go_on && !options->no_continuation) {
         ret = continuation_run(&ex->continuation, ex->state, &ex->oracle.model, breach);
         ex->counts->continued += !ex->continuation.refused;
@@ -129,9 +137,11 @@ int explorer_judge_lightly(struct explorer *ex)
     struct report report;
     bool good = oracle_look(&ex->oracle, ex->state, &breach) &&
                 history_allows(ex->history, ex->window, &ex->oracle.model, &breach);
-    run_checker(ex->state, &report);
+    int ret = run_checker(ex->state, &report);
     enum verdict verdict = report_verdict(&report);
     report_release(&report);
+    if (ret < 0)
+        return ret;
     ex->counts->checked++;
     ex->counts->harmed += !good;
     ex->counts->silent += !good && (verdict == VERDICT_CLEAN || verdict == VERDICT_LEAKS);

@@ -96,9 +96,9 @@ static bool repair(struct repairing *r, struct io *io, bool lossy, struct breach
     struct repair_options options = {.lossy = lossy};
     struct report report;
     report_init(&report, 1000);
-    repair_image(io, NULL, &how, &options, &report);
-    bool good = !report.incomplete && !report.unsupported;
-    if (!good)
+    r->no_memory |= repair_image(io, NULL, &how, &options, &report) == -ENOMEM;
+    bool good = !r->no_memory && !report.incomplete && !report.unsupported;
+    if (!good && !r->no_memory)
         breach_note(
             breach, INVARIANT_REPAIRS, "the repair cannot be completed: %s", report.problem);
     for (int check = 0; good && check < CHECK_COUNT; check++) {
@@ -258,7 +258,7 @@ int repairing_run(struct repairing *r, const struct state *crash,
             judge_orphans(r, crash, promise, breach);
         r->orphaned = orphaned;
     }
-    if (ret == 0 && (recording.no_memory || r->oracle.no_memory))
+    if (ret == 0 && (recording.no_memory || r->oracle.no_memory || r->no_memory))
         ret = -ENOMEM;
     recording_release(&recording);
     io_close(io);
@@ -274,7 +274,7 @@ int repairing_again(struct repairing *r, const struct state *crash, const struct
         return ret;
     state_copy(r->now, crash);
     if (!repair(r, &r->now->io, false, breach))
-        return 0;
+        return r->no_memory ? -ENOMEM : 0;
     if (!oracle_look(&r->oracle, r->now, &why) ||
         !history_allows(history, window, &r->oracle.model, &why))
         breach_note(breach, INVARIANT_REPAIRS, "after repairing again: %s", why.text);

@@ -17,6 +17,7 @@ struct repairing {
     struct state *now;   /* being repaired, then each cut inside the repair */
     struct state *first; /* as the first repair left it */
     uint64_t cuts;       /* looked at so far */
+    bool no_memory;      /* a repair could not be completed for that */
     bool orphaned;       /* leaks were kept, since they look like lost tables */
     bool adopted;        /* and a lossy repair puts one of them where nothing was */
 };
