@@ -233,7 +233,7 @@ static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orp
     orphan->data_bytes = data_bytes;
 }
 
-static bool printable(const uint8_t *bytes, size_t length)
+bool walk_is_text(const uint8_t *bytes, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
         if (bytes[i] < 0x20)
@@ -252,8 +252,8 @@ static bool looks_like_snapshot_table(struct walk *walk, uint64_t cluster)
         return false;
     return s.l1_off != 0 && cluster_aligned(&walk->geo, s.l1_off) && s.l1_size > 0 &&
            s.l1_size <= QCOW2_MAX_L1_BYTES / 8 && s.id_len > 0 && s.date_nsec < 1000000000 &&
-           s.extra_len <= QCOW2_MAX_SNAPSHOT_EXTRA && printable(s.id, s.id_len) &&
-           printable(s.name, s.name_len) && leaked(walk, cluster_of(&walk->geo, s.l1_off));
+           s.extra_len <= QCOW2_MAX_SNAPSHOT_EXTRA && walk_is_text(s.id, s.id_len) &&
+           walk_is_text(s.name, s.name_len) && leaked(walk, cluster_of(&walk->geo, s.l1_off));
 }
 
 static void show_orphan(

@@ -130,16 +130,21 @@ static int parse_deploy(int opt, struct arguments *args)
     return ret < 0 ? 1 : -1;
 }
 
+static int parse_repair(struct arguments *args)
+{
+    args->repair = true;
+    args->repair_options.leaks_only = optarg && strcmp(optarg, "leaks") == 0;
+    if (optarg && !args->repair_options.leaks_only && strcmp(optarg, "all") != 0)
+        return bad_argument("a repair is either of leaks or of all", optarg);
+    return -1;
+}
+
 /* Returns -1 to go on, or the exit code. */
 static int parse_option(int opt, struct arguments *args)
 {
     switch (opt) {
     case 'r':
-        args->repair = true;
-        args->repair_options.leaks_only = optarg && strcmp(optarg, "leaks") == 0;
-        if (optarg && !args->repair_options.leaks_only && strcmp(optarg, "all") != 0)
-            return bad_argument("a repair is either of leaks or of all", optarg);
-        return -1;
+        return parse_repair(args);
     case OPT_LOSSY:
         args->repair_options.lossy = true;
         return -1;

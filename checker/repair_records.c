@@ -40,20 +40,10 @@ static bool head_fits(const struct walk *walk, const struct qcow2_snapshot *s)
            !check_outside(&walk->view, s->l1_off, s->l1_size * UINT64_C(8));
 }
 
-static bool all_zero(const uint8_t *bytes, size_t length)
+static bool is_number(const uint8_t *bytes, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
-        if (bytes[i] != 0)
-            return false;
-    }
-    return true;
-}
-
-/* Every character of the text is one; digits, if it is a number. */
-static bool is_text(const uint8_t *bytes, size_t length, bool number)
-{
-    for (size_t i = 0; i < length; i++) {
-        if (bytes[i] < 0x20 || (number && (bytes[i] < '0' || bytes[i] > '9')))
+        if (bytes[i] < '0' || bytes[i] > '9')
             return false;
     }
     return true;
@@ -83,7 +73,7 @@ static bool text_fits(const struct reading *r, size_t pos, const struct qcow2_sn
     uint64_t text = (uint64_t)QCOW2_SNAPSHOT_HEAD_BYTES + s->extra_len;
     uint64_t end = text + s->id_len + s->name_len;
     return s->extra_len <= QCOW2_MAX_SNAPSHOT_EXTRA && end <= r->length - pos &&
-           is_text(r->bytes + pos + text, s->id_len + (size_t)s->name_len, false);
+           walk_is_text(r->bytes + pos + text, s->id_len + (size_t)s->name_len);
 }
 
 static bool record_at(const struct walk *walk, const struct reading *r, size_t pos)
@@ -109,9 +99,9 @@ static unsigned doubts(const struct walk *walk, const struct reading *r, size_t 
         sum += NO_TEXT;
     if (s->extra_len > KNOWN_EXTRA)
         sum += MORE_EXTRA;
-    if (behind + padding > r->length || !all_zero(r->bytes + behind, padding))
+    if (behind + padding > r->length || !walk_bytes_zero(r->bytes + behind, padding))
         sum += PADDING;
-    if (!is_text(r->bytes + pos + text, s->id_len, true))
+    if (!is_number(r->bytes + pos + text, s->id_len))
         sum += NO_NUMBER;
     uint64_t disk = s->extra_len < QCOW2_SNAPSHOT_EXTRA_V3
                         ? 0
@@ -119,7 +109,7 @@ static unsigned doubts(const struct walk *walk, const struct reading *r, size_t 
     if (disk > (uint64_t)s->l1_size * walk->geo.l2_span)
         sum += DISK_SIZE;
     bool zeros = next + QCOW2_SNAPSHOT_HEAD_BYTES > r->length ||
-                 all_zero(r->bytes + next, QCOW2_SNAPSHOT_HEAD_BYTES);
+                 walk_bytes_zero(r->bytes + next, QCOW2_SNAPSHOT_HEAD_BYTES);
     if (!last && !record_at(walk, r, next))
         sum += UNFIT;
     else if (last && !zeros && !record_at(walk, r, next))
@@ -209,7 +199,7 @@ static int read_table(struct repair *repair, uint64_t table_off, uint64_t known,
     while (ret == 0 && r->bytes && r->count < QCOW2_MAX_SNAPSHOTS) {
         struct qcow2_snapshot s;
         if (pos + QCOW2_SNAPSHOT_HEAD_BYTES > r->length ||
-            all_zero(r->bytes + pos, QCOW2_SNAPSHOT_HEAD_BYTES)) {
+            walk_bytes_zero(r->bytes + pos, QCOW2_SNAPSHOT_HEAD_BYTES)) {
             r->ended = table_off + pos + QCOW2_SNAPSHOT_HEAD_BYTES <= walk->file_size;
             break;
         }

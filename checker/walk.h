@@ -281,6 +281,9 @@ struct l2_look {
 /* The first entries name blocks in the file, the first of which plausibly counts the header. */
 bool walk_looks_like_reftable(struct walk *walk, uint64_t off);
 
+/* No byte is a control character, as in the ID and the name of a snapshot. */
+bool walk_is_text(const uint8_t *bytes, size_t length);
+
 /* True if that is what the cluster looks like.  Uses the walk's buffer, which then holds it. */
 bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look);
 

@@ -61,7 +61,9 @@ static int read_name(struct image *img, const char *beside, struct backing_name 
         ret = read_format(img, cluster, (size_t)h->backing_off, out);
     if (ret == 0) {
         ret = io_file_named(beside, cluster + h->backing_off, h->backing_len, &out->path);
-        if (ret < 0)
+        if (ret == -ENOMEM)
+            image_no_memory(img);
+        else if (ret < 0)
             image_fail(img, ret, "the backing file is not named by a plain path");
     }
     free(cluster);

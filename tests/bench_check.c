@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench_bare.h"
@@ -58,19 +57,12 @@ static void fail(const char *what)
     exit(EXIT_FAILURE);
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* Runs it with nothing printed, and keeps what it took if that is the least so far. */
 static void measure(const char *const argv[], struct cost *best)
 {
     struct rusage usage;
     int status;
-    double start = now();
+    double start = proc_seconds();
     pid_t pid = fork();
     if (pid == 0) {
         if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))
@@ -80,7 +72,7 @@ static void measure(const char *const argv[], struct cost *best)
     }
     if (pid < 0 || wait4(pid, &status, 0, &usage) < 0)
         fail(argv[0]);
-    double seconds = now() - start;
+    double seconds = proc_seconds() - start;
     bool ended = seconds > TIME_MOST;
     if (!ended && (!WIFEXITED(status) || WEXITSTATUS(status) == 1 || WEXITSTATUS(status) == 127))
         fail(argv[0]);
@@ -97,8 +89,8 @@ static struct result measure_all(const struct bench *b, const char *image, const
     const char *const qemu[] = {
         "timeout", "-s", "KILL", TIME_MOST_TEXT, "qemu-img", "check", image, NULL};
     struct result r = {0};
-    double start = now();
-    for (int i = 0; i < ROUNDS && (i == 0 || now() - start < TIME_ENOUGH); i++) {
+    double start = proc_seconds();
+    for (int i = 0; i < ROUNDS && (i == 0 || proc_seconds() - start < TIME_ENOUGH); i++) {
         for (int k = 0; k < 2; k++) { /* the short ones twice */
             if (bare)
                 measure(read, &r.bare);
@@ -295,10 +287,10 @@ static double check_cold(const char *path, unsigned threads, struct io_meter_cou
     if (io_file_open(path, IO_FILE_NO_LOCK, &file, NULL) < 0 ||
         io_meter_open(file, DELAY_NS, &meter) < 0)
         fail(path);
-    double start = now();
+    double start = proc_seconds();
     report_init(&report, DEFAULT_MAX_FINDINGS);
     check_image(meter, NULL, &options, &report);
-    double seconds = now() - start;
+    double seconds = proc_seconds() - start;
     if (report_exit_code(&report) != 0)
         fail("the image is not clean");
     *counts = io_meter_counts(meter);

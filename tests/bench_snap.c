@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "options.h"
@@ -38,20 +37,13 @@ static void fail(const char *what)
     exit(EXIT_FAILURE);
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* Runs it; seconds it took, and its peak memory. */
 static double measure(char *const argv[], long *peak_kib)
 {
     struct rusage usage;
     int status;
     sync();
-    double start = now();
+    double start = proc_seconds();
     pid_t pid = fork();
     if (pid == 0) {
         execvp(argv[0], argv);
@@ -60,7 +52,7 @@ static double measure(char *const argv[], long *peak_kib)
     if (pid < 0 || wait4(pid, &status, 0, &usage) < 0 || status != 0)
         fail(argv[0]);
     *peak_kib = usage.ru_maxrss;
-    return now() - start;
+    return proc_seconds() - start;
 }
 
 /* The same operation by both programs. */

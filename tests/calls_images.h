@@ -12,8 +12,7 @@ struct calls_image {
 
 extern const struct calls_image calls_images[CALLS_IMAGES];
 
-/* Makes dir/name of a recipe, over what is there; the test fails if it cannot. */
-void calls_build(const char *dir, const char *name, const char *text);
+/* Makes all of them in `dir`, over what is there; the test fails if it cannot. */
 void calls_build_all(const char *dir);
 
 #endif

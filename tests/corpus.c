@@ -56,6 +56,17 @@ static void save(struct recipe *recipe, const char *dir, const char *file)
     ck_assert_msg(recipe_save(recipe, path) == 0, "cannot write %s", path);
 }
 
+void corpus_make(const char *dir, const char *file, const char *text)
+{
+    char path[4096], error[RECIPE_ERROR_BYTES] = "";
+    struct recipe *recipe = NULL;
+    ck_assert_msg(recipe_text(file, text, &recipe, error) == 0, "%s", error);
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    unlink(path);
+    save(recipe, dir, file);
+    recipe_free(recipe);
+}
+
 static char *read_text(const char *folder, const char *file)
 {
     char path[600], *text = NULL;

@@ -17,6 +17,10 @@ int corpus_list(const char *prefix, int which, char name[CORPUS_NAME_BYTES]);
  * caller frees both results. */
 void corpus_load(const char *name, struct recipe **recipe, struct expect **expect);
 
+/* Writes the image of a recipe's text to dir/file, in place of what was there; the test fails if
+ * that cannot be done. */
+void corpus_make(const char *dir, const char *file, const char *text);
+
 /* Writes dir/image.qcow2 and the files beside it. */
 void corpus_save(const char *name, struct recipe *recipe, const char *dir);
 

@@ -5,22 +5,14 @@
  * Compares qcheck with qemu-img check on N damaged images and the healthy ones they come from.
  * Exit 0: equal, or different for a reason with a name; 2: some differ without one; 1: could not
  * run. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "compare.h"
 #include "oracle_run.h"
-
-static double now_sec(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
+#include "proc.h"
 
 static void print_exits(const char *who, const uint64_t exits[256])
 {
@@ -51,51 +43,23 @@ static void print_totals(const struct oracle_totals *t, double seconds)
     }
 }
 
-static int usage(void)
-{
-    fprintf(stderr, "usage: oracle N SEED [--keep DIR] [--only I] [--verbose]\n");
-    return 1;
-}
-
 int main(int argc, char **argv)
 {
-    static const struct option known[] = {
-        {"keep", required_argument, NULL, 'k'},
-        {"only", required_argument, NULL, 'o'},
-        {"verbose", no_argument, NULL, 'v'},
-        {0},
-    };
-    struct oracle_options options = {.log = stdout};
-    const char *only = NULL;
-    int option;
-    while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
-        if (option == 'k')
-            options.keep = optarg;
-        else if (option == 'o')
-            only = optarg;
-        else if (option == 'v')
-            options.verbose = true;
-        else
-            return usage();
-    }
-    if (argc - optind != 2)
-        return usage();
-    options.count = only ? 1 : strtoull(argv[optind], NULL, 0);
-    options.first = only ? strtoull(only, NULL, 0) : 0;
-    options.seed = strtoull(argv[optind + 1], NULL, 0);
-    options.verbose |= only != NULL;
+    struct item_options options = {.log = stdout};
+    if (!items_parse(argc, argv, "oracle", &options))
+        return 1;
     char *qcheck = oracle_find_qcheck();
     options.qcheck = qcheck;
     if (!qcheck)
         printf("there is no qcheck beside this program: only qemu-img is run\n");
     struct oracle_totals totals;
-    double start = now_sec();
+    double start = proc_seconds();
     int err = oracle_run(&options, &totals);
     free(qcheck);
     if (err) {
         fprintf(stderr, "oracle: %s\n", strerror(-err));
         return 1;
     }
-    print_totals(&totals, now_sec() - start);
+    print_totals(&totals, proc_seconds() - start);
     return totals.differ ? 2 : 0;
 }

@@ -12,7 +12,7 @@
 #define CASE_NAME "case.qcow2"
 
 struct oracle {
-    const struct oracle_options *options;
+    const struct item_options *options;
     struct oracle_totals *totals;
     struct specimen specimen;
 };
@@ -29,7 +29,7 @@ static void tell(struct oracle *o, uint64_t item, const char *story, const struc
         [COMPARE_DIFFERS] = "DIFFERS",
         [COMPARE_QEMU_ONLY] = "qemu-img only",
     };
-    const struct oracle_options *options = o->options;
+    const struct item_options *options = o->options;
     char *text = compare_text(c);
     fprintf(options->log, "%s%s%s: item %" PRIu64 " of seed %" PRIu64 "%s\n", words[c->outcome],
         c->reason ? " " : "", c->reason ? c->reason : "", item, options->seed,
@@ -103,7 +103,7 @@ static int make_damaged(struct oracle *o, uint64_t item)
     return 0;
 }
 
-int oracle_run(const struct oracle_options *options, struct oracle_totals *totals)
+int oracle_run(const struct item_options *options, struct oracle_totals *totals)
 {
     struct oracle o = {.options = options, .totals = totals};
     specimen_open(&o.specimen);

@@ -11,14 +11,7 @@
 #include <stdio.h>
 
 #include "differences.h"
-
-struct oracle_options {
-    uint64_t seed, first, count; /* items first .. first + count - 1 */
-    const char *keep;            /* directory for images that differ, NULL: none are kept */
-    const char *qcheck;          /* path of the program, NULL: only qemu-img's side is counted */
-    FILE *log;                   /* differences are told here */
-    bool verbose;                /* so is every other item */
-};
+#include "items.h"
 
 struct oracle_totals {
     uint64_t damaged, sound, not_made, equal, named, differ;
@@ -28,7 +21,7 @@ struct oracle_totals {
 };
 
 /* 0, or -errno when an image could not be copied or damaged. */
-int oracle_run(const struct oracle_options *options, struct oracle_totals *totals);
+int oracle_run(const struct item_options *options, struct oracle_totals *totals);
 
 /* The qcheck that was built with this program, or NULL if there is none; free() it. */
 char *oracle_find_qcheck(void);

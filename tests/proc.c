@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void die(const char *what)
@@ -81,6 +82,13 @@ int proc_exit(const char *format, ...)
     va_end(args);
     proc_free(&result);
     return result.exit_code;
+}
+
+double proc_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 char *proc_mkdir(void)

@@ -18,6 +18,9 @@ void proc_free(struct proc_result *result);
 /* proc_run() that only wants the exit code. */
 int proc_exit(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* Seconds on a clock that only goes forward. */
+double proc_seconds(void);
+
 /* A new empty directory under $TMPDIR or /tmp, and its removal with all that is in it.  The name is
  * malloc'd and freed by proc_rmdir(). */
 char *proc_mkdir(void);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "calls_images.h"
+#include "corpus.h"
 #include "dmlog.h"
 #include "engine_kit.h"
 #include "fault.h"
@@ -414,7 +415,7 @@ START_TEST(files_that_change_while_they_are_read)
     struct world w = world_open(&commands[0]);
     char path[4096];
     snprintf(path, sizeof(path), "%s/image", w.dir);
-    calls_build(w.dir, "large", "image cluster=4k size=16M\ndata 0 4M\n");
+    corpus_make(w.dir, "large", "image cluster=4k size=16M\ndata 0 4M\n");
     proc_exit("cd %s && cp large image", w.dir);
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);

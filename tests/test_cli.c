@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "corpus.h"
 #include "proc.h"
 #include "qcheck.h"
 #include "recipe.h"
@@ -39,15 +40,8 @@ static struct shelf shelf_open(void)
 {
     struct shelf shelf = {proc_mkdir(), realpath(QCHECK_PROGRAM, NULL)};
     ck_assert_ptr_nonnull(shelf.qcheck);
-    for (int i = 0; i < IMAGES; i++) {
-        char path[4096], error[RECIPE_ERROR_BYTES];
-        struct recipe *recipe = NULL;
-        ck_assert_msg(
-            recipe_text(images[i].name, images[i].recipe, &recipe, error) == 0, "%s", error);
-        snprintf(path, sizeof(path), "%s/%s", shelf.dir, images[i].name);
-        ck_assert_int_eq(recipe_save(recipe, path), 0);
-        recipe_free(recipe);
-    }
+    for (int i = 0; i < IMAGES; i++)
+        corpus_make(shelf.dir, images[i].name, images[i].recipe);
     return shelf;
 }
 

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "corpus.h"
 #include "deploy.h"
 #include "proc.h"
-#include "recipe.h"
 
 static unsigned count_allowed(const struct deploy_policy *policy)
 {
@@ -109,16 +109,6 @@ START_TEST(policies_in_files)
 }
 END_TEST
 
-static void make_image(const char *dir, const char *name, const char *text)
-{
-    char path[4096], error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe = NULL;
-    ck_assert_msg(recipe_text(name, text, &recipe, error) == 0, "%s", error);
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    ck_assert_int_eq(recipe_save(recipe, path), 0);
-    recipe_free(recipe);
-}
-
 /* Order: 1, 2, 63, 3, 4, 0. */
 START_TEST(the_worse_state_wins)
 {
@@ -147,11 +137,11 @@ START_TEST(the_worse_state_wins)
         {"--deploy=nonsense clean", 1},
     };
     char *dir = proc_mkdir(), *qcheck = realpath(QCHECK_PROGRAM, NULL);
-    make_image(dir, "clean", "image\ndata 0 64k\n");
-    make_image(dir, "snap", "image\ndata 0 64k\nsnapshot\n");
-    make_image(dir, "leaks", "image\ndata 0 64k\ngap 64k\ndata 64k 64k\ndamage refcount[6] = 1\n");
-    make_image(dir, "corrupt", "image\ndata 0 64k\ndamage refcount[0] = 0\n");
-    make_image(dir, "raw", "raw size=64k\n");
+    corpus_make(dir, "clean", "image\ndata 0 64k\n");
+    corpus_make(dir, "snap", "image\ndata 0 64k\nsnapshot\n");
+    corpus_make(dir, "leaks", "image\ndata 0 64k\ngap 64k\ndata 64k 64k\ndamage refcount[6] = 1\n");
+    corpus_make(dir, "corrupt", "image\ndata 0 64k\ndamage refcount[0] = 0\n");
+    corpus_make(dir, "raw", "raw size=64k\n");
     for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
         ck_assert_msg(proc_exit("cd %s && %s %s", dir, qcheck, runs[i].args) == runs[i].exit_code,
             "%s is %d", runs[i].args, proc_exit("cd %s && %s %s", dir, qcheck, runs[i].args));

@@ -9,9 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "corpus.h"
 #include "proc.h"
 #include "qcheck.h"
-#include "recipe.h"
 
 /* A sanitizer reserves terabytes of addresses and takes its time. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -74,16 +74,6 @@ static const struct limit {
         256, 20},
 };
 
-static void save(const char *dir, const char *name, const char *text)
-{
-    char path[4096], error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe = NULL;
-    ck_assert_msg(recipe_text(name, text, &recipe, error) == 0, "%s", error);
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    ck_assert_int_eq(recipe_save(recipe, path), 0);
-    recipe_free(recipe);
-}
-
 /* One thread: each has a stack and an arena of its own, which the kernel counts as addresses. */
 static struct proc_result run(const char *dir, const struct limit *limit)
 {
@@ -101,7 +91,7 @@ START_TEST(a_case_stays_within_its_limits)
 {
     const struct limit *limit = &limits[_i];
     char *dir = proc_mkdir();
-    save(dir, "image", limit->recipe);
+    corpus_make(dir, "image", limit->recipe);
     struct proc_result r = run(dir, limit);
     ck_assert_msg(r.exit_code < 128, "%s: signal %d\n%s", limit->name, r.exit_code - 128, r.err);
     ck_assert_msg(limit->exit_code < 0 ? r.exit_code != 0 : r.exit_code == limit->exit_code,
@@ -116,7 +106,7 @@ END_TEST
 START_TEST(too_little_memory)
 {
     char *dir = proc_mkdir();
-    save(dir, "image", limits[0].recipe);
+    corpus_make(dir, "image", limits[0].recipe);
     bool enough = false;
     for (unsigned mib = 5; mib <= 128 && !SANITIZED; mib += mib < 16 ? 1 : 8) {
         struct limit limit = {.args = "", .mib = mib, .cpu_seconds = 10};
@@ -142,7 +132,7 @@ START_TEST(long_chains)
         snprintf(name, sizeof(name), "%d", n);
         snprintf(text, sizeof(text),
             "image cluster=512 size=64k backing=%d backing_format=qcow2\ndata 0 512\n", n + 1);
-        save(dir, n ? name : "image", text);
+        corpus_make(dir, n ? name : "image", text);
     }
     static const struct {
         const char *last, *finding;

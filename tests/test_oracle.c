@@ -16,7 +16,7 @@ enum { ITEMS = 60, SEED = 26 };
 START_TEST(verdicts_equal_those_of_qemu_img)
 {
     char *qcheck = oracle_find_qcheck();
-    struct oracle_options options = {.seed = SEED, .count = ITEMS, .qcheck = qcheck, .log = stderr};
+    struct item_options options = {.seed = SEED, .count = ITEMS, .qcheck = qcheck, .log = stderr};
     struct oracle_totals totals;
     ck_assert_int_eq(oracle_run(&options, &totals), 0);
     free(qcheck);

@@ -10,10 +10,10 @@
 #include <string.h>
 
 #include "bigimage.h"
+#include "corpus.h"
 #include "crew.h"
 #include "io_meter.h"
 #include "proc.h"
-#include "recipe.h"
 
 /* ---- the crew ---- */
 
@@ -141,12 +141,9 @@ enum { KINDS = sizeof(kinds) / sizeof(kinds[0]), COPIES = 8 };
 static void fill(const char *dir)
 {
     for (size_t i = 0; i < (size_t)KINDS * COPIES; i++) {
-        char path[4096], error[RECIPE_ERROR_BYTES];
-        struct recipe *recipe = NULL;
-        ck_assert_msg(recipe_text("kind", kinds[i % KINDS], &recipe, error) == 0, "%s", error);
-        snprintf(path, sizeof(path), "%s/%02zu", dir, i);
-        ck_assert_int_eq(recipe_save(recipe, path), 0);
-        recipe_free(recipe);
+        char name[24];
+        snprintf(name, sizeof(name), "%02zu", i);
+        corpus_make(dir, name, kinds[i % KINDS]);
     }
 }
 

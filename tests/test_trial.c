@@ -12,7 +12,7 @@ enum { ITEMS = 40, SEED = 40 };
 START_TEST(hard_rules_are_kept)
 {
     char *qcheck = oracle_find_qcheck();
-    struct trial_options options = {.seed = SEED, .count = ITEMS, .qcheck = qcheck, .log = stderr};
+    struct item_options options = {.seed = SEED, .count = ITEMS, .qcheck = qcheck, .log = stderr};
     struct trial_totals totals;
     ck_assert_ptr_nonnull(qcheck);
     ck_assert_int_eq(trial_run(&options, &totals), 0);

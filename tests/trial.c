@@ -4,7 +4,6 @@
  *
  * The repair of N damaged images by qcheck and by qemu-img; see trial_run.h.  Exit 0: every rule
  * was kept; 2: one was broken; 1: could not run. */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,39 +77,11 @@ static bool print_totals(const struct trial_totals *t)
     return kept;
 }
 
-static int usage(void)
-{
-    fprintf(stderr, "usage: trial N SEED [--keep DIR] [--only I] [--verbose]\n");
-    return 1;
-}
-
 int main(int argc, char **argv)
 {
-    static const struct option known[] = {
-        {"keep", required_argument, NULL, 'k'},
-        {"only", required_argument, NULL, 'o'},
-        {"verbose", no_argument, NULL, 'v'},
-        {0},
-    };
-    struct trial_options options = {.log = stdout};
-    const char *only = NULL;
-    int option;
-    while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
-        if (option == 'k')
-            options.keep = optarg;
-        else if (option == 'o')
-            only = optarg;
-        else if (option == 'v')
-            options.verbose = true;
-        else
-            return usage();
-    }
-    if (argc - optind != 2)
-        return usage();
-    options.count = only ? 1 : strtoull(argv[optind], NULL, 0);
-    options.first = only ? strtoull(only, NULL, 0) : 0;
-    options.seed = strtoull(argv[optind + 1], NULL, 0);
-    options.verbose |= only != NULL;
+    struct item_options options = {.log = stdout};
+    if (!items_parse(argc, argv, "trial", &options))
+        return 1;
     char *qcheck = oracle_find_qcheck();
     options.qcheck = qcheck;
     struct trial_totals totals;

@@ -6,7 +6,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "proc.h"
 #include "same.h"
@@ -16,7 +15,7 @@
 #define COPY_NAME "repaired.qcow2"
 
 struct trial {
-    const struct trial_options *options;
+    const struct item_options *options;
     struct trial_totals *totals;
     struct specimen specimen;
     struct io *healthy; /* in memory; NULL: skip its items */
@@ -97,13 +96,6 @@ static void read_content(struct trial *t, struct io *image, struct truth *out)
 
 /* ---- programs ---------------------------------------------------------------------------------
  */
-
-static double now_sec(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static int run_tool(struct trial *t, enum trial_tool tool)
 {
@@ -212,11 +204,11 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
     int err = specimen_copy(s, CASE_NAME, COPY_NAME);
     if (err)
         return err;
-    double start = now_sec();
+    double start = proc_seconds();
     o->exit_code = run_tool(t, tool);
     if (tool == TRIAL_QEMU)
         o->exit_code = run_tool(t, tool);
-    o->seconds = now_sec() - start;
+    o->seconds = proc_seconds() - start;
     struct io *repaired = load(s->dir, COPY_NAME);
     if (!repaired)
         return -EIO;
@@ -368,7 +360,7 @@ static void make_truth(struct trial *t, uint64_t idx)
         read_content(t, t->healthy, &t->truth);
 }
 
-int trial_run(const struct trial_options *options, struct trial_totals *totals)
+int trial_run(const struct item_options *options, struct trial_totals *totals)
 {
     struct trial t = {.options = options, .totals = totals};
     int err = 0;

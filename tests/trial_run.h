@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "items.h"
 #include "truth.h"
 
 enum trial_tool { TRIAL_SAFE, TRIAL_LOSSY, TRIAL_QEMU, TRIAL_TOOLS };
@@ -25,14 +26,6 @@ enum { TRIAL_SECONDS = 10 };
 
 const char *trial_tool_name(enum trial_tool tool);
 const char *trial_rule_name(enum trial_rule rule);
-
-struct trial_options {
-    uint64_t seed, first, count; /* items first .. first + count - 1 */
-    const char *keep;            /* directory for images of items that are told, NULL: none */
-    const char *qcheck;          /* path of the program */
-    FILE *log;                   /* broken rules, what is not clean, what is lost */
-    bool verbose;                /* every item is told */
-};
 
 /* One tool, over all images. */
 struct trial_sum {
@@ -50,6 +43,6 @@ struct trial_totals {
 };
 
 /* 0, or -errno when an image could not be copied or damaged. */
-int trial_run(const struct trial_options *options, struct trial_totals *totals);
+int trial_run(const struct item_options *options, struct trial_totals *totals);
 
 #endif
