@@ -117,24 +117,45 @@ static bool may_be_bitmap_table(
            (walk->header.snapshot_count == 0 || is_in_directory(walk, host_off));
 }
 
-/* The first entries name blocks in the file, one of them plausibly counting the header. */
+/* What lies at block_off counts clusters as refcount block `idx` of a table at table_off would:
+ * those in use and these two themselves.  A sector of it tells. */
+static bool counts_what_is_used(
+    const struct walk *walk, uint64_t block_off, uint64_t idx, uint64_t table_off)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint8_t block[QCOW2_SECTOR_BYTES];
+    if (io_read_padded(walk->io, block_off, block, sizeof(block)) < 0)
+        return false;
+    uint64_t agreed = 0, differed = 0, first = idx << geo->refblock_bits;
+    for (uint64_t i = 0; i < (QCOW2_SECTOR_BYTES * UINT64_C(8)) >> geo->refcount_order; i++) {
+        uint64_t cluster = first + i;
+        bool counted = qcow2_refcount_get(block, geo->refcount_order, i) != 0;
+        bool used = cluster == cluster_of(geo, block_off) ||
+                    cluster == cluster_of(geo, table_off) ||
+                    census_get(walk->census, cluster).claimed;
+        agreed += counted && used;
+        differed += counted ? cluster >= walk->cluster_end : used;
+    }
+    return agreed > differed;
+}
+
 bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
 {
-    uint8_t bytes[64], block[8];
-    unsigned named = 0;
+    uint8_t bytes[64];
     if (io_read_padded(walk->io, off, bytes, sizeof(bytes)) < 0)
         return false;
     for (size_t at = 0; at < sizeof(bytes); at += 8) {
         uint64_t entry = load_be64(bytes + at);
         if ((entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
-            entry >= walk->file_size)
+            entry >= walk->file_size || entry == off)
             return false;
-        named += entry != 0;
     }
-    uint64_t first = load_be64(bytes);
-    return named > 0 && first != 0 && first != off &&
-           io_read_padded(walk->io, first, block, sizeof(block)) == 0 &&
-           qcow2_refcount_get(block, walk->geo.refcount_order, 0) == 1;
+    for (size_t at = 0; at < sizeof(bytes); at += 8) {
+        uint64_t entry = load_be64(bytes + at);
+        if (entry != 0 && counts_what_is_used(walk, entry, at / 8, off))
+            return true;
+    }
+    return false;
 }
 
 /* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */

@@ -278,7 +278,8 @@ struct l2_look {
     uint64_t guest_off; /* data file: where the guest sees the first entry */
 };
 
-/* The first entries name blocks in the file, the first of which plausibly counts the header. */
+/* The first entries name blocks in the file, and one of these counts the clusters in its range as
+ * they are used: the others may have been lost when the table was written. */
 bool walk_looks_like_reftable(struct walk *walk, uint64_t off);
 
 /* No byte is a control character, as in the ID and the name of a snapshot. */
