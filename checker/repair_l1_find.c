@@ -77,36 +77,42 @@ static uint64_t deficit(const struct repair *repair, uint64_t host_off)
                : 0;
 }
 
-/* The children of an orphaned L1 table belong there. */
-static int explained_by(
-    struct repair *repair, uint64_t l1_off, const struct finding *orphan, bool *explained)
+/* How often an orphaned L1 table names the L2 table at host_off: those references are no place's.
+ */
+static int count_explained(struct repair *repair, uint64_t host_off, uint64_t *explained)
 {
     const struct walk *walk = repair->walk;
     uint8_t *bytes = malloc(walk->geo.cluster_size);
-    if (!bytes)
-        return -ENOMEM;
-    int ret = io_read_padded(walk->io, l1_off, bytes, walk->geo.cluster_size);
-    for (size_t at = 0; ret == 0 && at < walk->geo.cluster_size; at += 8)
-        *explained |= (load_be64(bytes + at) & QCOW2_OFFSET_MASK) == orphan->host_off;
+    int ret = bytes ? 0 : -ENOMEM;
+    *explained = 0;
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_orphan_l1_table)
+            continue;
+        ret = io_read_padded(walk->io, f->host_off, bytes, walk->geo.cluster_size);
+        for (size_t at = 0; ret == 0 && at < walk->geo.cluster_size; at += 8)
+            *explained += (load_be64(bytes + at) & QCOW2_OFFSET_MASK) == host_off;
+    }
     free(bytes);
     return ret == -ENOMEM ? ret : 0;
 }
 
+/* With the references that it misses by its count, but for those of an orphaned L1 table. */
+static int add_unexplained(struct match *m, uint64_t host_off)
+{
+    uint64_t spare = deficit(m->repair, host_off), explained = 0;
+    int ret = spare > 0 ? count_explained(m->repair, host_off, &explained) : 0;
+    return ret < 0 || explained >= spare ? ret
+                                         : add_candidate(m, host_off, spare - explained, false);
+}
+
 static int add_orphans(struct match *m)
 {
-    struct repair *repair = m->repair;
+    const struct finding_set *findings = &m->repair->findings;
     int ret = 0;
-    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        bool explained = false;
-        if (f->check != CHECK_orphan_l2_table)
-            continue;
-        for (size_t k = 0; ret == 0 && k < repair->findings.count; k++) {
-            if (repair->findings.items[k].check == CHECK_orphan_l1_table)
-                ret = explained_by(repair, repair->findings.items[k].host_off, f, &explained);
-        }
-        if (ret == 0 && !explained)
-            ret = add_candidate(m, f->host_off, deficit(repair, f->host_off), false);
+    for (size_t i = 0; ret == 0 && i < findings->count; i++) {
+        if (findings->items[i].check == CHECK_orphan_l2_table)
+            ret = add_unexplained(m, findings->items[i].host_off);
     }
     return ret;
 }
@@ -119,7 +125,7 @@ static int add_tables(struct match *m)
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
         if (!table->skip)
-            ret = add_candidate(m, table->host_off, deficit(m->repair, table->host_off), false);
+            ret = add_unexplained(m, table->host_off);
     }
     return ret;
 }

@@ -93,6 +93,14 @@ static bool kin_elsewhere(struct match *m, const struct place *p, const struct c
     return false;
 }
 
+/* A disk has it at another place, and so it belongs there. */
+static bool used_elsewhere(
+    const struct walk *walk, const struct place *p, const struct candidate *c)
+{
+    const struct table *table = table_find(&walk->tables, c->host_off);
+    return table && !table->skip && table->l1_idx != p->l1_idx;
+}
+
 static unsigned score_bits(const struct match *m, const struct place *p, const struct candidate *c)
 {
     uint64_t off = p->raw & QCOW2_OFFSET_MASK;
@@ -119,6 +127,8 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
     if (!(sum & STRONG) && (foreign || kin_elsewhere(m, p, c)))
         return 0;
     if (foreign && !(sum & (ONE_BIT | OTHER_DISK)))
+        return 0;
+    if (!(sum & STRONG) && used_elsewhere(walk, p, c))
         return 0;
     return sum | score_neighbours(m, p, c) | FITS;
 }
