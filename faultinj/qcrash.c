@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The command line of the crash harness. */
+ * The command line of the crash harness; see qcrash(1).  One row per command, one per option. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -12,91 +12,54 @@
 #include "run.h"
 #include "sweep.h"
 
-enum { EXIT_BROKEN = 2, LIST_MAX = 64, MUTANT_CAP = 4096 };
+enum { EXIT_BROKEN = 2, LIST_MAX = 64, MUTANT_CAP = 4096, SEQUENCE_MAX = 6, RANDOM_MAX = 100 };
 
-enum option_code {
-    OPT_IMAGE = 256,
-    OPT_MODEL,
-    OPT_CAP,
-    OPT_SAMPLES,
-    OPT_SEED,
-    OPT_BUDGET,
-    OPT_OUTPUT,
-    OPT_RECORD,
-    OPT_SEQUENCES,
-    OPT_RANDOM,
-    OPT_SAVE,
-    OPT_BASE,
-    OPT_LOG,
-    OPT_DEEP,
-    OPT_FAULTS,
-    OPT_HELP,
-    OPT_VERSION,
-};
-
-static const struct option long_options[] = {
-    {"image", required_argument, NULL, OPT_IMAGE},
-    {"model", required_argument, NULL, OPT_MODEL},
-    {"cap", required_argument, NULL, OPT_CAP},
-    {"samples", required_argument, NULL, OPT_SAMPLES},
-    {"seed", required_argument, NULL, OPT_SEED},
-    {"budget", required_argument, NULL, OPT_BUDGET},
-    {"output", required_argument, NULL, OPT_OUTPUT},
-    {"record", required_argument, NULL, OPT_RECORD},
-    {"sequences", required_argument, NULL, OPT_SEQUENCES},
-    {"random", required_argument, NULL, OPT_RANDOM},
-    {"save", required_argument, NULL, OPT_SAVE},
-    {"base", required_argument, NULL, OPT_BASE},
-    {"log", required_argument, NULL, OPT_LOG},
-    {"faults", no_argument, NULL, OPT_FAULTS},
-    {"deep", no_argument, NULL, OPT_DEEP},
-    {"help", no_argument, NULL, OPT_HELP},
-    {"version", no_argument, NULL, OPT_VERSION},
-    {0},
-};
-
-struct command_line {
-    struct run_options run;
+struct call {
+    struct run_options run; /* workloads: what follows the command */
     char *images[LIST_MAX], *models[LIST_MAX];
     enum output_style style;
     const char *save;
-    bool done; /* help or version was all */
+    struct output output;
 };
 
-static void usage(FILE *out)
-{
-    fprintf(out,
-        "qcrash run [WORKLOAD...] [--image KIND|FILE|all]... [OPTION]...\n"
-        "qcrash explore --base IMAGE --log LOG [OPTION]...\n"
-        "qcrash replay ID [--save FILE] [--base IMAGE --log LOG]\n"
-        "qcrash mutants\n"
-        "qcrash flushes [WORKLOAD...] [--image KIND]\n"
-        "qcrash list\n\n"
-        "  --model NAME|all     fault model; may be given again (default: sector)\n"
-        "  --cap N              vectors of an epoch walked one by one (default: 1048576)\n"
-        "  --samples N          random ones above the cap (default: 4096)\n"
-        "  --seed N             of everything random (default: 1)\n"
-        "  --sequences N        all sequences of up to N operations\n"
-        "  --random N,LENGTH    N random workloads\n"
-        "  --faults             also make every read, write, flush, discard, allocation fail\n"
-        "  --deep               every distinct state is checked, used on, repaired\n"
-        "  --budget SECONDS     stop then, and say what was left out\n"
-        "  --record LOG         write the run's requests as a dm-log-writes log\n"
-        "  --output human|json|tap|table\n");
-}
+/* ---- options ------------------------------------------------------------------------------- */
 
-static bool number(const char *text, uint64_t *value)
+static bool take_count(const char *text, uint64_t *value)
 {
     char *end;
     errno = 0;
     *value = strtoull(text, &end, 0);
-    return !errno && end != text && *end == '\0' && *text != '-';
+    return !errno && end != text && *end == '\0' && !strchr(text, '-');
+}
+
+/* Up to `most`, one at least. */
+static bool take_few(const char *text, uint64_t most, unsigned *value)
+{
+    uint64_t n;
+    if (!take_count(text, &n) || n == 0 || n > most)
+        return false;
+    *value = (unsigned)n;
+    return true;
 }
 
 static bool take_random(struct run_options *run, const char *text)
 {
-    return sscanf(text, "%u,%u", &run->random_count, &run->random_length) == 2 &&
-           run->random_length > 0 && run->random_length <= 100;
+    char count[16];
+    const char *comma = strchr(text, ',');
+    if (!comma || (size_t)(comma - text) >= sizeof(count))
+        return false;
+    snprintf(count, sizeof(count), "%.*s", (int)(comma - text), text);
+    return take_few(count, UINT32_MAX, &run->random_count) &&
+           take_few(comma + 1, RANDOM_MAX, &run->random_length);
+}
+
+static bool take_budget(struct run_options *run, const char *text)
+{
+    unsigned seconds;
+    if (!take_few(text, UINT32_MAX, &seconds))
+        return false;
+    run->explore.deadline = monotonic_seconds() + (double)seconds;
+    return true;
 }
 
 static bool take_style(const char *text, enum output_style *style)
@@ -119,82 +82,81 @@ static bool take_list(char **list, size_t *count, char *value)
     return true;
 }
 
-static bool take_option(struct command_line *line, int code, char *value)
+static bool take_all_checks(struct explore_options *explore)
 {
-    struct run_options *run = &line->run;
-    uint64_t n = 0;
-    switch (code) {
-    case OPT_IMAGE:
-        return take_list(line->images, &run->image_count, value);
-    case OPT_MODEL:
-        return take_list(line->models, &run->model_count, value);
-    case OPT_CAP:
-        return number(value, &run->explore.cap);
-    case OPT_SAMPLES:
-        return number(value, &run->explore.samples);
-    case OPT_SEED:
-        return number(value, &run->explore.seed);
-    case OPT_BUDGET:
-        if (!number(value, &n) || n == 0)
-            return false;
-        run->explore.deadline = monotonic_seconds() + (double)n;
-        return true;
-    case OPT_OUTPUT:
-        return take_style(value, &line->style);
-    case OPT_RECORD:
-        run->record = value;
-        return true;
-    case OPT_SEQUENCES:
-        if (!number(value, &n) || n == 0 || n > 6)
-            return false;
-        run->sequences = (unsigned)n;
-        return true;
-    case OPT_RANDOM:
-        return take_random(run, value);
-    case OPT_SAVE:
-        line->save = value;
-        return true;
-    case OPT_BASE:
-        run->base = value;
-        return true;
-    case OPT_LOG:
-        run->log = value;
-        return true;
-    case OPT_FAULTS:
-        run->faults = true;
-        return true;
-    case OPT_DEEP:
-        run->explore.check_full = run->explore.continue_full = UINT64_MAX;
-        run->explore.repair_full = UINT64_MAX;
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool parse(int argc, char **argv, struct command_line *line)
-{
-    int code;
-    line->run.explore = explore_options_default();
-    line->run.images = line->images;
-    line->run.models = line->models;
-    while ((code = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
-        if (code == 'h' || code == OPT_HELP || code == OPT_VERSION) {
-            line->done = true;
-            code == OPT_VERSION ? (void)puts("qcrash 1.0") : usage(stdout);
-            return true;
-        }
-        if (!take_option(line, code, optarg)) {
-            if (code != '?')
-                fprintf(stderr, "qcrash: wrong value '%s'\n", optarg);
-            return false;
-        }
-    }
+    explore->check_full = explore->continue_full = explore->repair_full = UINT64_MAX;
     return true;
 }
 
-static void list_all(void)
+/* By the letters that commands list; `wants` completes "must be". */
+static const struct option_row {
+    char letter;
+    const char *name, *value, *sentence, *wants;
+} option_rows[] = {
+    {'i', "image", "KIND|FILE", "an image, all of them, or those that are hurt; again for more",
+        "one of at most 64"},
+    {'m', "model", "NAME|all", "fault model; may be given again (default: sector)",
+        "one of at most 64"},
+    {'c', "cap", "N", "vectors of an epoch walked one by one (default: 1048576)", "a number"},
+    {'n', "samples", "N", "random ones above the cap (default: 4096)", "a number"},
+    {'s', "seed", "N", "of everything random (default: 1)", "a number"},
+    {'q', "sequences", "N", "all sequences of up to N operations", "1 to 6"},
+    {'r', "random", "N,LENGTH", "N random workloads",
+        "two numbers with a comma, the second up to 100"},
+    {'f', "faults", NULL, "also make every read, write, flush, discard, allocation fail", NULL},
+    {'d', "deep", NULL, "every distinct state is checked, used on, repaired", NULL},
+    {'t', "budget", "SECONDS", "stop then, and say what was left out", "a number above 0"},
+    {'w', "record", "LOG", "write the run's requests as a dm-log-writes log", NULL},
+    {'b', "base", "IMAGE", "what the log was recorded on", NULL},
+    {'l', "log", "LOG", "a log in the dm-log-writes format", NULL},
+    {'v', "save", "FILE", "keep the state as an image", NULL},
+    {'O', "output", "STYLE", "human, json, tap or table", "human, json, tap or table"},
+};
+
+enum { OPTION_COUNT = sizeof(option_rows) / sizeof(option_rows[0]) };
+
+static bool take_option(struct call *call, char letter, char *value)
 {
+    struct run_options *run = &call->run;
+    switch (letter) {
+    case 'i':
+        return take_list(call->images, &run->image_count, value);
+    case 'm':
+        return take_list(call->models, &run->model_count, value);
+    case 'c':
+        return take_count(value, &run->explore.cap);
+    case 'n':
+        return take_count(value, &run->explore.samples);
+    case 's':
+        return take_count(value, &run->explore.seed);
+    case 'q':
+        return take_few(value, SEQUENCE_MAX, &run->sequences);
+    case 'r':
+        return take_random(run, value);
+    case 'f':
+        return run->faults = true;
+    case 'd':
+        return take_all_checks(&run->explore);
+    case 't':
+        return take_budget(run, value);
+    case 'w':
+        return (run->record = value) != NULL;
+    case 'b':
+        return (run->base = value) != NULL;
+    case 'l':
+        return (run->log = value) != NULL;
+    case 'v':
+        return (call->save = value) != NULL;
+    default:
+        return take_style(value, &call->style);
+    }
+}
+
+/* ---- commands ------------------------------------------------------------------------------ */
+
+static int do_list(struct call *call)
+{
+    (void)call;
     puts("workloads:");
     for (size_t i = 0; i < workload_row_count; i++)
         printf("  %-14s %s\n", workload_rows[i].name, workload_rows[i].sentence);
@@ -223,39 +185,50 @@ static void list_all(void)
     puts("invariants:");
     for (int i = 1; i < INVARIANT_COUNT; i++)
         printf("  I%-13d %s\n", i, invariant_sentence((enum invariant)i));
+    return EXIT_SUCCESS;
 }
 
-static int finish(struct output *output, int ret)
+static int finish(struct call *call, int ret)
 {
+    struct output *output = &call->output;
     if (ret == 0)
         ret = output_finish(output);
     if (ret == -ENOMEM) /* all else was told where it happened */
         fprintf(stderr, "qcrash: %s\n", strerror(ENOMEM));
-    bool broken = output->story_count > 0;
-    output_release(output);
-    return ret < 0 ? EXIT_FAILURE : broken ? EXIT_BROKEN : EXIT_SUCCESS;
+    return ret < 0 ? EXIT_FAILURE : output->story_count > 0 ? EXIT_BROKEN : EXIT_SUCCESS;
 }
 
-static int replay(struct command_line *line, struct output *output, const char *id)
+static int do_run(struct call *call)
 {
-    int ret = run_replay(id, line->save, &line->run, output);
-    if (ret == 0 && output->style == OUTPUT_HUMAN) {
-        for (size_t i = 0; i < output->story_count; i++)
-            story_print(&output->stories[i], stdout);
-        if (output->story_count == 0)
-            puts("every promise kept");
-    } else if (ret == 0) {
-        ret = output_finish(output);
-    }
-    bool broken = output->story_count > 0;
-    output_release(output);
-    return ret < 0 ? EXIT_FAILURE : broken ? EXIT_BROKEN : EXIT_SUCCESS;
+    return finish(call, run_all(&call->run, &call->output));
 }
 
-static int hunt_mutants(const struct command_line *line)
+static int do_explore(struct call *call)
+{
+    if (!call->run.base || !call->run.log) {
+        fputs("qcrash: explore needs --base and --log\n", stderr);
+        return EXIT_FAILURE;
+    }
+    return finish(call, run_explore(&call->run, &call->output));
+}
+
+static int do_replay(struct call *call)
+{
+    struct output *output = &call->output;
+    int ret = run_replay(call->run.workloads[0], call->save, &call->run, output);
+    if (ret < 0 || output->style != OUTPUT_HUMAN)
+        return finish(call, ret);
+    for (size_t i = 0; i < output->story_count; i++)
+        story_print(&output->stories[i], stdout);
+    if (output->story_count == 0)
+        puts("every promise kept");
+    return output->story_count > 0 ? EXIT_BROKEN : EXIT_SUCCESS;
+}
+
+static int do_mutants(struct call *call)
 {
     unsigned missed;
-    struct explore_options options = line->run.explore;
+    struct explore_options options = call->run.explore;
     if (options.cap > MUTANT_CAP) /* a bug that hides longer is not found in time anyway */
         options.cap = options.samples = MUTANT_CAP;
     options.check_full = options.continue_full = 16;
@@ -264,9 +237,9 @@ static int hunt_mutants(const struct command_line *line)
     return ret < 0 ? EXIT_FAILURE : missed ? EXIT_BROKEN : EXIT_SUCCESS;
 }
 
-static int flushes_on(const struct command_line *line, const char *image, struct flush_tally *tally)
+static int flushes_on(const struct call *call, const char *image, struct flush_tally *tally)
 {
-    const struct run_options *run = &line->run;
+    const struct run_options *run = &call->run;
     size_t count = run->workload_count ? run->workload_count : workload_row_count;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < count; i++)
@@ -275,48 +248,136 @@ static int flushes_on(const struct command_line *line, const char *image, struct
     return ret;
 }
 
-static int report_flushes(const struct command_line *line)
+static int do_flushes(struct call *call)
 {
     const char *const usual[] = {"c512"};
     const char *images[LIST_MAX];
     struct flush_tally tally = {0};
     size_t count =
-        run_image_names(line->run.image_count ? (const char *const *)line->run.images : usual,
-            line->run.image_count ? line->run.image_count : 1, images, LIST_MAX);
+        run_image_names(call->run.image_count ? (const char *const *)call->run.images : usual,
+            call->run.image_count ? call->run.image_count : 1, images, LIST_MAX);
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < count; i++)
-        ret = flushes_on(line, images[i], &tally);
+        ret = flushes_on(call, images[i], &tally);
     flushes_print(&tally, stdout);
     return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+static const struct command {
+    const char *name, *options; /* letters of option_rows */
+    size_t args_min, args_max;
+    const char *synopsis;
+    int (*run)(struct call *call);
+} commands[] = {
+    {"run", "imcnsqrfdtwO", 0, SIZE_MAX,
+        "[WORKLOAD...] [--image KIND|FILE|all|hurt]... [OPTION]...", do_run},
+    {"explore", "blmcnsdtO", 0, 0, "--base IMAGE --log LOG [OPTION]...", do_explore},
+    {"replay", "blvO", 1, 1, "ID [--save FILE] [--base IMAGE --log LOG]", do_replay},
+    {"flushes", "icns", 0, SIZE_MAX, "[WORKLOAD...] [--image KIND|all|hurt]...", do_flushes},
+    {"mutants", "cns", 0, 0, "", do_mutants},
+    {"list", "", 0, 0, "", do_list},
+};
+
+enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
+
+static void usage(void)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        printf("%s qcrash %-8s%s%s\n", i ? "      " : "usage:", commands[i].name,
+            *commands[i].synopsis ? " " : "", commands[i].synopsis);
+    puts("");
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const struct option_row *row = &option_rows[i];
+        char left[64];
+        snprintf(left, sizeof(left), "--%s %s", row->name, row->value ? row->value : "");
+        printf("  %-20s %s\n", left, row->sentence);
+    }
+}
+
+static const struct command *command_named(const char *name)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+static int complain(const char *what, const char *text)
+{
+    fprintf(stderr, "qcrash: %s: %s\nTry 'qcrash --help'.\n", what, text);
+    return -1;
+}
+
+static int parse_option(const struct command *command, struct call *call, size_t idx, char *value)
+{
+    const struct option_row *row = &option_rows[idx];
+    char text[128];
+    if (!strchr(command->options, row->letter)) {
+        snprintf(text, sizeof(text), "has no option --%s", row->name);
+        return complain(command->name, text);
+    }
+    if (take_option(call, row->letter, value))
+        return 0;
+    snprintf(text, sizeof(text), "must be %s, not '%.40s'", row->wants, value);
+    char name[32];
+    snprintf(name, sizeof(name), "--%s", row->name);
+    return complain(name, text);
+}
+
+static int parse(int argc, char **argv, const struct command *command, struct call *call)
+{
+    struct option options[OPTION_COUNT + 2] = {{0}};
+    int idx = 0;
+    for (size_t i = 0; i < OPTION_COUNT; i++)
+        options[i] = (struct option){
+            option_rows[i].name, option_rows[i].value ? required_argument : no_argument, NULL, 'o'};
+    options[OPTION_COUNT] = (struct option){"help", no_argument, NULL, 'h'};
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, ":h", options, &idx)) != -1;) {
+        if (c == 'h') {
+            usage();
+            exit(EXIT_SUCCESS);
+        }
+        if (c != 'o')
+            return complain(argv[optind - 1], c == ':' ? "needs a value" : "no such option");
+        if (parse_option(command, call, (size_t)idx, optarg) < 0)
+            return -1;
+    }
+    call->run.workloads = argv + optind;
+    call->run.workload_count = (size_t)(argc - optind);
+    if (call->run.workload_count < command->args_min)
+        return complain(command->name, "something is missing");
+    return call->run.workload_count > command->args_max
+               ? complain(argv[optind + (int)command->args_max], "too much")
+               : 0;
+}
+
 int main(int argc, char **argv)
 {
-    struct command_line line = {0};
-    if (argc < 2 || !parse(argc, argv, &line)) {
-        usage(stderr);
+    const char *first = argc > 1 ? argv[1] : "";
+    const struct command *command = command_named(first);
+    if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
+        usage();
+        return EXIT_SUCCESS;
+    }
+    if (strcmp(first, "--version") == 0) {
+        puts("qcrash 1.0");
+        return EXIT_SUCCESS;
+    }
+    struct call call = {.run = {.explore = explore_options_default()}};
+    call.run.images = call.images;
+    call.run.models = call.models;
+    if (!command) {
+        complain(argc > 1 ? first : "no command",
+            "must be run, explore, replay, flushes, mutants or list");
         return EXIT_FAILURE;
     }
-    if (line.done)
-        return EXIT_SUCCESS;
-    const char *command = optind < argc ? argv[optind++] : "";
-    struct output output = {.style = line.style, .out = stdout, .seed = line.run.explore.seed};
-    line.run.workloads = argv + optind;
-    line.run.workload_count = (size_t)(argc - optind);
-    if (strcmp(command, "run") == 0)
-        return finish(&output, run_all(&line.run, &output));
-    if (strcmp(command, "explore") == 0 && argc == optind && line.run.base && line.run.log)
-        return finish(&output, run_explore(&line.run, &output));
-    if (strcmp(command, "replay") == 0 && argc - optind == 1)
-        return replay(&line, &output, argv[optind]);
-    if (strcmp(command, "mutants") == 0 && argc == optind)
-        return hunt_mutants(&line);
-    if (strcmp(command, "flushes") == 0)
-        return report_flushes(&line);
-    if (strcmp(command, "list") == 0 && argc == optind) {
-        list_all();
-        return EXIT_SUCCESS;
-    }
-    usage(stderr);
-    return EXIT_FAILURE;
+    if (parse(argc - 1, argv + 1, command, &call) < 0)
+        return EXIT_FAILURE;
+    call.output =
+        (struct output){.style = call.style, .out = stdout, .seed = call.run.explore.seed};
+    int code = command->run(&call);
+    output_release(&call.output);
+    return code;
 }

@@ -399,6 +399,10 @@ int run_replay(
         fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);
     if (ret == 0 && save && state)
         ret = save_state(state, save);
+    if (ret == 0 && output->style != OUTPUT_HUMAN) {
+        const struct explore_counts one = {.legal = 1, .executed = 1, .distinct = 1, .epochs = 1};
+        output_line(output, id.workload, id.image, id.model, &one);
+    }
     state_close(state);
     history_release(&run.history);
     return ret;

@@ -80,11 +80,12 @@ static int add_op(struct workload *w, const struct op *op)
     return 0;
 }
 
-static int parse_line(struct workload *w, char *line)
+/* What is on a line, or between semicolons. */
+static int parse_part(struct workload *w, char *part)
 {
     char *words[8], *save = NULL;
     unsigned count = 0;
-    for (char *word = strtok_r(line, " \t\r", &save); word && count < 8;
+    for (char *word = strtok_r(part, " \t\r", &save); word && count < 8;
          word = strtok_r(NULL, " \t\r", &save))
         words[count++] = word;
     if (count == 0)
@@ -110,12 +111,14 @@ int workload_parse(
     snprintf(w.name, sizeof(w.name), "%s", name);
     unsigned line_number = 0;
     for (char *line = copy; ret == 0 && line;) {
-        char *next = strpbrk(line, ";\n");
+        char *next = strchr(line, '\n'), *save = NULL;
         if (next)
             *next++ = '\0';
         line[strcspn(line, "#")] = '\0';
         line_number++;
-        ret = parse_line(&w, line);
+        for (char *part = strtok_r(line, ";", &save); ret == 0 && part;
+             part = strtok_r(NULL, ";", &save))
+            ret = parse_part(&w, part);
         if (ret < 0)
             snprintf(error, WORKLOAD_ERROR_BYTES, "%s:%u: %s", name, line_number,
                 ret == -EINVAL ? "not an operation" : strerror(-ret));

@@ -120,6 +120,16 @@ static int find_random(const char *name, struct workload *out, char *error)
     return workload_parse(name, text, out, error);
 }
 
+/* Why the file is no workload, NULL if nothing speaks against it. */
+static const char *file_refused(FILE *file, const char *text, size_t length)
+{
+    if (ferror(file))
+        return strerror(errno);
+    if (length == TEXT_BYTES - 1)
+        return "longer than 8 KiB";
+    return strlen(text) != length ? "not a text" : NULL;
+}
+
 static int find_file(const char *path, struct workload *out, char *error)
 {
     FILE *file = fopen(path, "r");
@@ -129,13 +139,15 @@ static int find_file(const char *path, struct workload *out, char *error)
     }
     char *text = calloc(1, TEXT_BYTES);
     size_t length = text ? fread(text, 1, TEXT_BYTES - 1, file) : 0;
-    int ret = text ? 0 : -ENOMEM;
-    if (ret == 0 && length == TEXT_BYTES - 1) {
-        snprintf(error, WORKLOAD_ERROR_BYTES, "%.80s: longer than 8 KiB", path);
-        ret = -EFBIG;
+    const char *why = text ? file_refused(file, text, length) : NULL;
+    int ret = !text ? -ENOMEM : why ? -EINVAL : workload_parse(path, text, out, error);
+    if (ret == 0 && out->count == 0) {
+        workload_release(out);
+        why = "no operation in it";
+        ret = -EINVAL;
     }
-    if (ret == 0)
-        ret = workload_parse(path, text, out, error);
+    if (why)
+        snprintf(error, WORKLOAD_ERROR_BYTES, "%.80s: %s", path, why);
     free(text);
     fclose(file);
     return ret;

@@ -12,61 +12,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "desk.h"
 #include "io.h"
-#include "proc.h"
-
-struct desk {
-    char *dir, *programs; /* `programs`: folder of qsnap and qcheck */
-};
-
-static struct desk desk_open(void)
-{
-    char *qcheck = realpath(QCHECK_PROGRAM, NULL);
-    ck_assert_ptr_nonnull(qcheck);
-    *strrchr(qcheck, '/') = '\0';
-    return (struct desk){proc_mkdir(), qcheck};
-}
-
-static void desk_close(struct desk *desk)
-{
-    proc_rmdir(desk->dir);
-    free(desk->programs);
-}
-
-/* A shell command in the folder, with the programs in the path. */
-static struct proc_result run(const struct desk *desk, const char *command)
-{
-    return proc_run("cd '%s' && PATH='%s':'%s/tests':$PATH TZ=UTC timeout 60 sh -c \"%s\"",
-        desk->dir, desk->programs, desk->programs, command);
-}
-
-static void want(
-    const struct desk *desk, const char *command, int exit_code, const char *out, const char *err)
-{
-    struct proc_result r = run(desk, command);
-    ck_assert_msg(
-        r.exit_code == exit_code, "%s: exit %d\n%s%s", command, r.exit_code, r.out, r.err);
-    ck_assert_msg(strstr(r.out, out) != NULL, "%s: printed\n%s", command, r.out);
-    ck_assert_msg(strstr(r.err, err) != NULL, "%s: said\n%s", command, r.err);
-    proc_free(&r);
-}
-
-static void works(const struct desk *desk, const char *command)
-{
-    want(desk, command, 0, "", "");
-}
 
 /* One line that says `words`, exit 1, and a.qcow2 as it was. */
 static void refuses(const struct desk *desk, const char *command, const char *words)
 {
-    works(desk, "cp --sparse=always a.qcow2 before");
-    struct proc_result r = run(desk, command);
+    desk_works(desk, "cp --sparse=always a.qcow2 before");
+    struct proc_result r = desk_run(desk, command);
     ck_assert_msg(r.exit_code == 1, "%s: exit %d\n%s", command, r.exit_code, r.err);
     ck_assert_msg(strstr(r.err, words) != NULL, "%s: said\n%s", command, r.err);
     char *line_end = strchr(r.err, '\n');
     ck_assert_msg(line_end && line_end[1] == '\0', "%s: not one line:\n%s", command, r.err);
     proc_free(&r);
-    works(desk, "cmp a.qcow2 before");
+    desk_works(desk, "cmp a.qcow2 before");
 }
 
 /* ---- commands ------------------------------------------------------------------------------ */
@@ -74,26 +33,27 @@ static void refuses(const struct desk *desk, const char *command, const char *wo
 START_TEST(a_session)
 {
     struct desk desk = desk_open();
-    works(&desk, "qsnap new a.qcow2 4M -o cluster_size=4k");
-    works(&desk, "qsnap write a.qcow2 100k 64k --pattern 0x41");
-    works(&desk, "qsnap create a.qcow2 one");
-    works(&desk, "qsnap write a.qcow2 120k 4k --pattern 66 && qsnap create a.qcow2 two --id deux");
-    works(&desk, "qsnap discard a.qcow2 100k 8k && qsnap resize a.qcow2 5M");
-    want(&desk, "qsnap diff a.qcow2 one two", 0, "0x1e000 0x1000\n", "");
-    want(&desk, "qsnap diff a.qcow2 deux", 0, "0x19000 0x2000\n0x400000 0x100000\n", "");
-    want(&desk, "qsnap list a.qcow2 --output=json | tr -d ' \\n'", 0, "\"id\":\"deux\"", "");
-    works(&desk, "qemu-img snapshot -l a.qcow2 > l1 && qsnap list a.qcow2 > l2 && cmp l1 l2");
-    works(&desk, "qsnap export a.qcow2 1 one.raw && qemu-img convert -l snapshot.name=one "
-                 "-O raw a.qcow2 q.raw && cmp -n 4194304 one.raw q.raw");
-    want(&desk, "stat -c %s one.raw", 0, "4194304\n", "");
-    want(&desk, "qsnap read a.qcow2 122879 3 | od -An -tx1", 0, " 41 42 42", "");
-    works(&desk, "printf abcdef > src && qsnap write a.qcow2 5 6 --from src");
-    want(&desk, "qsnap read a.qcow2 0 12 | tr '\\000' .", 0, ".....abcdef.", "");
-    works(&desk, "qsnap apply a.qcow2 one && qsnap delete a.qcow2 deux && qcheck a.qcow2");
-    want(&desk, "qemu-img info a.qcow2", 0, "virtual size: 4 MiB", "");
-    works(&desk, "qemu-img check -q a.qcow2 && qsnap read a.qcow2 0 4M | cmp - one.raw");
-    works(&desk, "qsnap delete a.qcow2 one");
-    want(&desk, "qsnap list a.qcow2 | wc -c", 0, "0\n", "");
+    desk_works(&desk, "qsnap new a.qcow2 4M -o cluster_size=4k");
+    desk_works(&desk, "qsnap write a.qcow2 100k 64k --pattern 0x41");
+    desk_works(&desk, "qsnap create a.qcow2 one");
+    desk_works(
+        &desk, "qsnap write a.qcow2 120k 4k --pattern 66 && qsnap create a.qcow2 two --id deux");
+    desk_works(&desk, "qsnap discard a.qcow2 100k 8k && qsnap resize a.qcow2 5M");
+    desk_want(&desk, "qsnap diff a.qcow2 one two", 0, "0x1e000 0x1000\n", "");
+    desk_want(&desk, "qsnap diff a.qcow2 deux", 0, "0x19000 0x2000\n0x400000 0x100000\n", "");
+    desk_want(&desk, "qsnap list a.qcow2 --output=json | tr -d ' \\n'", 0, "\"id\":\"deux\"", "");
+    desk_works(&desk, "qemu-img snapshot -l a.qcow2 > l1 && qsnap list a.qcow2 > l2 && cmp l1 l2");
+    desk_works(&desk, "qsnap export a.qcow2 1 one.raw && qemu-img convert -l snapshot.name=one "
+                      "-O raw a.qcow2 q.raw && cmp -n 4194304 one.raw q.raw");
+    desk_want(&desk, "stat -c %s one.raw", 0, "4194304\n", "");
+    desk_want(&desk, "qsnap read a.qcow2 122879 3 | od -An -tx1", 0, " 41 42 42", "");
+    desk_works(&desk, "printf abcdef > src && qsnap write a.qcow2 5 6 --from src");
+    desk_want(&desk, "qsnap read a.qcow2 0 12 | tr '\\000' .", 0, ".....abcdef.", "");
+    desk_works(&desk, "qsnap apply a.qcow2 one && qsnap delete a.qcow2 deux && qcheck a.qcow2");
+    desk_want(&desk, "qemu-img info a.qcow2", 0, "virtual size: 4 MiB", "");
+    desk_works(&desk, "qemu-img check -q a.qcow2 && qsnap read a.qcow2 0 4M | cmp - one.raw");
+    desk_works(&desk, "qsnap delete a.qcow2 one");
+    desk_want(&desk, "qsnap list a.qcow2 | wc -c", 0, "0\n", "");
     desk_close(&desk);
 }
 END_TEST
@@ -137,21 +97,21 @@ START_TEST(arguments_that_make_no_sense)
         {"list src", "not a qcow2 image"},
     };
     struct desk desk = desk_open();
-    works(&desk, "qsnap new a.qcow2 4M && qsnap create a.qcow2 one && printf abc > src");
-    works(&desk, "cp a.qcow2 before");
+    desk_works(&desk, "qsnap new a.qcow2 4M && qsnap create a.qcow2 one && printf abc > src");
+    desk_works(&desk, "cp a.qcow2 before");
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         char command[256];
         bool resize_works = strcmp(bad[i].args, "resize a.qcow2 1") == 0; /* rounded to a sector */
         snprintf(command, sizeof(command), "qsnap %s", bad[i].args);
         if (resize_works)
             continue;
-        struct proc_result r = run(&desk, command);
+        struct proc_result r = desk_run(&desk, command);
         ck_assert_msg(r.exit_code == 1, "%s: exit %d", command, r.exit_code);
         ck_assert_msg(r.err[0] && strstr(r.err, bad[i].words), "%s: said %s", command, r.err);
         ck_assert_msg(r.out[0] == '\0', "%s: printed %s", command, r.out);
         proc_free(&r);
-        want(&desk, "test -e b.qcow2", 1, "", "");
-        works(&desk, "cmp a.qcow2 before");
+        desk_want(&desk, "test -e b.qcow2", 1, "", "");
+        desk_works(&desk, "cmp a.qcow2 before");
     }
     desk_close(&desk);
 }
@@ -160,12 +120,13 @@ END_TEST
 START_TEST(names_of_several_snapshots)
 {
     struct desk desk = desk_open();
-    works(&desk, "qsnap new a.qcow2 1M && qsnap create a.qcow2 twin && qsnap create a.qcow2 twin");
+    desk_works(
+        &desk, "qsnap new a.qcow2 1M && qsnap create a.qcow2 twin && qsnap create a.qcow2 twin");
     refuses(&desk, "qsnap apply a.qcow2 twin", "twin");
-    works(&desk, "qsnap create a.qcow2 1"); /* the name is the ID of another: the ID counts */
-    works(&desk, "qsnap delete a.qcow2 1 && qsnap list a.qcow2 > list");
-    want(&desk, "grep -c twin list", 0, "1\n", "");
-    works(&desk, "qsnap delete a.qcow2 twin && qcheck -q a.qcow2");
+    desk_works(&desk, "qsnap create a.qcow2 1"); /* the name is the ID of another: the ID counts */
+    desk_works(&desk, "qsnap delete a.qcow2 1 && qsnap list a.qcow2 > list");
+    desk_want(&desk, "grep -c twin list", 0, "1\n", "");
+    desk_works(&desk, "qsnap delete a.qcow2 twin && qcheck -q a.qcow2");
     desk_close(&desk);
 }
 END_TEST
@@ -197,7 +158,7 @@ START_TEST(images_that_are_refused)
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct desk desk = desk_open();
-        works(&desk, rows[i].make);
+        desk_works(&desk, rows[i].make);
         refuses(&desk, rows[i].command, rows[i].words);
         desk_close(&desk);
     }
@@ -207,16 +168,16 @@ END_TEST
 START_TEST(an_image_in_use)
 {
     struct desk desk = desk_open();
-    works(&desk, "qsnap new a.qcow2 1M && qsnap create a.qcow2 one");
+    desk_works(&desk, "qsnap new a.qcow2 1M && qsnap create a.qcow2 one");
     char path[4096];
     snprintf(path, sizeof(path), "%s/a.qcow2", desk.dir);
     struct io *io;
     ck_assert_int_eq(io_file_open(path, IO_FILE_WRITE, &io, NULL), 0);
     refuses(&desk, "qsnap create a.qcow2 x", "in use");
     refuses(&desk, "qsnap read a.qcow2 0 1", "in use");
-    want(&desk, "qsnap list -U a.qcow2", 0, "one", "");
+    desk_want(&desk, "qsnap list -U a.qcow2", 0, "one", "");
     io_close(io);
-    works(&desk, "qsnap create a.qcow2 two");
+    desk_works(&desk, "qsnap create a.qcow2 two");
     desk_close(&desk);
 }
 END_TEST
@@ -226,17 +187,18 @@ END_TEST
 START_TEST(data_of_a_backing_chain)
 {
     struct desk desk = desk_open();
-    works(&desk, "mkdir sub && head -c 700000 /dev/urandom > sub/base.raw");
-    works(&desk, "qemu-img create -qf qcow2 -b base.raw -F raw sub/mid.qcow2");
-    works(&desk, "qemu-img create -qf qcow2 -b sub/mid.qcow2 -F qcow2 a.qcow2 2M");
-    works(&desk, "qsnap write a.qcow2 1000 3 --pattern 7 && qsnap create a.qcow2 one");
-    works(&desk, "qsnap write a.qcow2 650k 100k --pattern 8 && qsnap discard a.qcow2 64k 64k");
-    works(&desk, "qemu-img convert -O raw a.qcow2 q.raw && qsnap read a.qcow2 0 2M | cmp - q.raw");
-    works(&desk, "qsnap export a.qcow2 one one.raw && cmp -n 1000 one.raw sub/base.raw");
-    works(
+    desk_works(&desk, "mkdir sub && head -c 700000 /dev/urandom > sub/base.raw");
+    desk_works(&desk, "qemu-img create -qf qcow2 -b base.raw -F raw sub/mid.qcow2");
+    desk_works(&desk, "qemu-img create -qf qcow2 -b sub/mid.qcow2 -F qcow2 a.qcow2 2M");
+    desk_works(&desk, "qsnap write a.qcow2 1000 3 --pattern 7 && qsnap create a.qcow2 one");
+    desk_works(&desk, "qsnap write a.qcow2 650k 100k --pattern 8 && qsnap discard a.qcow2 64k 64k");
+    desk_works(
+        &desk, "qemu-img convert -O raw a.qcow2 q.raw && qsnap read a.qcow2 0 2M | cmp - q.raw");
+    desk_works(&desk, "qsnap export a.qcow2 one one.raw && cmp -n 1000 one.raw sub/base.raw");
+    desk_works(
         &desk, "qsnap resize a.qcow2 3M && qsnap read a.qcow2 2M 1M | cmp -n 1048576 - /dev/zero");
-    works(&desk, "qsnap apply a.qcow2 one && qsnap read a.qcow2 0 2M | cmp - one.raw");
-    works(&desk, "qcheck -q --backing a.qcow2 && qemu-img check -q a.qcow2");
+    desk_works(&desk, "qsnap apply a.qcow2 one && qsnap read a.qcow2 0 2M | cmp - one.raw");
+    desk_works(&desk, "qcheck -q --backing a.qcow2 && qemu-img check -q a.qcow2");
     refuses(&desk,
         "qsnap resize a.qcow2 512k && qsnap resize a.qcow2 1M | cat >&2 && "
         "cp before a.qcow2; exit 1",
@@ -274,10 +236,10 @@ START_TEST(backing_files_that_are_refused)
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct desk desk = desk_open();
-        works(&desk, rows[i].make);
+        desk_works(&desk, rows[i].make);
         refuses(&desk, "qsnap read a.qcow2 0 1k", rows[i].words);
         refuses(&desk, "qsnap write a.qcow2 0 1", rows[i].words);
-        works(&desk, "qsnap create a.qcow2 x && qsnap delete a.qcow2 x && qcheck -q a.qcow2");
+        desk_works(&desk, "qsnap create a.qcow2 x && qsnap delete a.qcow2 x && qcheck -q a.qcow2");
         desk_close(&desk);
     }
 }
@@ -288,8 +250,8 @@ END_TEST
 START_TEST(no_room_for_the_file)
 {
     struct desk desk = desk_open();
-    works(&desk, "qsnap new a.qcow2 4M && qsnap write a.qcow2 0 64k --pattern 1 && "
-                 "qsnap create a.qcow2 one");
+    desk_works(&desk, "qsnap new a.qcow2 4M && qsnap write a.qcow2 0 64k --pattern 1 && "
+                      "qsnap create a.qcow2 one");
     /* A limit on the file's size stands for the full disk. */
     static const char *const commands[] = {"qsnap create a.qcow2 two", "qsnap write a.qcow2 1M 1M",
         "qsnap write a.qcow2 0 64k --pattern 2", "qsnap apply a.qcow2 one"};
@@ -297,11 +259,11 @@ START_TEST(no_room_for_the_file)
         char limited[256];
         snprintf(limited, sizeof(limited),
             "trap '' XFSZ; ulimit -f \\$((\\$(stat -c %%s a.qcow2) / 512)); %s", commands[i]);
-        want(&desk, limited, 1, "", "File too large");
-        want(&desk, "qcheck -q a.qcow2; test \\$? = 0 -o \\$? = 3", 0, "", "");
-        want(&desk, "qsnap read a.qcow2 65535 1 | od -An -tx1", 0, "01", "");
+        desk_want(&desk, limited, 1, "", "File too large");
+        desk_want(&desk, "qcheck -q a.qcow2; test \\$? = 0 -o \\$? = 3", 0, "", "");
+        desk_want(&desk, "qsnap read a.qcow2 65535 1 | od -An -tx1", 0, "01", "");
     }
-    works(&desk, "qcheck -q --repair a.qcow2 && qsnap apply a.qcow2 one && qcheck -q a.qcow2");
+    desk_works(&desk, "qcheck -q --repair a.qcow2 && qsnap apply a.qcow2 one && qcheck -q a.qcow2");
     desk_close(&desk);
 }
 END_TEST
@@ -311,9 +273,9 @@ END_TEST
 START_TEST(killed_in_the_middle)
 {
     struct desk desk = desk_open();
-    works(
+    desk_works(
         &desk, "qsnap new a.qcow2 8M -o cluster_size=512 && qsnap write a.qcow2 0 8M --pattern 1");
-    works(&desk, "qsnap create a.qcow2 one && qsnap write a.qcow2 0 8M --pattern 2");
+    desk_works(&desk, "qsnap create a.qcow2 one && qsnap write a.qcow2 0 8M --pattern 2");
     for (int i = 0; i < 12; i++) {
         char command[512];
         snprintf(command, sizeof(command),
@@ -321,14 +283,15 @@ START_TEST(killed_in_the_middle)
             "qsnap delete a.qcow2 x; done) >/dev/null 2>&1 & loop=\\$!; sleep 0.%02d; "
             "kill -9 \\$loop; pkill -9 -P \\$loop; pkill -9 -f '^qsnap .* a.qcow2'; wait; true",
             7 + i * 5);
-        works(&desk, command);
-        want(&desk, "qcheck -q a.qcow2; test \\$? = 0 -o \\$? = 3", 0, "", "");
-        works(&desk, "qsnap export a.qcow2 one one.raw && tr -d '\\\\001' < one.raw | wc -c > n "
-                     "&& echo 0 | cmp - n && rm one.raw");
-        works(&desk, "qsnap read a.qcow2 0 8M > disk && (tr -d '\\\\001' < disk | cmp -s - "
-                     "/dev/null || tr -d '\\\\002' < disk | cmp - /dev/null)");
-        works(&desk, "qcheck -q --repair a.qcow2");
-        works(&desk, "qsnap delete a.qcow2 x 2>/dev/null; qcheck -q a.qcow2");
+        desk_works(&desk, command);
+        desk_want(&desk, "qcheck -q a.qcow2; test \\$? = 0 -o \\$? = 3", 0, "", "");
+        desk_works(&desk,
+            "qsnap export a.qcow2 one one.raw && tr -d '\\\\001' < one.raw | wc -c > n "
+            "&& echo 0 | cmp - n && rm one.raw");
+        desk_works(&desk, "qsnap read a.qcow2 0 8M > disk && (tr -d '\\\\001' < disk | cmp -s - "
+                          "/dev/null || tr -d '\\\\002' < disk | cmp - /dev/null)");
+        desk_works(&desk, "qcheck -q --repair a.qcow2");
+        desk_works(&desk, "qsnap delete a.qcow2 x 2>/dev/null; qcheck -q a.qcow2");
     }
     desk_close(&desk);
 }

@@ -13,7 +13,8 @@ START_TEST(text_becomes_operations)
     struct workload w;
     char error[WORKLOAD_ERROR_BYTES], text[64];
     ck_assert_int_eq(
-        workload_parse("t", "image c4k\nwrite 4k 1k 7 # comment\n\nresize -2c\nflush", &w, error),
+        workload_parse(
+            "t", "image c4k\nwrite 4k 1k 7 # a comment; dance\n\nresize -2c; flush", &w, error),
         0);
     ck_assert_str_eq(w.image, "c4k");
     ck_assert_uint_eq(w.count, 3);
