@@ -21,13 +21,6 @@ struct orphan_list {
     size_t count, room;
 };
 
-static bool leaked(const struct walk *walk, uint64_t cluster)
-{
-    struct census_cell cell = census_get(walk->census, cluster);
-    return !cell.claimed && cell.balance > 0 && cluster < walk->cluster_end &&
-           census_known(walk->census, cluster);
-}
-
 /* Somebody's reference to it is missing, though others may be there. */
 static bool missed(const struct walk *walk, uint64_t cluster)
 {
@@ -47,6 +40,8 @@ static struct orphan *find(const struct orphan_list *list, uint64_t cluster)
     }
     return low < list->count && list->items[low].cluster == cluster ? &list->items[low] : NULL;
 }
+
+/* ---- L2 tables ---- */
 
 /* Takes in one entry; false when the bytes are no L2 table after all. */
 static bool look_at_entry(
@@ -158,52 +153,99 @@ bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
     return false;
 }
 
-/* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */
-bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
+/* True if that is what the bytes of a whole cluster look like. */
+static bool is_lost_l2(
+    struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
 {
-    uint64_t off = cluster << walk->geo.cluster_bits;
-    uint8_t *bytes = walk->buf;
-    if (io_read_padded(walk->io, off, bytes, QCOW2_SECTOR_BYTES) < 0 ||
-        !look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, look))
-        return false;
-    if (io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) < 0 ||
-        !look_at_entries(walk, bytes, walk->geo.cluster_size, look) ||
-        may_be_bitmap_table(walk, off, look) ||
-        (look->marked == 0 && (look->metadata > 0 || walk_looks_like_reftable(walk, off))))
+    if (!look_at_entries(walk, bytes, walk->geo.cluster_size, look) ||
+        may_be_bitmap_table(walk, host_off, look) ||
+        (look->marked == 0 && (look->metadata > 0 || walk_looks_like_reftable(walk, host_off))))
         return false;
     return look->orphaned > 0 && look->orphaned >= look->named - look->orphaned &&
            look->orphaned >= look->odd;
 }
 
-static bool all_zeros(struct walk *walk, uint64_t host_off)
+/* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */
+bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
 {
-    uint8_t bytes[4096];
-    size_t piece = walk->geo.cluster_size < sizeof(bytes) ? walk->geo.cluster_size : sizeof(bytes);
-    for (uint64_t at = 0; at < walk->geo.cluster_size; at += piece) {
-        if (io_read_padded(walk->io, host_off + at, bytes, piece) < 0 ||
-            !walk_bytes_zero(bytes, piece))
+    uint64_t off = cluster << walk->geo.cluster_bits;
+    uint8_t *bytes = walk->buf;
+    return io_read_padded(walk->io, off, bytes, QCOW2_SECTOR_BYTES) == 0 &&
+           look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, look) &&
+           io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) == 0 &&
+           is_lost_l2(walk, off, bytes, look);
+}
+
+/* ---- tables that bring back nothing ---- */
+
+/* The entry's cluster came back with the table. */
+static bool brings_back(
+    const struct walk *walk, const uint8_t *table, size_t idx, struct qcow2_l2_entry *e)
+{
+    qcow2_l2_decode(&walk->geo, table + idx * walk->geo.l2_entry_size, e);
+    return e->kind > QCOW2_L2_ZERO_ALLOC && missed(walk, cluster_of(&walk->geo, e->host_off));
+}
+
+/* A table may bring back nothing but zeros, and those the guest reads without it: a refcount table
+ * whose blocks were never written looks like one of these.  *first_off: the first cluster that
+ * would have to be zeros, UINT64_MAX if there is none. */
+static bool may_bring_zeros(const struct walk *walk, const uint8_t *table, uint64_t *first_off)
+{
+    *first_off = UINT64_MAX;
+    if (walk->view.has_backing || walk->geo.data_file)
+        return false;
+    for (size_t i = 0; i < walk->geo.l2_entries; i++) {
+        struct qcow2_l2_entry e;
+        if (!brings_back(walk, table, i, &e))
+            continue;
+        if (e.kind == QCOW2_L2_COMPRESSED)
             return false;
+        if (*first_off == UINT64_MAX)
+            *first_off = e.host_off;
     }
     return true;
 }
 
-/* The table in the walk's buffer would bring back nothing but zeros, and those the guest reads
- * without it: a refcount table whose blocks were never written looks like one of these. */
-static bool brings_zeros(struct walk *walk)
+static bool data_place(const struct walk *walk, const void *arg, size_t item, uint64_t *host_off)
 {
-    const struct qcow2_geometry *geo = &walk->geo;
-    if (walk->view.has_backing || geo->data_file)
-        return false;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        struct qcow2_l2_entry e;
-        qcow2_l2_decode(geo, walk->buf + (size_t)i * geo->l2_entry_size, &e);
-        if (e.kind <= QCOW2_L2_ZERO_ALLOC || !missed(walk, cluster_of(geo, e.host_off)))
-            continue;
-        if (e.kind == QCOW2_L2_COMPRESSED || !all_zeros(walk, e.host_off))
-            return false;
-    }
-    return true;
+    struct qcow2_l2_entry e;
+    bool wanted = brings_back(walk, arg, item, &e);
+    *host_off = e.host_off;
+    return wanted;
 }
+
+/* 1 when they are not zeros, which ends it. */
+static int data_use(
+    struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *read)
+{
+    (void)arg, (void)item, (void)count;
+    if (read->length == 0)
+        return 0;
+    if ((read->result < 0 &&
+            io_read_padded(walk->io, read->host_off, read->buf, read->length) < 0) ||
+        !walk_bytes_zero(read->buf, read->length))
+        return 1;
+    walk_hole(walk, read->host_off); /* there may be more of them */
+    return walk_pause(walk, 0);
+}
+
+/* Looks into all clusters of a table that may bring zeros.  0 or -errno. */
+static int confirm_zeros(struct walk *walk, uint64_t table_off, bool *zeros)
+{
+    uint8_t *table = malloc(walk->geo.cluster_size);
+    if (!table)
+        return -ENOMEM;
+    struct stream stream = {
+        .count = walk->geo.l2_entries, .arg = table, .place = data_place, .use = data_use};
+    int ret = io_read_padded(walk->io, table_off, table, walk->geo.cluster_size) < 0
+                  ? 1
+                  : walk_stream(walk, &stream);
+    *zeros = ret == 0;
+    free(table);
+    return ret < 0 ? ret : 0;
+}
+
+/* ---- what else it may be ---- */
 
 static int add(struct orphan_list *list, const struct orphan *orphan)
 {
@@ -221,16 +263,15 @@ static int add(struct orphan_list *list, const struct orphan *orphan)
 
 /* An L1 table looks like an L2 table, but what it points to are L2 tables: orphaned ones, or some
  * of a snapshot that miss a reference. */
-static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orphan *orphan)
+static void recognise_l1(
+    struct walk *walk, struct orphan_list *list, struct orphan *orphan, const uint8_t *bytes)
 {
-    uint64_t off = orphan->cluster << walk->geo.cluster_bits, data_bytes = 0, tables = 0;
-    if (io_read_padded(walk->io, off, walk->buf, QCOW2_SECTOR_BYTES) < 0 ||
-        (load_be64(walk->buf) & QCOW2_L1_RESERVED) ||
-        io_read_padded(walk->io, off, walk->buf, walk->geo.cluster_size) < 0)
+    uint64_t data_bytes = 0, tables = 0;
+    if (load_be64(bytes) & QCOW2_L1_RESERVED)
         return;
     for (int pass = 0; pass < 2; pass++) {
         for (size_t at = 0; at < walk->geo.cluster_size; at += 8) {
-            uint64_t child_off = load_be64(walk->buf + at) & QCOW2_OFFSET_MASK;
+            uint64_t child_off = load_be64(bytes + at) & QCOW2_OFFSET_MASK;
             if (child_off == 0)
                 continue;
             struct orphan *child = find(list, cluster_of(&walk->geo, child_off));
@@ -239,7 +280,7 @@ static void recognise_l1(struct walk *walk, struct orphan_list *list, struct orp
              * have no data behind it. */
             bool table = child || area == AREA_L2_TABLE;
             if (child == orphan || (!table && area != AREA_L1_TABLE &&
-                                       !leaked(walk, cluster_of(&walk->geo, child_off))))
+                                       !walk_leaked(walk, cluster_of(&walk->geo, child_off))))
                 return; /* in the first pass only: nothing was changed yet */
             tables += table;
             if (pass == 1 && child) {
@@ -263,18 +304,14 @@ bool walk_is_text(const uint8_t *bytes, size_t length)
     return true;
 }
 
-static bool looks_like_snapshot_table(struct walk *walk, uint64_t cluster)
+static bool looks_like_snapshot_table(const struct walk *walk, const uint8_t *bytes, size_t length)
 {
-    enum { PROBE_BYTES = 4096 };
-    size_t length = walk->geo.cluster_size < PROBE_BYTES ? walk->geo.cluster_size : PROBE_BYTES;
     struct qcow2_snapshot s;
-    if (io_read_padded(walk->io, cluster << walk->geo.cluster_bits, walk->buf, length) < 0 ||
-        qcow2_snapshot_decode(walk->buf, length, &s) < 0)
-        return false;
-    return s.l1_off != 0 && cluster_aligned(&walk->geo, s.l1_off) && s.l1_size > 0 &&
+    return qcow2_snapshot_decode(bytes, length, &s) == 0 && s.l1_off != 0 &&
+           cluster_aligned(&walk->geo, s.l1_off) && s.l1_size > 0 &&
            s.l1_size <= QCOW2_MAX_L1_BYTES / 8 && s.id_len > 0 && s.date_nsec < 1000000000 &&
            s.extra_len <= QCOW2_MAX_SNAPSHOT_EXTRA && walk_is_text(s.id, s.id_len) &&
-           walk_is_text(s.name, s.name_len) && leaked(walk, cluster_of(&walk->geo, s.l1_off));
+           walk_is_text(s.name, s.name_len) && walk_leaked(walk, cluster_of(&walk->geo, s.l1_off));
 }
 
 static void show_orphan(
@@ -291,65 +328,131 @@ static void show_orphan(
     walk_show(walk, &subject);
 }
 
-/* The first leaked cluster at or after *cluster that has bytes in the file: zeros look like nothing
- * that was lost.  1 if there is one, 0 or -EINTR. */
-static int next_leak(struct walk *walk, uint64_t *cluster)
+/* ---- the search ---- */
+
+static uint32_t probe_bytes(const struct walk *walk)
 {
-    for (; census_next_mismatch(walk->census, *cluster, cluster); ++*cluster) {
-        int ret = *cluster % 4096 == 0 ? walk_pause(walk, 0) : 0;
-        if (ret < 0)
-            return ret;
-        if (!leaked(walk, *cluster))
-            continue;
-        uint64_t hole = walk_hole(walk, *cluster << walk->geo.cluster_bits);
-        if (hole < walk->geo.cluster_size)
-            return 1;
-        *cluster += (hole >> walk->geo.cluster_bits) - 1;
-    }
+    enum { PROBE_BYTES = 4096 };
+    return walk->geo.cluster_size < PROBE_BYTES ? walk->geo.cluster_size : PROBE_BYTES;
+}
+
+/* The first sector tells most guest data from an L2 table. */
+static void look_first(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
+{
+    struct l2_look look;
+    (void)arg;
+    leak->snapshot_table = looks_like_snapshot_table(walk, bytes, probe_bytes(walk));
+    if (look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, &look))
+        leak->next_off = leak->cluster << walk->geo.cluster_bits;
+}
+
+static void look_for_l2(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
+{
+    struct l2_look look;
+    (void)arg;
+    leak->l2_table = is_lost_l2(walk, leak->cluster << walk->geo.cluster_bits, bytes, &look);
+    leak->data_bytes = look.orphaned << walk->geo.cluster_bits;
+    leak->zeros = leak->l2_table && may_bring_zeros(walk, bytes, &leak->next_off);
+}
+
+static void look_at_data(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
+{
+    (void)arg;
+    leak->zeros = walk_bytes_zero(bytes, probe_bytes(walk));
+}
+
+static int keep_l2(struct walk *walk, void *arg, struct leak *leak)
+{
+    struct orphan orphan = {.cluster = leak->cluster, .data_bytes = leak->data_bytes};
+    int ret = 0;
+    if (leak->zeros)
+        ret = confirm_zeros(walk, leak->cluster << walk->geo.cluster_bits, &leak->zeros);
+    if (ret < 0)
+        return ret;
+    if (leak->l2_table && !leak->zeros)
+        return add(arg, &orphan);
+    if (leak->snapshot_table)
+        show_orphan(walk, leak->cluster, AREA_SNAPSHOT_TABLE, 0);
+    return 0;
+}
+
+static int find_l2_tables(struct walk *walk, struct orphan_list *list)
+{
+    struct leak_search search = {
+        .arg = list,
+        .looks = {{probe_bytes(walk), look_first}, {walk->geo.cluster_size, look_for_l2},
+            {probe_bytes(walk), look_at_data}},
+        .end = keep_l2,
+    };
+    return walk_search_leaks(walk, &search);
+}
+
+static bool orphan_place(const struct walk *walk, const void *arg, size_t item, uint64_t *host_off)
+{
+    const struct orphan_list *list = arg;
+    *host_off = list->items[item].cluster << walk->geo.cluster_bits;
+    return true;
+}
+
+static int orphan_use(
+    struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *read)
+{
+    struct orphan_list *list = arg;
+    (void)count;
+    if (read->length > 0 && (read->result == 0 || io_read_padded(walk->io, read->host_off,
+                                                      read->buf, read->length) == 0))
+        recognise_l1(walk, list, &list->items[item], read->buf);
+    return walk_pause(walk, 0);
+}
+
+/* L1 tables among what looks like L2 tables. */
+static int find_l1_tables(struct walk *walk, struct orphan_list *list)
+{
+    struct stream stream = {
+        .count = list->count, .arg = list, .place = orphan_place, .use = orphan_use};
+    return walk_stream(walk, &stream);
+}
+
+static void look_for_flags(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
+{
+    if (!find(arg, leak->cluster) && !(load_be64(bytes) & QCOW2_L1_RESERVED))
+        leak->next_off = leak->cluster << walk->geo.cluster_bits;
+}
+
+static void look_for_l1(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
+{
+    struct orphan orphan = {.cluster = leak->cluster};
+    recognise_l1(walk, arg, &orphan, bytes);
+    leak->l1_table = orphan.is_l1;
+    leak->data_bytes = orphan.data_bytes;
+}
+
+static int show_l1(struct walk *walk, void *arg, struct leak *leak)
+{
+    (void)arg;
+    if (leak->l1_table)
+        show_orphan(walk, leak->cluster, AREA_L1_TABLE, leak->data_bytes);
     return 0;
 }
 
 /* Where entries of the two kinds of table differ, an L1 table does not look like an L2 table. */
 static int find_other_l1(struct walk *walk, struct orphan_list *list)
 {
-    int ret;
-    uint64_t cluster = walk->first_mismatch;
-    for (; (ret = next_leak(walk, &cluster)) == 1; cluster++) {
-        struct orphan orphan = {.cluster = cluster};
-        if (!find(list, cluster))
-            recognise_l1(walk, list, &orphan);
-        if (orphan.is_l1)
-            show_orphan(walk, cluster, AREA_L1_TABLE, orphan.data_bytes);
-    }
-    return ret;
-}
-
-static int find_tables(struct walk *walk, struct orphan_list *list)
-{
-    int ret;
-    uint64_t cluster = walk->first_mismatch;
-    for (; (ret = next_leak(walk, &cluster)) == 1; cluster++) {
-        struct orphan orphan = {.cluster = cluster};
-        struct l2_look look;
-        if (walk_looks_like_l2(walk, cluster, &look) && !brings_zeros(walk)) {
-            orphan.data_bytes = look.orphaned << walk->geo.cluster_bits;
-            ret = add(list, &orphan);
-            if (ret < 0)
-                return ret;
-        } else if (looks_like_snapshot_table(walk, cluster)) {
-            show_orphan(walk, cluster, AREA_SNAPSHOT_TABLE, 0);
-        }
-    }
-    return ret;
+    struct leak_search search = {
+        .arg = list,
+        .looks = {{QCOW2_SECTOR_BYTES, look_for_flags}, {walk->geo.cluster_size, look_for_l1}},
+        .end = show_l1,
+    };
+    return walk_search_leaks(walk, &search);
 }
 
 int walk_find_orphans(struct walk *walk)
 {
     struct orphan_list list = {0};
     /* What was not read may refer to them: then they are not known to be leaked. */
-    int ret = walk->refs_incomplete ? 0 : find_tables(walk, &list);
-    for (size_t i = 0; i < list.count; i++)
-        recognise_l1(walk, &list, &list.items[i]);
+    int ret = walk->refs_incomplete ? 0 : find_l2_tables(walk, &list);
+    if (ret == 0 && list.count > 0)
+        ret = find_l1_tables(walk, &list);
     if (ret == 0 && list.count > 0 && (walk->geo.extended_l2 || walk->geo.data_file))
         ret = find_other_l1(walk, &list);
     for (size_t i = 0; ret == 0 && i < list.count; i++) {

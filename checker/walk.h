@@ -12,6 +12,7 @@
  *   walk_scan.c      what the fast paths of that pass recognise in one go
  *   walk_bitmap.c    bitmaps, LUKS header
  *   judge.c          second look at what the first pass found unusual
+ *   walk_leaks.c     going over leaked clusters
  *   orphan.c         leaked clusters that look like a lost table
  *   deep.c           decoding of compressed clusters
  *   chain.c          data file and backing chain
@@ -215,7 +216,8 @@ bool walk_bytes_zero(const uint8_t *bytes, size_t length);
 
 /* Many clusters that are read ahead and used in order. */
 struct stream {
-    size_t count; /* items */
+    size_t count;   /* items */
+    uint32_t bytes; /* of each that are read: a power of two up to a cluster; 0: the cluster */
     void *arg;
 
     /* The cluster of an item; false if nothing is to be read for it. */
@@ -231,6 +233,38 @@ struct stream {
         struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *reads);
 };
 int walk_stream(struct walk *walk, const struct stream *stream);
+
+/* ---- walk_leaks.c ---- */
+
+/* It has a count, and nobody refers to it. */
+bool walk_leaked(const struct walk *walk, uint64_t cluster);
+
+/* A leaked cluster; what it looks like is up to those who search. */
+struct leak {
+    uint64_t cluster;
+    uint64_t next_off; /* of the bytes for the next look; LEAK_SEEN: there is none */
+    bool l1_table, l2_table, snapshot_table;
+    bool zeros;          /* what hangs on it may be nothing but zeros */
+    uint64_t data_bytes; /* guest data behind it */
+};
+#define LEAK_SEEN UINT64_MAX
+
+/* A search through all leaked clusters that have bytes in the file: zeros look like nothing that
+ * was lost.  It takes up to three looks at each, the first one at how the cluster begins. */
+struct leak_search {
+    void *arg;
+    struct leak_look {
+        uint32_t bytes; /* to be read; a power of two up to a cluster */
+
+        /* May ask for another look by leak->next_off, which is LEAK_SEEN before.  What is in a
+         * hole, or cannot be read, is not looked at. */
+        void (*look)(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes);
+    } looks[3];
+
+    /* Each of them, in ascending order; walk->buf is free then.  0 or -errno. */
+    int (*end)(struct walk *walk, void *arg, struct leak *leak);
+};
+int walk_search_leaks(struct walk *walk, const struct leak_search *search);
 
 /* ---- the stages, in order ---- */
 int walk_header(struct walk *walk, bool *go_on);

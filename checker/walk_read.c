@@ -154,6 +154,11 @@ struct line {
     size_t head, pending; /* of the queue: in the order in which they are used */
 };
 
+static uint32_t item_bytes(const struct walk *walk, const struct stream *stream)
+{
+    return stream->bytes ? stream->bytes : walk->geo.cluster_size;
+}
+
 static size_t together(const struct walk *walk, const struct stream *stream, size_t item)
 {
     return stream->together ? stream->together(walk, item) : 1;
@@ -163,7 +168,7 @@ static size_t together(const struct walk *walk, const struct stream *stream, siz
 static size_t chunk_plan(
     struct walk *walk, const struct stream *stream, struct chunk *chunk, size_t most)
 {
-    uint32_t size = walk->geo.cluster_size;
+    uint32_t size = item_bytes(walk, stream);
     size_t bytes = 0, n;
     chunk->count = 0;
     chunk->tall = together(walk, stream, chunk->first) > most;
@@ -197,7 +202,7 @@ static size_t line_push(
     size_t bytes = chunk_plan(walk, stream, chunk, line->most);
     chunk->batch.io = walk->io;
     chunk->batch.crew = walk->crew;
-    chunk->batch.count = chunk->tall ? 0 : chunk->count;
+    chunk->batch.count = bytes > 0 ? chunk->count : 0;
     if (bytes >= CHUNK_BYTES)
         crew_grow(walk->crew, walk->options->threads - 1);
     io_batch_start(&chunk->batch);
@@ -238,9 +243,10 @@ static size_t line_depth(const struct walk *walk, const struct line *line)
 
 static int line_open(struct walk *walk, const struct stream *stream, struct line *line)
 {
-    size_t size = walk->geo.cluster_size > CHUNK_BYTES ? walk->geo.cluster_size : CHUNK_BYTES;
+    uint32_t bytes = item_bytes(walk, stream);
+    size_t size = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
     size_t in_buf = WALK_BUF_BYTES / size;
-    line->most = size / walk->geo.cluster_size;
+    line->most = size / bytes;
     /* Small images, and those who read one by one, need no more room. */
     bool more = walk->crew && stream->count > line->most * in_buf;
     if (more && !walk->ahead_buf)

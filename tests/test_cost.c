@@ -4,6 +4,7 @@
  * memory its census takes, as formulas of the image.  With any number of threads. */
 #include <check.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bigimage.h"
 #include "io_meter.h"
@@ -187,6 +188,44 @@ START_TEST(slow_storage)
 }
 END_TEST
 
+/* All L2 tables of a disk of guest data are lost: each leaked cluster is looked at once, what looks
+ * like a table once more for what it is, once for its data, and once for an L1 table. */
+START_TEST(leaks_are_read_ahead)
+{
+    enum { DELAY_NS = 500000, FULL = 0x5a };
+    const struct bigimage image = {.cluster_bits = 12, .size_bytes = 8 * MIB, .percent = 100};
+    const uint64_t tables = 4;
+    struct bench b;
+    bench_open(&b, &image);
+    struct io_meter_counts want = model(&b);
+    uint8_t *bytes = calloc(1, b.cluster);
+    ck_assert_int_eq(io_write(b.mem, b.parts.l1_off, bytes, tables * 8), 0);
+    memset(bytes, FULL, b.cluster);
+    for (uint64_t table = b.parts.l2_off, n = 0; n < tables; n++, table += b.cluster) {
+        for (uint64_t i = 0; i < b.cluster / 8; i++)
+            ck_assert_int_eq(io_write(b.mem, table += b.cluster, bytes, b.cluster), 0);
+    }
+    uint64_t leaks = tables + image.size_bytes / b.cluster, pieces = div_up(leaks * 2, 4 * KIB) + 1;
+    add(&want, (leaks + 3 * tables) * b.cluster, b.cluster);
+    want.reads -= tables; /* they are found as leaks only */
+    want.bytes -= tables * b.cluster;
+    for (unsigned threads = 1; threads <= 4; threads += 3) {
+        struct check_options options = {.threads = threads};
+        struct io_meter_counts got = check_counts(&b, &options, 2);
+        ck_assert_uint_ge(got.reads, want.reads);
+        ck_assert_uint_le(got.reads, want.reads + pieces + 1); /* counts, and the L1 table again */
+        ck_assert_uint_le(got.bytes, want.bytes + pieces * 4 * KIB + tables * 8);
+    }
+    io_close(b.meter);
+    ck_assert_int_eq(io_meter_open(b.mem, DELAY_NS, &b.meter), 0);
+    struct check_options options = {.threads = 2};
+    check_counts(&b, &options, 2);
+    ck_assert_uint_ge(io_meter_counts(b.meter).at_once, 8);
+    free(bytes);
+    bench_close(&b);
+}
+END_TEST
+
 Suite *test_cost(void);
 Suite *test_cost(void)
 {
@@ -196,6 +235,7 @@ Suite *test_cost(void)
     tcase_add_loop_test(tc, healthy, 0, IMAGES);
     tcase_add_test(tc, decoding);
     tcase_add_test(tc, damaged);
+    tcase_add_test(tc, leaks_are_read_ahead);
     tcase_add_loop_test(tc, memory, 0, IMAGES);
     tcase_add_test(tc, slow_storage);
     suite_add_tcase(suite, tc);
