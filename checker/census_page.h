@@ -41,6 +41,9 @@ void page_unmark(struct page *page, enum mark mark, uint32_t i);
 /* Sets a cell, widening the page if need be. */
 int page_set(struct page *page, uint32_t i, int64_t balance, bool claimed, size_t *memory);
 
+/* How many of `count` bytes are `value` from the first on. */
+size_t bytes_like(const uint8_t *p, size_t count, uint8_t value);
+
 static inline unsigned value_bits(unsigned cell_bytes)
 {
     return cell_bytes * 8 - 1;
