@@ -7,7 +7,24 @@
 
 #include "repair.h"
 
-enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384, MAX_MISSING = 16 };
+/* MAX_COMPARED: counts that are looked at for one lost block; a block may hold 2^24. */
+enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384, MAX_MISSING = 16, MAX_COMPARED = 1 << 25 };
+
+/* The first cluster from `c` on that nobody claims and that holds something, or the end. */
+static uint64_t next_candidate(struct walk *walk, uint64_t c)
+{
+    for (uint64_t skip; c < walk->cluster_end; c += skip) {
+        skip = census_right_run(walk->census, c, walk->cluster_end - c);
+        if (skip == 0 && census_get(walk->census, c).claimed)
+            skip = 1;
+        if (skip == 0)
+            skip = walk_hole(walk, c << walk->geo.cluster_bits) >> walk->geo.cluster_bits;
+        if (skip == 0)
+            return c;
+        skip = skip < walk->cluster_end - c ? skip : walk->cluster_end - c;
+    }
+    return c;
+}
 
 /* A count that is higher than the references may be right, where some were lost; but not by much.
  */
@@ -20,6 +37,7 @@ static bool count_is_sane(uint64_t stored, uint64_t refs)
 /* How the counts in a block, or in its beginning, agree with the references found. */
 struct fit {
     uint64_t misfit, insane, used;
+    uint64_t compared; /* in all blocks that were looked at */
 };
 
 /* Under a missing block the census holds references only. */
@@ -35,8 +53,9 @@ static bool compare_counts(
     const struct walk *walk, uint64_t table_idx, uint64_t off, uint64_t entries, struct fit *fit)
 {
     uint64_t first = table_idx << walk->geo.refblock_bits;
-    *fit = (struct fit){0};
+    *fit = (struct fit){.compared = fit->compared};
     for (uint64_t i = 0; i < entries; i++) {
+        fit->compared++;
         uint64_t stored = qcow2_refcount_get(walk->buf, walk->geo.refcount_order, i);
         uint64_t refs = references(walk, first + i) + (first + i == cluster_of(&walk->geo, off));
         bool inside = first + i < walk->cluster_end;
@@ -51,42 +70,43 @@ static bool compare_counts(
 
 /* Counts of block `table_idx`, if it lay at `off`, that differ from the references; UINT64_MAX if
  * it cannot be that block, for which mostly a look at its first sector is enough. */
-static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t off)
+static uint64_t block_misfit(
+    struct repair *repair, uint64_t table_idx, uint64_t off, struct fit *fit)
 {
     struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
-    struct fit fit;
     if (off == 0 || !cluster_aligned(geo, off) || off >= walk->file_size ||
         io_read_padded(walk->io, off, walk->buf, QCOW2_SECTOR_BYTES) < 0 ||
         !compare_counts(
-            walk, table_idx, off, UINT64_C(8) * QCOW2_SECTOR_BYTES >> geo->refcount_order, &fit) ||
-        (fit.insane > 8 && fit.insane > fit.used / 2))
+            walk, table_idx, off, UINT64_C(8) * QCOW2_SECTOR_BYTES >> geo->refcount_order, fit) ||
+        (fit->insane > 8 && fit->insane > fit->used / 2))
         return UINT64_MAX;
     if (io_read_padded(walk->io, off, walk->buf, geo->cluster_size) < 0 ||
-        !compare_counts(walk, table_idx, off, geo->refblock_entries, &fit))
+        !compare_counts(walk, table_idx, off, geo->refblock_entries, fit))
         return UINT64_MAX;
-    return fit.used > 0 && fit.insane * 2 <= fit.used ? fit.misfit : UINT64_MAX;
+    return fit->used > 0 && fit->insane * 2 <= fit->used ? fit->misfit : UINT64_MAX;
 }
 
 /* Looks at every cluster that nobody claims, nearest bits of the old value first. */
 static uint64_t find_block(struct repair *repair, uint64_t table_idx, uint64_t raw)
 {
-    const struct walk *walk = repair->walk;
+    struct walk *walk = repair->walk;
     uint64_t best = 0, best_misfit = UINT64_MAX, scanned = 0;
+    struct fit fit = {0};
     for (unsigned bit = walk->geo.cluster_bits; bit < 56; bit++) {
         uint64_t off = (raw & QCOW2_REFTABLE_MASK) ^ UINT64_C(1) << bit;
-        uint64_t misfit = block_misfit(repair, table_idx, off);
+        uint64_t misfit = block_misfit(repair, table_idx, off, &fit);
         if (misfit < best_misfit) {
             best = off;
             best_misfit = misfit;
         }
     }
-    for (uint64_t c = 1; best == 0 && c < walk->cluster_end && scanned < MAX_SCANNED; c++) {
-        if (census_get(walk->census, c).claimed)
-            continue;
+    for (uint64_t c = next_candidate(walk, 1);
+         best == 0 && c < walk->cluster_end && scanned < MAX_SCANNED && fit.compared < MAX_COMPARED;
+         c = next_candidate(walk, c + 1)) {
         scanned++;
         uint64_t off = c << walk->geo.cluster_bits;
-        uint64_t misfit = block_misfit(repair, table_idx, off);
+        uint64_t misfit = block_misfit(repair, table_idx, off, &fit);
         if (misfit < best_misfit) {
             best = off;
             best_misfit = misfit;
@@ -139,10 +159,9 @@ static int find_table(struct repair *repair, enum check_id why)
     struct patch patches[MAX_CANDIDATES];
     size_t count = 0;
     uint64_t scanned = 0;
-    for (uint64_t c = 1; c < walk->cluster_end && count < MAX_CANDIDATES && scanned < MAX_SCANNED;
-         c++) {
-        if (census_get(walk->census, c).claimed)
-            continue;
+    for (uint64_t c = next_candidate(walk, 1);
+         c < walk->cluster_end && count < MAX_CANDIDATES && scanned < MAX_SCANNED;
+         c = next_candidate(walk, c + 1)) {
         scanned++;
         uint64_t off = c << walk->geo.cluster_bits;
         if (walk_looks_like_reftable(walk, off))
