@@ -51,6 +51,7 @@ struct repair {
     const char *filename;
     struct check_options check;
     const struct repair_options *options;
+    unsigned trials; /* patches that were tried out so far; each costs a check */
     /* One round: */
     struct report report;
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
@@ -88,7 +89,7 @@ static inline struct patch patch_be64(uint64_t off, uint64_t value)
 }
 
 /* Plans the patch under which the image makes most sense; among equals the one that changes the
- * fewest bits; none if there is no single best one. */
+ * fewest bits; none if there is no single best one, or too many were tried in this repair. */
 int repair_take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count);
 

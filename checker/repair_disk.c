@@ -173,19 +173,6 @@ static int mend_pointers(struct repair *repair)
 
 /* ---- sizes ---- */
 
-/* Data is mapped behind the disk's end: so far the disk must reach. */
-static uint64_t mapped_end(const struct repair *repair, int tree_idx)
-{
-    uint64_t end = 0;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        bool past = f->check == CHECK_l2_entry_past_end || f->check == CHECK_l1_entry_past_end;
-        if (past && f->tree == tree_idx && end < f->guest_off + f->guest_len)
-            end = f->guest_off + f->guest_len;
-    }
-    return end;
-}
-
 /* Sizes that the disk can have: those of other disks, the present one with a bit changed; if that
  * is too little, as far as its table maps or as data is mapped. */
 static void try_sizes(
@@ -223,15 +210,43 @@ static int mend_size(struct repair *repair, enum check_id why, const struct tree
     return repair_take_best(repair, why, tries.patches, tries.count);
 }
 
-static int mend_small_size(struct repair *repair, enum check_id why, int tree_idx)
+/* How far each disk's tables map data, where that is past its end: one number a tree. */
+static void mapped_ends(const struct repair *repair, uint64_t *ends)
 {
-    const struct tree *tree = &repair->walk->trees[tree_idx];
-    struct tries tries = {.count = 0};
-    uint64_t least = mapped_end(repair, tree_idx);
-    if (!repair->options->lossy || !tree->disk_size_known || least == 0)
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        uint64_t end = f->guest_off + f->guest_len;
+        bool past = f->check == CHECK_l2_entry_past_end || f->check == CHECK_l1_entry_past_end;
+        if (past && f->tree >= TREE_ACTIVE && ends[f->tree] < end)
+            ends[f->tree] = end;
+    }
+}
+
+/* Disks that map more than their size.  Tried once a disk, however many entries say so. */
+static int mend_small_sizes(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    if (!repair->options->lossy || walk->tree_count == 0 ||
+        !(repair_has(repair, CHECK_l2_entry_past_end) ||
+            repair_has(repair, CHECK_l1_entry_past_end)))
         return 0;
-    try_sizes(repair, tree, least, &tries);
-    return repair_take_best(repair, why, tries.patches, tries.count);
+    uint64_t *ends = calloc(walk->tree_count, sizeof(*ends));
+    int ret = ends ? 0 : -ENOMEM;
+    if (ends)
+        mapped_ends(repair, ends);
+    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < walk->tree_count; i++) {
+        const struct tree *tree = &walk->trees[i];
+        struct tries tries = {.count = 0};
+        if (ends[i] == 0 || !tree->disk_size_known)
+            continue;
+        try_sizes(repair, tree, ends[i], &tries);
+        ret = repair_take_best(repair,
+            repair_has(repair, CHECK_l1_entry_past_end) ? CHECK_l1_entry_past_end
+                                                        : CHECK_l2_entry_past_end,
+            tries.patches, tries.count);
+    }
+    free(ends);
+    return ret;
 }
 
 /* More VM state than the table maps: there can be only as much as it does, which is none if it ends
@@ -281,9 +296,6 @@ static int mend_disk(struct repair *repair, const struct finding *f)
         return mend_size(repair, f->check, tree);
     case CHECK_snapshot_vm_state_size:
         return mend_vm_state(repair, f);
-    case CHECK_l2_entry_past_end:
-    case CHECK_l1_entry_past_end:
-        return f->tree >= TREE_ACTIVE ? mend_small_size(repair, f->check, f->tree) : 0;
     default:
         return 0;
     }
@@ -298,5 +310,7 @@ int repair_disks(struct repair *repair)
     }
     for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++)
         ret = mend_disk(repair, &repair->findings.items[i]);
+    if (ret == 0 && repair->plan.count == 0)
+        ret = mend_small_sizes(repair);
     return ret == 0 && repair->plan.count == 0 ? mend_pointers(repair) : ret;
 }

@@ -52,10 +52,14 @@ int repair_take_best(
 int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
     size_t count, uint64_t below)
 {
+    enum { MOST_TRIALS = 1024 };
     uint64_t best_wrong = below;
     unsigned best_bits = UINT32_MAX;
     size_t best = 0;
     bool tie = false;
+    if (repair->trials + count > MOST_TRIALS)
+        return 0;
+    repair->trials += (unsigned)count;
     for (size_t i = 0; i < count; i++) {
         uint64_t wrong;
         unsigned bits = 0;
