@@ -125,6 +125,20 @@ int plan_refcount(
     return add(plan, &edit);
 }
 
+int plan_lower(struct plan *plan, enum check_id why, uint64_t cluster, uint64_t refs)
+{
+    const struct walk *walk = plan->walk;
+    uint64_t block = walk_block_off(walk, cluster >> walk->geo.refblock_bits);
+    struct edit edit = {.kind = EDIT_LOWER,
+        .phase = PHASE_RELEASE,
+        .why = why,
+        .count = {.cluster = cluster, .value = refs}};
+    if (block == 0 || !plan_writable(plan, block) || !census_known(walk->census, cluster) ||
+        census_get(walk->census, cluster).balance < 0)
+        return 0;
+    return add(plan, &edit);
+}
+
 int plan_refblock(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t table_idx, bool lower)
 {
@@ -310,6 +324,10 @@ static int log_edit(const struct plan *plan, const struct edit *edit, FILE *log)
         fprintf(log, "    refcount of cluster 0x%" PRIx64 " becomes %" PRIu64,
             edit->count.cluster << plan->walk->geo.cluster_bits, edit->count.value);
         break;
+    case EDIT_LOWER:
+        fprintf(log, "    refcount of cluster 0x%" PRIx64 " falls by %" PRIu64,
+            edit->count.cluster << plan->walk->geo.cluster_bits, edit->count.value);
+        break;
     case EDIT_REFBLOCK:
         fprintf(log, "    0x%" PRIx64 ": refcounts of block %" PRIu64 " %s", edit->host_off,
             edit->block.table_idx, edit->block.lower ? "set right" : "raised where too low");
@@ -331,7 +349,12 @@ static int apply_refcount(const struct plan *plan, struct io *io, const struct e
     int ret = io_read_padded(io, off + byte, bytes, length);
     if (ret < 0)
         return ret;
-    qcow2_refcount_set(bytes, geo->refcount_order, idx, edit->count.value);
+    uint64_t value = edit->count.value;
+    if (edit->kind == EDIT_LOWER) {
+        uint64_t stored = qcow2_refcount_get(bytes, geo->refcount_order, idx);
+        value = stored > value ? stored - value : 0;
+    }
+    qcow2_refcount_set(bytes, geo->refcount_order, idx, value);
     return io_write(io, off + byte, bytes, length);
 }
 
@@ -383,6 +406,7 @@ static int apply_edit(const struct plan *plan, struct io *io, const struct edit 
     case EDIT_COPY:
         return apply_copy(plan, io, edit);
     case EDIT_REFCOUNT:
+    case EDIT_LOWER:
         return apply_refcount(plan, io, edit);
     case EDIT_REFBLOCK:
         return apply_refblock(plan, io, edit);

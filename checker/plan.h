@@ -27,6 +27,7 @@ enum edit_kind {
     EDIT_DATA,     /* a table or a cluster */
     EDIT_COPY,     /* a cluster as it is at the time */
     EDIT_REFCOUNT, /* one stored count, in the block that is there */
+    EDIT_LOWER,    /* the same, by so much; several for one cluster add up */
     EDIT_REFBLOCK, /* all counts of a block, from the census */
 };
 
@@ -89,6 +90,9 @@ int plan_copy(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t src_off, uint64_t host_off);
 int plan_refcount(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t cluster, uint64_t value);
+/* `refs` references to the cluster will be gone: where the stored count covers all there are, it
+ * falls with them, so that nothing seems to be missing afterwards. */
+int plan_lower(struct plan *plan, enum check_id why, uint64_t cluster, uint64_t refs);
 int plan_refblock(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t table_idx, bool lower);
 int plan_remark(struct plan *plan, const char *format, ...) __attribute__((format(printf, 2, 3)));

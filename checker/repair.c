@@ -196,6 +196,7 @@ static uint64_t mix_edit(uint64_t sum, const struct edit *edit)
     case EDIT_COPY:
         return mix(sum, edit->src_off);
     case EDIT_REFCOUNT:
+    case EDIT_LOWER:
         return mix(mix(sum, edit->count.cluster), edit->count.value);
     case EDIT_REFBLOCK:
         return mix(mix(sum, edit->block.table_idx), edit->block.lower);
@@ -242,7 +243,29 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
            stage == repair_rebuild;
 }
 
-/* Applies the first stage that has anything to do.  *more: it had. */
+/* Runs one stage; *more: it had anything to do. */
+static int run_stage(
+    struct repair *repair, struct history *history, repair_stage *stage, unsigned nth, bool *more)
+{
+    if (!may_run(repair, stage) || (history->given_up >> nth & 1))
+        return 0;
+    plan_init(&repair->plan, repair->walk);
+    int ret = stage(repair);
+    if (ret == 0 && repair->plan.count == 0)
+        print_remarks(repair);
+    if (ret == 0 && repair->plan.count > 0) {
+        *more = !has_no_effect(repair, history, nth);
+        if (*more)
+            ret = carry_out(repair, history);
+        else
+            history->given_up |= UINT64_C(1) << nth;
+    }
+    plan_release(&repair->plan);
+    return ret;
+}
+
+/* Applies the first stage that has anything to do.  *more: it had.  Where a choice is allowed, what
+ * is no choice comes first: what is found again then does not stand to choice any more. */
 static int run_round(struct repair *repair, struct history *history, bool *more)
 {
     static repair_stage *const stages[] = {
@@ -262,24 +285,15 @@ static int run_round(struct repair *repair, struct history *history, bool *more)
         repair_lower,
         repair_copied,
     };
+    enum { STAGES = sizeof(stages) / sizeof(stages[0]), FIND_AGAIN = 7 };
     int ret = 0;
     *more = false;
-    for (size_t i = 0; ret == 0 && !*more && i < sizeof(stages) / sizeof(stages[0]); i++) {
-        if (!may_run(repair, stages[i]) || (history->given_up >> i & 1))
-            continue;
-        plan_init(&repair->plan, repair->walk);
-        ret = stages[i](repair);
-        if (ret == 0 && repair->plan.count == 0)
-            print_remarks(repair);
-        if (ret == 0 && repair->plan.count > 0) {
-            *more = !has_no_effect(repair, history, i);
-            if (*more)
-                ret = carry_out(repair, history);
-            else
-                history->given_up |= UINT64_C(1) << i;
-        }
-        plan_release(&repair->plan);
-    }
+    repair->lossy = false;
+    for (unsigned i = 0; repair->options->lossy && ret == 0 && !*more && i < FIND_AGAIN; i++)
+        ret = run_stage(repair, history, stages[i], STAGES + i, more);
+    repair->lossy = repair->options->lossy;
+    for (unsigned i = 0; ret == 0 && !*more && i < STAGES; i++)
+        ret = run_stage(repair, history, stages[i], i, more);
     return ret;
 }
 

@@ -57,6 +57,7 @@ struct repair {
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
     struct walk *walk;
     struct plan plan;
+    bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool lost_references; /* something unresolved may explain a leak */
 };
 
@@ -114,6 +115,10 @@ bool repair_counted(const struct repair *repair, uint64_t host_off);
 
 /* The file once went on there: what points there is right, the file was cut off. */
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);
+
+/* The entry names what a refcount structure lies on, and it is the latter that makes no sense: that
+ * is made anew elsewhere first. */
+bool repair_on_wrong_counts(const struct repair *repair, const struct finding *finding);
 
 /* The compressed data of the entry makes a whole cluster. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);

@@ -103,7 +103,7 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     if (below != tree->l1_off && may_start_l1(repair->walk, below))
         try_also(&tries, patch_be64(l1_off_at(tree), below));
     int ret = repair_take_best(repair, why, tries.patches, tries.count);
-    if (ret < 0 || repair->plan.count > 0 || tree->record_off || !repair->options->lossy)
+    if (ret < 0 || repair->plan.count > 0 || tree->record_off || !repair->lossy)
         return ret;
     return make_l1(repair, why, tree);
 }
@@ -162,7 +162,7 @@ static int mend_pointers(struct repair *repair)
     }
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     int ret =
-        tries.count && repair->options->lossy
+        tries.count && repair->lossy
             ? repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2)
             : 0;
     if (ret == 0 && repair->plan.count > 0)
@@ -203,11 +203,14 @@ static int mend_size(struct repair *repair, enum check_id why, const struct tree
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
     uint64_t needed = l1_entries_for(&walk->geo, tree->disk_size);
-    if (tree->disk_size_known && repair->options->lossy)
+    if (tree->disk_size_known && repair->lossy)
         try_sizes(repair, tree, 0, &tries);
     if (needed > 0 && needed <= QCOW2_MAX_L1_BYTES / 8)
         try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
-    return repair_take_best(repair, why, tries.patches, tries.count);
+    /* What a disk does not reach reads as zeros: that more of it is damaged is no gain. */
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    return repair_take_better(
+        repair, why, tries.patches, tries.count, repair->lossy ? UINT64_MAX : now);
 }
 
 /* How far each disk's tables map data, where that is past its end: one number a tree. */
@@ -226,7 +229,7 @@ static void mapped_ends(const struct repair *repair, uint64_t *ends)
 static int mend_small_sizes(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
-    if (!repair->options->lossy || walk->tree_count == 0 ||
+    if (!repair->lossy || walk->tree_count == 0 ||
         !(repair_has(repair, CHECK_l2_entry_past_end) ||
             repair_has(repair, CHECK_l1_entry_past_end)))
         return 0;
@@ -256,7 +259,7 @@ static int mend_vm_state(struct repair *repair, const struct finding *f)
     const struct tree *tree = &repair->walk->trees[f->tree];
     uint64_t extra;
     int ret = plan_peek(&repair->plan, tree->record_off + 32, &extra);
-    if (ret < 0 || (f->want > 0 && !repair->options->lossy))
+    if (ret < 0 || (f->want > 0 && !repair->lossy))
         return ret;
     if ((uint32_t)extra >= 8) /* its length: then the size there counts */
         return plan_be64(&repair->plan, PHASE_SWITCH, f->check,

@@ -78,7 +78,7 @@ int repair_take_better(struct repair *repair, enum check_id why, const struct pa
         best_bits = bits;
         best = i;
     }
-    if (best_bits == UINT32_MAX || (tie && !repair->options->lossy))
+    if (best_bits == UINT32_MAX || (tie && !repair->lossy))
         return 0;
     int ret = tie ? plan_remark(&repair->plan,
                         "choice: more than one value of the field at 0x%llx makes as much sense",
@@ -111,7 +111,7 @@ static int mend_compression(struct repair *repair, enum check_id why)
     uint64_t bits = header->incompatible & ~QCOW2_INCOMPAT_COMPRESSION;
     if (header->compression == QCOW2_ZSTD)
         bits |= QCOW2_INCOMPAT_COMPRESSION;
-    else if (header->compression != QCOW2_ZLIB && repair->options->lossy) {
+    else if (header->compression != QCOW2_ZLIB && repair->lossy) {
         uint8_t type = header->incompatible & QCOW2_INCOMPAT_COMPRESSION ? QCOW2_ZSTD : QCOW2_ZLIB;
         return plan_bytes(
             &repair->plan, PHASE_SWITCH, why, QCOW2_HDR_COMPRESSION, &type, sizeof(type));
@@ -125,7 +125,7 @@ static int mend_crypt_method(struct repair *repair, enum check_id why)
 {
     bool luks = repair->walk->has_crypto;
     uint32_t method = luks ? QCOW2_CRYPT_LUKS : QCOW2_CRYPT_NONE;
-    if (!luks && !repair->options->lossy)
+    if (!luks && !repair->lossy)
         return 0;
     return plan_be32(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_CRYPT_METHOD, method);
 }
@@ -135,7 +135,7 @@ static int mend_crypt_method(struct repair *repair, enum check_id why)
 static int drop_backing_name(struct repair *repair, enum check_id why)
 {
     uint8_t zeros[12] = {0};
-    if (!repair->options->lossy)
+    if (!repair->lossy)
         return 0;
     int ret = plan_remark(&repair->plan, "lost: the name of the backing file");
     for (unsigned at = 0; ret == 0 && at < sizeof(zeros); at += 4)
@@ -146,7 +146,7 @@ static int drop_backing_name(struct repair *repair, enum check_id why)
 /* Cuts the list of extensions off where it cannot be read any more. */
 static int end_extensions(struct repair *repair, const struct finding *f)
 {
-    if (!repair->options->lossy)
+    if (!repair->lossy)
         return 0;
     int ret = plan_remark(&repair->plan, "lost: the header extensions from 0x%llx on",
         (unsigned long long)f->host_off);
@@ -176,7 +176,7 @@ static int mend_ext(struct repair *repair, const struct finding *f)
     for (unsigned bit = 0; bit < 32; bit++)
         patches[bit] = patch_be32(off, (uint32_t)head ^ UINT32_C(1) << bit);
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
-    if (ret == 0 && repair->options->lossy)
+    if (ret == 0 && repair->lossy)
         ret = repair_take_better(repair, f->check, patches, 32, now);
     return ret < 0 || repair->plan.count > 0 || f->check != CHECK_ext_truncated
                ? ret
@@ -185,7 +185,7 @@ static int mend_ext(struct repair *repair, const struct finding *f)
 
 static int mend_field(struct repair *repair, const struct finding *f)
 {
-    bool lossy = repair->options->lossy;
+    bool lossy = repair->lossy;
     switch (f->check) {
     case CHECK_header_magic: {
         struct patch magic = patch_be32(0, QCOW2_MAGIC);

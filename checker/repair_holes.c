@@ -38,6 +38,46 @@ static bool misses_these(const struct hole_search *s, uint64_t host_off)
                (int64_t)s->table->refs;
 }
 
+/* The first of the tables that disks have at the same place as this one. */
+static const struct table *first_here(const struct hole_search *s)
+{
+    const struct table *table = s->table;
+    while (table > s->repair->walk->tables.items && table[-1].l1_idx == s->table->l1_idx)
+        table--;
+    return table;
+}
+
+/* Entry `idx` of that table may as well be what lost the cluster: it is empty like the whole of its
+ * sector, or stands between the same neighbours as ours. */
+static bool may_have_lost(const struct hole_search *s, const struct table *table, uint32_t idx)
+{
+    uint8_t sector[QCOW2_SECTOR_BYTES];
+    uint32_t size = s->repair->walk->geo.l2_entry_size, per_sector = QCOW2_SECTOR_BYTES / size;
+    uint32_t first = idx / per_sector * per_sector;
+    const uint8_t *ours = s->bytes + (size_t)first * size;
+    walk_read_again(
+        s->repair->walk, table->host_off + (uint64_t)first * size, sector, QCOW2_SECTOR_BYTES);
+    size_t at = (size_t)(idx - first) * size;
+    if (!walk_bytes_zero(sector + at, size))
+        return false;
+    bool same_before = at > 0 && memcmp(sector + at - size, ours + at - size, size) == 0;
+    bool same_behind =
+        at + size < QCOW2_SECTOR_BYTES && memcmp(sector + at + size, ours + at + size, size) == 0;
+    return walk_bytes_zero(sector, QCOW2_SECTOR_BYTES) || same_before || same_behind;
+}
+
+/* Another disk may have lost the cluster at that entry, not this one. */
+static bool has_rival(const struct hole_search *s, const struct table *source, uint32_t idx)
+{
+    const struct walk *walk = s->repair->walk;
+    const struct table *end = walk->tables.items + walk->tables.count;
+    for (const struct table *t = first_here(s); t < end && t->l1_idx == s->table->l1_idx; t++) {
+        if (t != s->table && t != source && !t->skip && may_have_lost(s, t, idx))
+            return true;
+    }
+    return false;
+}
+
 /* ---- between neighbours ---- */
 
 /* The cluster that an entry maps, 0 if it maps none in the plain way. */
@@ -57,8 +97,9 @@ static int fill_run(struct hole_search *s, uint32_t first, uint32_t end)
     uint64_t bytes = (uint64_t)(end - first + 1) << geo->cluster_bits;
     if (!before || !behind || behind < before || behind - before != bytes)
         return 0;
-    for (uint64_t off = before + geo->cluster_size; off < behind; off += geo->cluster_size) {
-        if (!misses_these(s, off))
+    for (uint32_t i = first; i < end; i++) {
+        if (!misses_these(s, before + ((uint64_t)(i - first + 1) << geo->cluster_bits)) ||
+            has_rival(s, s->table, i))
             return 0;
     }
     int ret = plan_remark(&s->repair->plan,
@@ -120,7 +161,7 @@ static bool sector_is_empty(const struct hole_search *s, uint32_t idx)
 }
 
 /* What is shared has no COPIED. */
-static bool fits_from_other(const struct hole_search *s, uint32_t idx)
+static bool fits_from_other(const struct hole_search *s, const struct table *other, uint32_t idx)
 {
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
     struct qcow2_l2_entry e;
@@ -129,17 +170,18 @@ static bool fits_from_other(const struct hole_search *s, uint32_t idx)
     qcow2_l2_decode(geo, s->other + (size_t)idx * geo->l2_entry_size, &e);
     return !e.copied && e.kind >= QCOW2_L2_ZERO_ALLOC && sector_is_empty(s, idx) &&
            repair_entry_missed(s->repair, &e, 0, 0) &&
-           (e.kind == QCOW2_L2_COMPRESSED ? packed_miss(s, &e) : misses_these(s, e.host_off));
+           (e.kind == QCOW2_L2_COMPRESSED ? packed_miss(s, &e) : misses_these(s, e.host_off)) &&
+           !has_rival(s, other, idx);
 }
 
 /* A single cluster may as well have a wrong count: then nothing is lost. */
-static int fill_from_other(struct hole_search *s)
+static int fill_from_other(struct hole_search *s, const struct table *other)
 {
     enum { AT_LEAST = 2 };
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
     uint32_t fitting = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        bool fits = fits_from_other(s, i);
+        bool fits = fits_from_other(s, other, i);
         fitting += fits;
         if (!fits)
             memset(s->other + (size_t)i * geo->l2_entry_size, 0, geo->l2_entry_size);
@@ -151,27 +193,26 @@ static int fill_from_other(struct hole_search *s)
         "there",
         fitting, (unsigned long long)s->table->host_off);
     for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++) {
-        if (load_be64(s->other + (size_t)i * geo->l2_entry_size) != 0)
-            ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i),
-                s->other + (size_t)i * geo->l2_entry_size);
+        const uint8_t *entry = s->other + (size_t)i * geo->l2_entry_size;
+        if (load_be64(entry) == 0)
+            continue;
+        ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i), entry);
+        memcpy(s->bytes + (size_t)i * geo->l2_entry_size, entry, geo->l2_entry_size);
     }
-    return ret;
+    return ret < 0 ? ret : fill_runs(s); /* between those */
 }
 
 static int fill_from_others(struct hole_search *s)
 {
     struct walk *walk = s->repair->walk;
-    const struct table *items = walk->tables.items, *other = s->table;
+    const struct table *end = walk->tables.items + walk->tables.count, *other = first_here(s);
     size_t before = s->repair->plan.count;
     int ret = 0;
-    while (other > items && other[-1].l1_idx == s->table->l1_idx)
-        other--;
-    for (; ret == 0 && other < items + walk->tables.count && other->l1_idx == s->table->l1_idx;
-         other++) {
+    for (; ret == 0 && other < end && other->l1_idx == s->table->l1_idx; other++) {
         if (other == s->table || other->skip || s->repair->plan.count > before)
             continue;
         walk_read_again(walk, other->host_off, s->other, walk->geo.cluster_size);
-        ret = fill_from_other(s);
+        ret = fill_from_other(s, other);
     }
     return ret;
 }
@@ -181,7 +222,7 @@ int repair_holes(struct repair *repair)
     struct walk *walk = repair->walk;
     struct hole_search s = {.repair = repair};
     uint64_t cluster;
-    if (!repair->options->lossy || !walk->judgeable || walk->geo.data_file ||
+    if (!repair->lossy || !walk->judgeable || walk->geo.data_file ||
         !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
     s.bytes = calloc(2, walk->geo.cluster_size);

@@ -61,6 +61,20 @@ static bool may_move(const struct match *m, const struct place *p)
     return p->check != CHECK_l1_entry_shared;
 }
 
+/* No other entry of the disk is empty. */
+static bool is_only_empty(const struct match *m, const struct place *p)
+{
+    const struct walk *walk = m->repair->walk;
+    const struct tree *tree = &walk->trees[p->tree];
+    uint64_t end = l1_entries_for(&walk->geo, tree->disk_size), raw;
+    for (uint64_t i = 0; i < end && i < tree->l1_size; i++) {
+        if (i != p->l1_idx && plan_peek(&m->repair->plan, tree->l1_off + i * 8, &raw) == 0 &&
+            (raw & QCOW2_OFFSET_MASK) == 0)
+            return false;
+    }
+    return true;
+}
+
 /* Whether this may be done without asking: nothing that can be read now may change for the worse.
  */
 static bool is_safe(const struct match *m, const struct place *p, const struct candidate *c,
@@ -74,7 +88,12 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
         return false;
     if (may_be_right(p))
         return best & (ONE_BIT | OTHER_DISK);
-    return only || (best & STRONG);
+    /* What an entry without an offset reads as, zeros, may be right. */
+    if (p->check == CHECK_l1_flags_without_table && !(best & (STRONG | WITHIN | CONTINUES)))
+        return only && is_only_empty(m, p);
+    /* One offset without flags may stand in a refcount table that nothing points to any more. */
+    bool plain = c->look.named > 1 || c->look.marked > 0;
+    return (only && plain) || (best & STRONG);
 }
 
 static int put_back(struct match *m, struct place *p, struct candidate *c, unsigned best)
@@ -112,9 +131,7 @@ static int make_pair(struct match *m, bool *made)
             const struct candidate *c = &m->candidates[k];
             if (sum <= best || p->filled || c->spare == 0 || !is_best(m, i, k) || !may_move(m, p))
                 continue;
-            if (c->bare && may_be_right(p))
-                continue; /* what is there says more than a table of zeros */
-            if (!m->repair->options->lossy && !is_safe(m, p, c, sum, only))
+            if (!m->repair->lossy && !is_safe(m, p, c, sum, only))
                 continue;
             if (may_be_right(p) && !only && sum <= (p->crowded ? (unsigned)STRONG_FROM : FITS))
                 continue; /* as likely as not the other one is wrong */
@@ -132,7 +149,7 @@ static int pair_in_order(struct match *m)
 {
     int ret = 0;
     size_t k = 0;
-    if (!m->repair->options->lossy || match_count_open(m) != match_count_spare(m))
+    if (!m->repair->lossy || match_count_open(m) != match_count_spare(m))
         return 0;
     for (size_t i = 0; ret == 0 && i < m->place_count; i++) {
         struct place *p = &m->places[i];
@@ -146,6 +163,20 @@ static int pair_in_order(struct match *m)
     return ret;
 }
 
+/* What is there, or may be put there with data behind it, says more than a table of zeros. */
+static void leave_out_bare(struct match *m, size_t place)
+{
+    bool other = may_be_right(&m->places[place]);
+    for (size_t k = 0; k < m->candidate_count; k++) {
+        const struct candidate *c = &m->candidates[k];
+        other |= !c->bare && c->spare > 0 && *score_at(m, place, k) > 0;
+    }
+    for (size_t k = 0; other && k < m->candidate_count; k++) {
+        if (m->candidates[k].bare)
+            *score_at(m, place, k) = 0;
+    }
+}
+
 static int fill_places(struct match *m)
 {
     bool made = true;
@@ -157,6 +188,7 @@ static int fill_places(struct match *m)
         for (size_t k = 0; k < m->candidate_count; k++)
             if ((m->places[i].raw & QCOW2_OFFSET_MASK) != m->candidates[k].host_off)
                 *score_at(m, i, k) = (uint8_t)match_score(m, &m->places[i], &m->candidates[k]);
+        leave_out_bare(m, i);
     }
     for (size_t i = 0; ret == 0 && i < m->place_count; i++) {
         if (may_be_right(&m->places[i]))
@@ -170,9 +202,12 @@ static int fill_places(struct match *m)
 int repair_l1(struct repair *repair)
 {
     struct match m = {.repair = repair};
-    if (!repair->options->lossy && repair_has(repair, CHECK_orphan_l1_table))
+    if (!repair->lossy && repair_has(repair, CHECK_orphan_l1_table))
         return 0; /* perhaps it is not the entries that are wrong, but where they are */
-    int ret = match_find(&m);
+    int ret = match_swap_back(&m);
+    if (ret < 0 || repair->plan.count > 0)
+        return ret;
+    ret = match_find(&m);
     if (ret == 0 && m.place_count > 0 && m.candidate_count > 0)
         ret = fill_places(&m);
     match_release(&m);

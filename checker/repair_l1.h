@@ -4,6 +4,7 @@
  *
  *   repair_l1_find.c   which tables and which places there are
  *   repair_l1_score.c  what speaks for a pair
+ *   repair_l1_swap.c   entries that stand in each other's place
  *   repair_l1.c        which pairs are made */
 #ifndef CHECKER_REPAIR_L1_H
 #define CHECKER_REPAIR_L1_H
@@ -74,6 +75,12 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
 
 /* The same for the table that a place has now, into p->home.  0 or -ENOMEM. */
 int match_score_home(struct match *m, struct place *p);
+
+/* What other disks have at the place that speaks for the table: OTHER_DISK, KIN. */
+unsigned match_score_disks(struct match *m, const struct place *p, const struct candidate *c);
+
+/* Plans to swap entries of a disk that stand in each other's place.  0 or -ENOMEM. */
+int match_swap_back(struct match *m);
 
 /* The L2 table that a disk has at that index, 0 if none. */
 uint64_t match_table_at(const struct match *m, int tree_idx, uint64_t l1_idx);

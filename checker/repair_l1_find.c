@@ -54,7 +54,7 @@ static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, boo
     }
     const struct table *table = table_find(&walk->tables, host_off);
     bool known = table && !table->skip;
-    if (spare == 0 || m->candidate_count == MAX_CANDIDATES)
+    if (spare == 0 || m->candidate_count == MAX_CANDIDATES || host_off >= walk->file_size)
         return 0;
     bool fits = walk_looks_like_l2(walk, cluster_of(&walk->geo, host_off), &c.look);
     c.bare = !fits && !known;
@@ -170,7 +170,7 @@ static bool is_place(const struct repair *repair, enum check_id check)
     case CHECK_l1_entry_into_data:
         return true;
     case CHECK_l1_hole:
-        return repair->options->lossy;
+        return repair->lossy;
     default:
         return false;
     }
@@ -186,19 +186,6 @@ static void add_place(struct match *m, const struct place *place)
         m->places[m->place_count++] = *place;
 }
 
-/* Where a table and a refcount structure lie on each other, and the counts make no sense, it is the
- * latter that is wrong: it is made anew elsewhere first. */
-static bool on_counts(const struct repair *repair, const struct finding *f)
-{
-    enum { FEW = 3 };
-    const struct area *area;
-    if (repair->report.hits[CHECK_refcount_too_low] <= FEW)
-        return false;
-    walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), &area);
-    return f->check == CHECK_l1_entry_into_metadata && area &&
-           (area->kind == AREA_REFCOUNT_BLOCK || area->kind == AREA_REFCOUNT_TABLE);
-}
-
 static void add_found_places(struct match *m)
 {
     const struct repair *repair = m->repair;
@@ -206,7 +193,7 @@ static void add_found_places(struct match *m)
         const struct finding *f = &repair->findings.items[i];
         struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
         if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off) ||
-            on_counts(repair, f))
+            repair_on_wrong_counts(repair, f))
             continue;
         place.entry_off = repair_entry_off(repair, f);
         if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
@@ -296,7 +283,7 @@ int match_find(struct match *m)
         ret = add_tables(m);
     if (ret == 0)
         ret = add_pointed_at(m);
-    if (ret == 0 && repair->options->lossy && match_count_spare(m) > match_count_open(m)) {
+    if (ret == 0 && repair->lossy && match_count_spare(m) > match_count_open(m)) {
         add_crowded(m);
         add_holes(m);
     }

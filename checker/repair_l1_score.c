@@ -66,7 +66,7 @@ static bool are_kin(struct match *m, const struct candidate *c, uint64_t table_o
     return false;
 }
 
-static unsigned score_disks(struct match *m, const struct place *p, const struct candidate *c)
+unsigned match_score_disks(struct match *m, const struct place *p, const struct candidate *c)
 {
     unsigned score = 0;
     for (size_t i = 0; i < m->repair->walk->tree_count; i++) {
@@ -101,13 +101,20 @@ static bool used_elsewhere(
     return table && !table->skip && table->l1_idx != p->l1_idx;
 }
 
+/* The whole entry counts, as it would be: in a small file every offset is near another one. */
 static unsigned score_bits(const struct match *m, const struct place *p, const struct candidate *c)
 {
-    uint64_t off = p->raw & QCOW2_OFFSET_MASK;
+    struct walk *walk = m->repair->walk;
+    uint64_t off = p->raw & QCOW2_OFFSET_MASK, differ = p->raw ^ c->host_off, stored = 0;
     if (off == 0)
         return 0;
-    bool into = (off & ~(uint64_t)(m->repair->walk->geo.cluster_size - 1)) == c->host_off;
-    return into || __builtin_popcountll(off ^ c->host_off) == 1 ? ONE_BIT : 0;
+    walk_stored(walk, cluster_of(&walk->geo, c->host_off), &stored);
+    if (p->tree == TREE_ACTIVE && stored == 1)
+        differ ^= QCOW2_ENTRY_COPIED;
+    else if (p->tree != TREE_ACTIVE || stored == 0)
+        differ &= ~QCOW2_ENTRY_COPIED;
+    bool into = (off & ~(uint64_t)(walk->geo.cluster_size - 1)) == c->host_off;
+    return into || __builtin_popcountll(differ) == 1 ? ONE_BIT : 0;
 }
 
 /* 0 if it cannot be. */
@@ -119,14 +126,14 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
     if (c->last >= tree_legal_entries(walk, tree, p->l1_idx) ||
         (walk->geo.data_file && c->look.guest_off != guest_off))
         return 0;
-    unsigned sum = score_bits(m, p, c) | score_disks(m, p, c);
+    unsigned sum = score_bits(m, p, c) | match_score_disks(m, p, c);
     sum |= walk->geo.data_file ? PLACE_IS_SAID : 0;
     bool foreign = p->tree == TREE_ACTIVE ? c->whose == SNAPSHOTS : c->whose == ACTIVE_DISK;
     if (c->bare && !(sum & ONE_BIT))
         return 0;
     if (!(sum & STRONG) && (foreign || kin_elsewhere(m, p, c)))
         return 0;
-    if (foreign && !(sum & (ONE_BIT | OTHER_DISK)))
+    if (foreign && !(sum & OTHER_DISK))
         return 0;
     if (!(sum & STRONG) && used_elsewhere(walk, p, c))
         return 0;

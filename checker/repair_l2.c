@@ -26,6 +26,7 @@ struct place {
     uint64_t host_off, length; /* what it claims as it stands */
     bool rooted;               /* shared, and only here the neighbours say that it is right */
     bool uprooted;             /* shared with one that is */
+    bool mirrored;             /* shared with the same entry of another table */
 };
 
 bool repair_entry_missed(
@@ -37,7 +38,8 @@ bool repair_entry_missed(
     for (uint64_t off = e->host_off & ~(uint64_t)(geo->cluster_size - 1);
          off < e->host_off + e->length; off += geo->cluster_size) {
         if (!ranges_overlap(off, geo->cluster_size, own_off, own_len) &&
-            !repair_deficit(repair, off))
+            (!repair_deficit(repair, off) ||
+                walk_area_at(repair->walk, cluster_of(geo, off), NULL) != AREA_NONE))
             return false;
     }
     return e->kind != QCOW2_L2_COMPRESSED || repair_decodes(repair, e);
@@ -235,7 +237,8 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     case CHECK_l2_entry_into_metadata:
         /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong. */
         area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-        return area != AREA_BITMAP_TABLE && area != AREA_BITMAP_DATA;
+        return area != AREA_BITMAP_TABLE && area != AREA_BITMAP_DATA &&
+               !repair_on_wrong_counts(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:
@@ -317,6 +320,33 @@ static void find_roots(const struct repair *repair, struct place *places, size_t
     }
 }
 
+static size_t count_mirrored(const struct place *places, size_t count, const struct table *table)
+{
+    size_t mirrored = 0;
+    for (size_t i = 0; i < count; i++)
+        mirrored += places[i].mirrored && places[i].table == table;
+    return mirrored;
+}
+
+/* A table overwritten with another one shares all with it: then no single entry was damaged, and
+ * what neighbours and bits say of one is worth nothing. */
+static void find_mirrored(struct place *places, size_t count)
+{
+    enum { MOST = 1000, SINGLE = 3 };
+    for (size_t i = 0; count <= MOST && i < count; i++) {
+        for (size_t k = 0; k < count && !places[i].mirrored; k++)
+            places[i].mirrored =
+                places[i].check == CHECK_l2_entry_shared &&
+                places[k].check == CHECK_l2_entry_shared && places[i].table != places[k].table &&
+                places[i].idx == places[k].idx && places[i].host_off == places[k].host_off;
+    }
+    for (size_t i = 0; count <= MOST && i < count; i++) {
+        if (places[i].check == CHECK_l2_entry_shared &&
+            count_mirrored(places, count, places[i].table) > SINGLE)
+            places[i].rooted = true; /* it stays */
+    }
+}
+
 /* What an L1 entry lost misses a reference, too. */
 static bool l1_lost_some(const struct repair *repair)
 {
@@ -336,6 +366,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     int ret = moved ? 0 : -ENOMEM;
     size_t unproven = 0;
     find_roots(repair, places, count);
+    find_mirrored(places, count);
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
     uint64_t lost_one = unproven == 1 && !l1_lost_some(repair) ? only_leak(repair) : 0;
@@ -349,8 +380,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
             (shared && moves && !somebody_stays(places, count, moved, i)))
             continue;
         /* That is not much: with a choice it takes --lossy. */
-        if (best.evidence <= ONE_NEIGHBOUR && shared && !places[i].uprooted &&
-            !repair->options->lossy)
+        if (best.evidence <= ONE_NEIGHBOUR && shared && !places[i].uprooted && !repair->lossy)
             continue;
         moved[i] = moves;
         ret = put_back(repair, &places[i], best.raw);

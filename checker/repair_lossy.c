@@ -147,7 +147,7 @@ static const struct {
 int repair_lossy(struct repair *repair)
 {
     int ret = 0;
-    if (!repair->options->lossy)
+    if (!repair->lossy)
         return 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];

@@ -244,7 +244,7 @@ static int plan_lengths(struct repair *repair, const struct reading *r)
 static int mend_table(struct repair *repair, const struct reading *r)
 {
     uint32_t count = repair->walk->header.snapshot_count;
-    bool lossy = repair->options->lossy;
+    bool lossy = repair->lossy;
     if (r->patch_count > 0)
         return r->unsure && !lossy ? 0 : plan_lengths(repair, r);
     if (r->count == count)
@@ -322,7 +322,7 @@ static int mend_pointer(struct repair *repair, enum check_id why)
             &repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOT_COUNT, bytes, sizeof(bytes));
     else if (ret == 0 && header->snapshot_count == 0 && why != CHECK_orphan_snapshot_table)
         ret = plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOTS_OFF, 0);
-    else if (ret == 0 && repair->options->lossy && why != CHECK_orphan_snapshot_table)
+    else if (ret == 0 && repair->lossy && why != CHECK_orphan_snapshot_table)
         ret = give_up_table(repair, why);
     free(best.bytes);
     return ret;
@@ -345,7 +345,7 @@ static enum check_id pointer_finding(const struct repair *repair)
 static bool says_more(const struct repair *repair)
 {
     const struct qcow2_header *header = &repair->walk->header;
-    return repair->options->lossy || header->snapshot_count > 0 || header->snapshots_off != 0;
+    return repair->lossy || header->snapshot_count > 0 || header->snapshots_off != 0;
 }
 
 int repair_records(struct repair *repair)
@@ -368,7 +368,7 @@ int repair_records(struct repair *repair)
         ret = mend_table(repair, &r);
     else if (ret == 0 && repair_has(repair, CHECK_orphan_snapshot_table) && says_more(repair))
         ret = mend_pointer(repair, CHECK_orphan_snapshot_table);
-    else if (ret == 0 && repair->options->lossy &&
+    else if (ret == 0 && repair->lossy &&
              repair_has(repair, CHECK_snapshot_table_truncated))
         ret = give_up_table(repair, CHECK_snapshot_table_truncated);
     free(r.bytes);

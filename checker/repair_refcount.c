@@ -84,7 +84,7 @@ int repair_lower(struct repair *repair)
     const struct walk *walk = repair->walk;
     if (!walk->judgeable || walk->refs_incomplete || repair->report.incomplete)
         return 0; /* what was not read may use it */
-    if (repair->lost_references && !repair->options->lossy)
+    if (repair->lost_references && !repair->lossy)
         return 0; /* it may be what somebody is looking for */
     if (repair->options->leaks_only && repair->report.corruptions > 0)
         return 0;

@@ -89,6 +89,9 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
     if (ret == 0)
         ret =
             plan_bytes(&repair->plan, PHASE_SWITCH, f->check, entry_off, bytes, geo->l2_entry_size);
+    for (uint64_t off = e.host_off & ~(uint64_t)(geo->cluster_size - 1);
+         ret == 0 && off < e.host_off + e.length; off += geo->cluster_size)
+        ret = plan_lower(&repair->plan, f->check, cluster_of(geo, off), table->refs);
     return ret;
 }
 
@@ -178,13 +181,14 @@ static int copy_table(struct repair *repair, const struct finding *f, const stru
     if (ret == 0)
         ret = plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f),
             host_off | (copied ? QCOW2_ENTRY_COPIED : 0));
-    return ret;
+    return ret < 0 ? ret
+                   : plan_lower(&repair->plan, f->check, cluster_of(geo, table->host_off), refs);
 }
 
 static int separate_tables(struct repair *repair)
 {
     int ret = 0;
-    if (!repair->options->lossy && repair_has(repair, CHECK_orphan_l2_table))
+    if (!repair->lossy && repair_has(repair, CHECK_orphan_l2_table))
         return 0; /* one of the places may have lost that one: a choice */
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];

@@ -111,7 +111,7 @@ static uint32_t needed_l1_size(const struct walk *walk, const struct qcow2_snaps
 static int mend_record(struct repair *repair, struct table_copy *copy, const struct finding *f)
 {
     struct record *record = &copy->records[f->tree - 1];
-    bool lossy = repair->options->lossy;
+    bool lossy = repair->lossy;
     switch (f->check) {
     case CHECK_snapshot_extra_short:
         complete_extra(repair->walk, record);

@@ -187,6 +187,20 @@ static bool table_overlaps(const struct repair *repair, const struct finding *f)
            f->length > repair->walk->geo.cluster_size;
 }
 
+bool repair_on_wrong_counts(const struct repair *repair, const struct finding *finding)
+{
+    enum { FEW = 3 };
+    const struct walk *walk = repair->walk;
+    const struct area *area;
+    enum area_kind kind = walk_area_at(walk, cluster_of(&walk->geo, finding->host_off), &area);
+    if (!area || (kind != AREA_REFCOUNT_BLOCK && kind != AREA_REFCOUNT_TABLE))
+        return false;
+    bool counts_nothing = kind == AREA_REFCOUNT_BLOCK &&
+                          area->index << walk->geo.refblock_bits >= walk->cluster_end;
+    return counts_nothing || repair->report.hits[CHECK_refcount_too_low] > FEW ||
+           repair->report.hits[CHECK_refblock_shared] > FEW;
+}
+
 int repair_find_structure(struct repair *repair)
 {
     int ret = 0;
