@@ -161,10 +161,9 @@ static int mend_pointers(struct repair *repair)
             try_orphans(repair, &walk->trees[i], &tries);
     }
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
-    int ret =
-        tries.count && repair->lossy
-            ? repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2)
-            : 0;
+    int ret = tries.count && repair->lossy ? repair_take_better(repair, CHECK_orphan_l1_table,
+                                                 tries.patches, tries.count, now / 2)
+                                           : 0;
     if (ret == 0 && repair->plan.count > 0)
         ret = plan_remark(&repair->plan, "choice: an orphaned L1 table explains more of the image "
                                          "than the one of a disk, and takes its place");
@@ -188,13 +187,28 @@ static void try_sizes(
     }
     if (tries->count == 0 && least > 0 && least <= most && !tree->record_off)
         try_also(tries, patch_be64(off, least));
-    for (unsigned bit = 9; least == 0 && bit < 63; bit++) {
+    for (unsigned bit = 9; (least == 0 || tree->record_off) && bit < 63; bit++) {
         uint64_t size = tree->disk_size ^ UINT64_C(1) << bit;
-        if (l1_entries_for(&walk->geo, size) == tree->l1_size)
+        if (l1_entries_for(&walk->geo, size) == tree->l1_size && size >= least)
             try_also(tries, patch_be64(off, size));
     }
-    if (tries->count == 0 && least == 0 && most > 0)
+    if (tries->count == 0 && (least == 0 || tree->record_off) && most > 0)
         try_also(tries, patch_be64(off, most));
+}
+
+/* Of a snapshot without VM state: up to the last L2 table it is disk. */
+static uint64_t tables_end(const struct repair *repair, const struct tree *tree)
+{
+    uint64_t raw;
+    if (!tree->record_off || tree->vm_state_size > 0 || !tree->usable)
+        return 0;
+    for (uint64_t i = tree->l1_size; i-- > 0;) {
+        if (plan_peek(&repair->plan, tree->l1_off + i * 8, &raw) < 0)
+            return 0;
+        if (raw != 0)
+            return i * repair->walk->geo.l2_span + 1;
+    }
+    return 0;
 }
 
 /* Table and disk size contradict each other: one of the two is wrong. */
@@ -204,7 +218,7 @@ static int mend_size(struct repair *repair, enum check_id why, const struct tree
     struct tries tries = {.count = 0};
     uint64_t needed = l1_entries_for(&walk->geo, tree->disk_size);
     if (tree->disk_size_known && repair->lossy)
-        try_sizes(repair, tree, 0, &tries);
+        try_sizes(repair, tree, tables_end(repair, tree), &tries);
     if (needed > 0 && needed <= QCOW2_MAX_L1_BYTES / 8)
         try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
     /* What a disk does not reach reads as zeros: that more of it is damaged is no gain. */
@@ -218,10 +232,11 @@ static void mapped_ends(const struct repair *repair, uint64_t *ends)
 {
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
-        uint64_t end = f->guest_off + f->guest_len;
-        bool past = f->check == CHECK_l2_entry_past_end || f->check == CHECK_l1_entry_past_end;
-        if (past && f->tree >= TREE_ACTIVE && ends[f->tree] < end)
-            ends[f->tree] = end;
+        uint64_t len = f->check == CHECK_l2_entry_past_end   ? f->guest_len
+                       : f->check == CHECK_l1_entry_past_end ? 1 /* and somewhere behind that */
+                                                             : 0;
+        if (len > 0 && f->tree >= TREE_ACTIVE && ends[f->tree] < f->guest_off + len)
+            ends[f->tree] = f->guest_off + len;
     }
 }
 

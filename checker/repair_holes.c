@@ -15,6 +15,7 @@ struct hole_search {
     struct repair *repair;
     const struct table *table;
     uint8_t *bytes, *other;
+    bool lost_sector; /* what is filled lies in a sector that was lost as a whole */
 };
 
 static bool is_empty(const struct hole_search *s, uint32_t idx)
@@ -47,35 +48,82 @@ static const struct table *first_here(const struct hole_search *s)
     return table;
 }
 
-/* Entry `idx` of that table may as well be what lost the cluster: it is empty like the whole of its
- * sector, or stands between the same neighbours as ours. */
-static bool may_have_lost(const struct hole_search *s, const struct table *table, uint32_t idx)
+/* When the first disk that has the table was made: snapshots stand in that order, the active disk
+ * is the last. */
+static size_t age(const struct walk *walk, const struct table *table)
 {
-    uint8_t sector[QCOW2_SECTOR_BYTES];
-    uint32_t size = s->repair->walk->geo.l2_entry_size, per_sector = QCOW2_SECTOR_BYTES / size;
-    uint32_t first = idx / per_sector * per_sector;
-    const uint8_t *ours = s->bytes + (size_t)first * size;
-    walk_read_again(
-        s->repair->walk, table->host_off + (uint64_t)first * size, sector, QCOW2_SECTOR_BYTES);
-    size_t at = (size_t)(idx - first) * size;
-    if (!walk_bytes_zero(sector + at, size))
-        return false;
-    bool same_before = at > 0 && memcmp(sector + at - size, ours + at - size, size) == 0;
-    bool same_behind =
-        at + size < QCOW2_SECTOR_BYTES && memcmp(sector + at + size, ours + at + size, size) == 0;
-    return walk_bytes_zero(sector, QCOW2_SECTOR_BYTES) || same_before || same_behind;
+    for (size_t i = 1; i < walk->tree_count; i++) {
+        const struct tree *tree = &walk->trees[i];
+        uint8_t entry[8] = {0};
+        if (tree->usable && table->l1_idx < tree->l1_size &&
+            io_read_padded(walk->io, tree->l1_off + table->l1_idx * UINT64_C(8), entry, 8) == 0 &&
+            (load_be64(entry) & QCOW2_OFFSET_MASK) == table->host_off)
+            return i;
+    }
+    return walk->tree_count;
 }
 
-/* Another disk may have lost the cluster at that entry, not this one. */
-static bool has_rival(const struct hole_search *s, const struct table *source, uint32_t idx)
+/* The sector with that entry, as that table has it; returns where the entry is in it. */
+static size_t read_sector(
+    const struct hole_search *s, const struct table *table, uint32_t idx, uint8_t *sector)
 {
-    const struct walk *walk = s->repair->walk;
-    const struct table *end = walk->tables.items + walk->tables.count;
-    for (const struct table *t = first_here(s); t < end && t->l1_idx == s->table->l1_idx; t++) {
-        if (t != s->table && t != source && !t->skip && may_have_lost(s, t, idx))
+    size_t at = (size_t)idx * s->repair->walk->geo.l2_entry_size;
+    walk_read_again(s->repair->walk, table->host_off + at / QCOW2_SECTOR_BYTES * QCOW2_SECTOR_BYTES,
+        sector, QCOW2_SECTOR_BYTES);
+    return at % QCOW2_SECTOR_BYTES;
+}
+
+static bool is_empty_in(const struct hole_search *s, const struct table *table, uint32_t idx)
+{
+    uint8_t sector[QCOW2_SECTOR_BYTES];
+    size_t at = read_sector(s, table, idx, sector);
+    return walk_bytes_zero(sector + at, s->repair->walk->geo.l2_entry_size);
+}
+
+/* Its whole sector is empty, while what ours has there is missed by somebody. */
+static bool lost_sector(const struct hole_search *s, const struct table *table, uint32_t idx)
+{
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    uint8_t sector[QCOW2_SECTOR_BYTES];
+    uint32_t per_sector = QCOW2_SECTOR_BYTES / geo->l2_entry_size;
+    read_sector(s, table, idx, sector);
+    if (!walk_bytes_zero(sector, sizeof(sector)))
+        return false;
+    for (uint32_t i = idx / per_sector * per_sector, end = i + per_sector; i < end; i++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(geo, s->bytes + (size_t)i * geo->l2_entry_size, &e);
+        if (e.kind == QCOW2_L2_NORMAL && repair_deficit(s->repair, e.host_off))
             return true;
     }
     return false;
+}
+
+/* Another disk may have lost the cluster at that entry, not this one.  What a disk has mapped once,
+ * all those made of it have mapped, too: so an empty entry younger than one that maps something is
+ * the one that lost it; if there is none, of those older the last. */
+static bool has_rival(const struct hole_search *s, uint32_t idx)
+{
+    enum { MOST = 64 };
+    const struct walk *walk = s->repair->walk;
+    const struct table *first = first_here(s), *end = walk->tables.items + walk->tables.count;
+    size_t mine = age(walk, s->table), oldest = SIZE_MAX, last = 0, younger = 0, seen = 0;
+    const struct table *t;
+    for (t = first; t < end && t->l1_idx == s->table->l1_idx; t++) {
+        if (!t->skip && t != s->table && !is_empty_in(s, t, idx) && age(walk, t) < oldest)
+            oldest = age(walk, t);
+        if (++seen > MOST)
+            return true; /* who knows */
+    }
+    for (t = first; t < end && t->l1_idx == s->table->l1_idx; t++) {
+        if (t->skip || t == s->table || !is_empty_in(s, t, idx))
+            continue;
+        if (lost_sector(s, t, idx))
+            return true;
+        size_t his = age(walk, t);
+        younger += his > oldest;
+        last = his > last ? his : last;
+    }
+    return !s->lost_sector && (younger > 0 || (mine < oldest && mine < last));
 }
 
 /* ---- between neighbours ---- */
@@ -99,7 +147,7 @@ static int fill_run(struct hole_search *s, uint32_t first, uint32_t end)
         return 0;
     for (uint32_t i = first; i < end; i++) {
         if (!misses_these(s, before + ((uint64_t)(i - first + 1) << geo->cluster_bits)) ||
-            has_rival(s, s->table, i))
+            has_rival(s, i))
             return 0;
     }
     int ret = plan_remark(&s->repair->plan,
@@ -161,7 +209,7 @@ static bool sector_is_empty(const struct hole_search *s, uint32_t idx)
 }
 
 /* What is shared has no COPIED. */
-static bool fits_from_other(const struct hole_search *s, const struct table *other, uint32_t idx)
+static bool fits_from_other(const struct hole_search *s, uint32_t idx)
 {
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
     struct qcow2_l2_entry e;
@@ -171,17 +219,17 @@ static bool fits_from_other(const struct hole_search *s, const struct table *oth
     return !e.copied && e.kind >= QCOW2_L2_ZERO_ALLOC && sector_is_empty(s, idx) &&
            repair_entry_missed(s->repair, &e, 0, 0) &&
            (e.kind == QCOW2_L2_COMPRESSED ? packed_miss(s, &e) : misses_these(s, e.host_off)) &&
-           !has_rival(s, other, idx);
+           !has_rival(s, idx);
 }
 
 /* A single cluster may as well have a wrong count: then nothing is lost. */
-static int fill_from_other(struct hole_search *s, const struct table *other)
+static int fill_from_other(struct hole_search *s)
 {
     enum { AT_LEAST = 2 };
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
     uint32_t fitting = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        bool fits = fits_from_other(s, other, i);
+        bool fits = fits_from_other(s, i);
         fitting += fits;
         if (!fits)
             memset(s->other + (size_t)i * geo->l2_entry_size, 0, geo->l2_entry_size);
@@ -199,7 +247,11 @@ static int fill_from_other(struct hole_search *s, const struct table *other)
         ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i), entry);
         memcpy(s->bytes + (size_t)i * geo->l2_entry_size, entry, geo->l2_entry_size);
     }
-    return ret < 0 ? ret : fill_runs(s); /* between those */
+    s->lost_sector = true;
+    if (ret == 0)
+        ret = fill_runs(s); /* between those */
+    s->lost_sector = false;
+    return ret;
 }
 
 static int fill_from_others(struct hole_search *s)
@@ -212,7 +264,7 @@ static int fill_from_others(struct hole_search *s)
         if (other == s->table || other->skip || s->repair->plan.count > before)
             continue;
         walk_read_again(walk, other->host_off, s->other, walk->geo.cluster_size);
-        ret = fill_from_other(s, other);
+        ret = fill_from_other(s);
     }
     return ret;
 }

@@ -15,7 +15,7 @@
 
 /* ---- pairs ---- */
 
-static uint8_t *score_at(struct match *m, size_t place, size_t candidate)
+static uint16_t *score_at(struct match *m, size_t place, size_t candidate)
 {
     return &m->scores[place * m->candidate_count + candidate];
 }
@@ -25,7 +25,7 @@ static uint8_t *score_at(struct match *m, size_t place, size_t candidate)
 static bool is_best(struct match *m, size_t place, size_t candidate)
 {
     unsigned best = *score_at(m, place, candidate), least = best;
-    if (m->places[place].check == CHECK_l1_hole && best <= (FITS | BESIDE))
+    if (m->places[place].check == CHECK_l1_hole && !(best & ~(unsigned)(WEAK | OWN)))
         least = FITS;
     for (size_t i = 0; i < m->place_count; i++) {
         if (i != place && !m->places[i].filled && *score_at(m, i, candidate) >= least &&
@@ -133,7 +133,8 @@ static int make_pair(struct match *m, bool *made)
                 continue;
             if (!m->repair->lossy && !is_safe(m, p, c, sum, only))
                 continue;
-            if (may_be_right(p) && !only && sum <= (p->crowded ? (unsigned)STRONG_FROM : FITS))
+            unsigned place_bits = sum & ~(unsigned)(OWN | EARLIER | FITS);
+            if (may_be_right(p) && !only && !(p->crowded ? sum & STRONG : place_bits))
                 continue; /* as likely as not the other one is wrong */
             best = sum;
             place = i;
@@ -181,13 +182,13 @@ static int fill_places(struct match *m)
 {
     bool made = true;
     int ret = 0;
-    m->scores = calloc(m->place_count * m->candidate_count, 1);
+    m->scores = calloc(m->place_count * m->candidate_count, sizeof(*m->scores));
     if (!m->scores)
         return -ENOMEM;
     for (size_t i = 0; i < m->place_count; i++) {
         for (size_t k = 0; k < m->candidate_count; k++)
             if ((m->places[i].raw & QCOW2_OFFSET_MASK) != m->candidates[k].host_off)
-                *score_at(m, i, k) = (uint8_t)match_score(m, &m->places[i], &m->candidates[k]);
+                *score_at(m, i, k) = (uint16_t)match_score(m, &m->places[i], &m->candidates[k]);
         leave_out_bare(m, i);
     }
     for (size_t i = 0; ret == 0 && i < m->place_count; i++) {

@@ -19,13 +19,15 @@ enum {
     BESIDE = 2,          /* it lies in order with the one neighbour that has a table */
     WITHIN = 4,          /* it lies between the tables of the neighbours */
     CONTINUES = 8,       /* its data goes on where that of a neighbour ends */
-    KIN = 16,            /* it shares clusters with what another disk has at that place */
-    OTHER_DISK = 32,     /* another disk has this table at that place */
-    ONE_BIT = 64,        /* the entry is a bit away from it, or points into it */
-    PLACE_IS_SAID = 128, /* data file: the entries themselves say it */
+    EARLIER = 16,        /* an older disk has a table at that place: so has every later one */
+    KIN = 32,            /* it shares clusters with what another disk has at that place */
+    OTHER_DISK = 64,     /* another disk has this table at that place */
+    ONE_BIT = 128,       /* the entry is a bit away from it, or points into it */
+    OWN = 256,           /* its flags and counts are those of such a disk's table */
+    PLACE_IS_SAID = 512, /* data file: the entries themselves say it */
 };
-#define STRONG_FROM (KIN - 1)
-#define STRONG      (KIN | OTHER_DISK | ONE_BIT | PLACE_IS_SAID)
+#define STRONG (KIN | OTHER_DISK | ONE_BIT | PLACE_IS_SAID)
+#define WEAK   (FITS | BESIDE)
 
 enum owner_kind { ANYBODY, ACTIVE_DISK, SNAPSHOTS };
 
@@ -56,7 +58,7 @@ struct match {
     size_t candidate_count;
     struct place *places;
     size_t place_count;
-    uint8_t *scores; /* of each place, for each candidate */
+    uint16_t *scores; /* of each place, for each candidate */
 };
 
 /* All places and candidates, each once, by their offsets.  0 or -ENOMEM. */

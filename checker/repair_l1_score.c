@@ -101,6 +101,18 @@ static bool used_elsewhere(
     return table && !table->skip && table->l1_idx != p->l1_idx;
 }
 
+/* Snapshots stand in the order of their making, and what a disk has mapped once, all those made of
+ * it have mapped, too. */
+static unsigned score_age(const struct match *m, const struct place *p)
+{
+    size_t end = p->tree == TREE_ACTIVE ? m->repair->walk->tree_count : (size_t)p->tree;
+    for (size_t i = 1; i < end; i++) {
+        if (match_table_at(m, (int)i, p->l1_idx) != 0)
+            return EARLIER;
+    }
+    return 0;
+}
+
 /* The whole entry counts, as it would be: in a small file every offset is near another one. */
 static unsigned score_bits(const struct match *m, const struct place *p, const struct candidate *c)
 {
@@ -137,7 +149,9 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
         return 0;
     if (!(sum & STRONG) && used_elsewhere(walk, p, c))
         return 0;
-    return sum | score_neighbours(m, p, c) | FITS;
+    if (c->whose != ANYBODY && !foreign)
+        sum |= OWN;
+    return sum | score_age(m, p) | score_neighbours(m, p, c) | FITS;
 }
 
 /* The table that a place has, taken for a candidate. */
@@ -151,7 +165,7 @@ int match_score_home(struct match *m, struct place *p)
     walk_looks_like_l2(walk, cluster_of(&walk->geo, c.host_off), &c.look);
     walk_read_again(walk, c.host_off, c.bytes, walk->geo.cluster_size);
     match_look_closer(m->repair, &c);
-    p->home = match_score(m, p, &c) & ~(unsigned)ONE_BIT;
+    p->home = match_score(m, p, &c) & ~(unsigned)(ONE_BIT | EARLIER);
     free(c.bytes);
     return 0;
 }

@@ -348,6 +348,13 @@ static bool says_more(const struct repair *repair)
     return repair->lossy || header->snapshot_count > 0 || header->snapshots_off != 0;
 }
 
+/* Its first record is none that a program would write: it is something else that lies there. */
+static bool starts_oddly(const struct walk *walk, const struct reading *r)
+{
+    struct qcow2_snapshot s;
+    return !decode_at(r, 0, &s) || !head_fits(walk, &s) || s.id_len == 0 || !text_fits(r, 0, &s);
+}
+
 int repair_records(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -364,12 +371,12 @@ int repair_records(struct repair *repair)
         return 0;
     uint64_t known = header->snapshot_count <= QCOW2_MAX_SNAPSHOTS ? header->snapshot_count : 0;
     int ret = read_table(repair, header->snapshots_off, known, &r);
-    if (ret == 0 && r.count > 0)
+    bool elsewhere = repair_has(repair, CHECK_orphan_snapshot_table) && says_more(repair);
+    if (ret == 0 && r.count > 0 && !(elsewhere && starts_oddly(walk, &r)))
         ret = mend_table(repair, &r);
-    else if (ret == 0 && repair_has(repair, CHECK_orphan_snapshot_table) && says_more(repair))
+    else if (ret == 0 && elsewhere)
         ret = mend_pointer(repair, CHECK_orphan_snapshot_table);
-    else if (ret == 0 && repair->lossy &&
-             repair_has(repair, CHECK_snapshot_table_truncated))
+    else if (ret == 0 && repair->lossy && repair_has(repair, CHECK_snapshot_table_truncated))
         ret = give_up_table(repair, CHECK_snapshot_table_truncated);
     free(r.bytes);
     return ret;

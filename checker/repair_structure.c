@@ -195,8 +195,8 @@ bool repair_on_wrong_counts(const struct repair *repair, const struct finding *f
     enum area_kind kind = walk_area_at(walk, cluster_of(&walk->geo, finding->host_off), &area);
     if (!area || (kind != AREA_REFCOUNT_BLOCK && kind != AREA_REFCOUNT_TABLE))
         return false;
-    bool counts_nothing = kind == AREA_REFCOUNT_BLOCK &&
-                          area->index << walk->geo.refblock_bits >= walk->cluster_end;
+    bool counts_nothing =
+        kind == AREA_REFCOUNT_BLOCK && area->index << walk->geo.refblock_bits >= walk->cluster_end;
     return counts_nothing || repair->report.hits[CHECK_refcount_too_low] > FEW ||
            repair->report.hits[CHECK_refblock_shared] > FEW;
 }

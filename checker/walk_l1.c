@@ -141,9 +141,9 @@ static int add_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t 
     if (tree_idx == TREE_ACTIVE) {
         table->active_refs++;
         *(raw & QCOW2_ENTRY_COPIED ? &table->copied_set : &table->copied_clear) = true;
-        if (l1_idx >= l1_entries_for(geo, tree->disk_size))
-            walk->judge_l1 = true;
     }
+    if (l1_idx >= l1_entries_for(geo, tree->disk_size))
+        walk->judge_l1 = true;
     return 0;
 }
 
@@ -376,6 +376,29 @@ static bool active_past_end(struct walk *walk, uint32_t l1_idx, const struct tab
     return !vm_state_is_there(walk, l1_idx);
 }
 
+/* What lies behind a snapshot's end is VM state, unless another disk has it for its data, or there
+ * is no disk at all. */
+static bool snapshot_past_end(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
+{
+    enum { MOST_DISKS = 1024 };
+    const struct tree *tree = &walk->trees[tree_idx];
+    if (!tree->disk_size_known || tree->vm_state_size > 0 || walk->tree_count > MOST_DISKS ||
+        l1_idx < l1_entries_for(&walk->geo, tree->disk_size))
+        return false;
+    if (tree->disk_size == 0)
+        return true;
+    for (size_t i = 0; i < walk->tree_count; i++) {
+        const struct tree *other = &walk->trees[i];
+        uint8_t entry[8];
+        if (other->usable && l1_idx < l1_entries_for(&walk->geo, other->disk_size) &&
+            l1_idx < other->l1_size &&
+            io_read_padded(walk->io, other->l1_off + l1_idx * UINT64_C(8), entry, 8) == 0 &&
+            ((load_be64(entry) ^ raw) & QCOW2_OFFSET_MASK) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
 {
     const struct qcow2_geometry *geo = &walk->geo;
@@ -409,6 +432,8 @@ static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint
         subject.l1.facts = walk_facts(walk, cluster_of(geo, off));
     if (off != 0 && tree_idx == TREE_ACTIVE)
         subject.l1.past_end = active_past_end(walk, l1_idx, table);
+    else if (off != 0)
+        subject.l1.past_end = snapshot_past_end(walk, tree_idx, l1_idx, raw);
     if (off != 0)
         walk_note_owner(walk, cluster_of(geo, off), &subject);
     walk_show(walk, &subject);
