@@ -128,6 +128,11 @@ const char *io_file_lock_name(int lock_byte);
 /* A new empty image of `size_bytes` zeros. */
 int io_mem_open(uint64_t size_bytes, struct io **out);
 
+/* How many of `length` bytes, 1 or more, are of a kind: *held if memory is used for them, because
+ * they were written, and not if they are a hole.  The cost is that of the run.  `mem` must be an
+ * io_mem layer. */
+uint64_t io_mem_run(struct io *mem, uint64_t host_off, uint64_t length, bool *held);
+
 /* A copy that shares all pages with `src` until one of the two writes: costs a few pointers per
  * 2 MiB.  `src` must be an io_mem layer. */
 int io_mem_branch(struct io *src, struct io **out);

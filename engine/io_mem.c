@@ -222,24 +222,32 @@ static int mem_discard(struct io *io, uint64_t host_off, uint64_t length)
     return zero_range(mem, host_off, length < left ? length : left);
 }
 
-static int mem_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end)
+uint64_t io_mem_run(struct io *io, uint64_t host_off, uint64_t length, bool *held)
 {
-    struct io_mem *mem = self(io);
-    uint64_t at = host_off;
-    *start = *end = mem->size;
-    while (at < mem->size && !page_at(mem, at)) {
+    const struct io_mem *mem = self(io);
+    uint64_t at = host_off, end = host_off + length;
+    *held = page_at(mem, at) != NULL;
+    while (at < end && (page_at(mem, at) != NULL) == *held) {
         uint64_t chunk_idx = at / CHUNK_BYTES;
         if (chunk_idx >= mem->chunk_count)
-            return 0;
+            return length;
         uint64_t step = mem->chunks[chunk_idx] ? PAGE_BYTES : CHUNK_BYTES;
         at = (at / step + 1) * step;
     }
-    if (at >= mem->size)
+    return (at < end ? at : end) - host_off;
+}
+
+static int mem_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end)
+{
+    uint64_t size = self(io)->size;
+    bool held = false;
+    *start = *end = size;
+    if (host_off >= size)
         return 0;
-    *start = at;
-    while (at < mem->size && page_at(mem, at))
-        at = (at / PAGE_BYTES + 1) * PAGE_BYTES;
-    *end = at < mem->size ? at : mem->size;
+    uint64_t run = io_mem_run(io, host_off, size - host_off, &held);
+    *start = held ? host_off : host_off + run;
+    if (*start < size)
+        *end = *start + io_mem_run(io, *start, size - *start, &held);
     return 0;
 }
 

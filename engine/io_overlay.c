@@ -23,9 +23,9 @@ static struct io_overlay *self(struct io *io)
 
 static bool page_is_written(struct io_overlay *overlay, uint64_t page_off)
 {
-    uint64_t start, end;
-    return io_extents(overlay->written, page_off, &start, &end) == 0 && start == page_off &&
-           end > page_off;
+    bool held;
+    io_mem_run(overlay->written, page_off, 1, &held);
+    return held;
 }
 
 static int read_base(struct io_overlay *overlay, uint64_t host_off, uint8_t *buf, size_t length)
@@ -48,11 +48,10 @@ static int overlay_read(struct io *io, uint64_t host_off, void *buf, size_t leng
         ret = -ERANGE;
     uint8_t *dst = buf;
     while (ret == 0 && length > 0) {
-        size_t n = PAGE_BYTES - (size_t)(host_off % PAGE_BYTES);
-        n = n < length ? n : length;
-        ret = page_is_written(overlay, host_off - host_off % PAGE_BYTES)
-                  ? io_read(overlay->written, host_off, dst, n)
-                  : read_base(overlay, host_off, dst, n);
+        bool held;
+        size_t n = (size_t)io_mem_run(overlay->written, host_off, length, &held);
+        ret = held ? io_read(overlay->written, host_off, dst, n)
+                   : read_base(overlay, host_off, dst, n);
         dst += n, host_off += n, length -= n;
     }
     return ret;
@@ -111,6 +110,30 @@ static int overlay_resize(struct io *io, uint64_t size_bytes)
     return io_resize(overlay->written, size_bytes);
 }
 
+/* Where the base has a hole, something may have been written. */
+static int overlay_extents(struct io *io, uint64_t host_off, uint64_t *start, uint64_t *end)
+{
+    struct io_overlay *overlay = self(io);
+    uint64_t size, at = host_off;
+    bool held = false;
+    int ret = io_size(overlay->written, &size);
+    *start = *end = size;
+    if (ret == 0 && host_off < overlay->base_size) {
+        ret = io_extents(overlay->base, host_off, start, end);
+        if (*start >= overlay->base_size)
+            *start = *end = size;
+        else if (*end > overlay->base_size)
+            *end = overlay->base_size;
+    }
+    while (ret == 0 && at < *start && !held) {
+        uint64_t run = io_mem_run(overlay->written, at, *start - at, &held);
+        if (held)
+            *start = at, *end = at + run;
+        at += run;
+    }
+    return ret;
+}
+
 static void overlay_close(struct io *io)
 {
     io_close(self(io)->written);
@@ -124,6 +147,7 @@ static const struct io_ops overlay_ops = {
     .size = overlay_size,
     .resize = overlay_resize,
     .close = overlay_close,
+    .extents = overlay_extents,
 };
 
 int io_overlay_open(struct io *base, struct io **out)
@@ -139,6 +163,7 @@ int io_overlay_open(struct io *base, struct io **out)
         return ret;
     }
     overlay->io.ops = &overlay_ops;
+    overlay->io.concurrent_reads = base->concurrent_reads;
     overlay->base = base;
     *out = &overlay->io;
     return 0;
