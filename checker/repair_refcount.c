@@ -135,10 +135,13 @@ static bool block_missing(const struct repair *repair)
     return false;
 }
 
+enum { MOST_BLOCKS = QCOW2_MAX_REFTABLE_BYTES / 8 };
+
 struct layout {
     uint64_t first; /* cluster: the table, then the blocks */
     uint64_t table_clusters, block_count;
-    uint64_t end; /* clusters that have counts */
+    uint64_t end; /* clusters that may have counts */
+    bool *wanted; /* by table index: something there is counted; MOST_BLOCKS of them */
 };
 
 static bool range_unused(const struct walk *walk, uint64_t first, uint64_t count)
@@ -153,12 +156,45 @@ static bool range_unused(const struct walk *walk, uint64_t first, uint64_t count
     return true;
 }
 
-/* Blocks for every cluster up to the end: simple, and at most a cluster for each block's span. */
+/* Clusters first to end - 1 have counts. */
+static void want_blocks(
+    const struct walk *walk, struct layout *layout, uint64_t first, uint64_t end)
+{
+    uint64_t last = (end - 1) >> walk->geo.refblock_bits;
+    for (uint64_t i = first >> walk->geo.refblock_bits; end > first && i <= last; i++) {
+        if (i < MOST_BLOCKS)
+            layout->wanted[i] = true;
+    }
+}
+
+/* A block is wanted where there was one, where something is referred to, and where the file holds
+ * anything, which may be what was lost.  Most of a sparse file is neither. */
+static void want_used(struct walk *walk, struct layout *layout)
+{
+    const unsigned bits = walk->geo.refblock_bits;
+    for (uint64_t i = 0; i <= walk->cluster_end >> bits && i < MOST_BLOCKS; i++) {
+        if (walk_block_off(walk, i) != 0)
+            want_blocks(walk, layout, i << bits, (i + 1) << bits);
+    }
+    for (uint64_t c = 0; census_next_mismatch(walk->census, c, &c) && c < walk->cluster_end;
+         c = ((c >> bits) + 1) << bits)
+        want_blocks(walk, layout, c, c + 1);
+    for (uint64_t c = 0, hole; c < walk->cluster_end;) {
+        hole = walk_hole(walk, c << walk->geo.cluster_bits) >> walk->geo.cluster_bits;
+        if (hole == 0)
+            want_blocks(walk, layout, c, c + 1);
+        c = hole > 0 ? c + hole : ((c >> bits) + 1) << bits;
+    }
+}
+
 static void size_up(const struct walk *walk, struct layout *layout)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    layout->block_count = div_up(layout->end, geo->refblock_entries);
-    layout->table_clusters = clusters_for(geo, layout->block_count * 8);
+    uint64_t entries = div_up(layout->end, geo->refblock_entries);
+    layout->block_count = 0;
+    for (uint64_t i = 0; i < entries && i < MOST_BLOCKS; i++)
+        layout->block_count += layout->wanted[i];
+    layout->table_clusters = clusters_for(geo, entries * 8);
 }
 
 static bool too_large(const struct walk *walk, const struct layout *layout)
@@ -170,8 +206,10 @@ static bool too_large(const struct walk *walk, const struct layout *layout)
  * would be too large no room is looked for. */
 static void find_room(const struct repair *repair, uint64_t spare, struct layout *layout)
 {
-    const struct walk *walk = repair->walk;
+    struct walk *walk = repair->walk;
     layout->end = walk->cluster_end + spare;
+    want_used(walk, layout);
+    want_blocks(walk, layout, walk->cluster_end, layout->end);
     size_up(walk, layout);
     if (too_large(walk, layout))
         return;
@@ -194,6 +232,7 @@ static void find_room(const struct repair *repair, uint64_t spare, struct layout
     for (uint64_t before = 0; before != layout->end;) {
         before = layout->end;
         layout->end = layout->first + layout->table_clusters + layout->block_count + spare;
+        want_blocks(walk, layout, layout->first, layout->end);
         size_up(walk, layout);
     }
 }
@@ -203,18 +242,22 @@ static int plan_structure(struct repair *repair, const struct layout *layout)
     const struct qcow2_geometry *geo = &repair->walk->geo;
     struct plan *plan = &repair->plan;
     uint64_t table_len = layout->table_clusters << geo->cluster_bits;
-    uint64_t first_block = layout->first + layout->table_clusters;
+    uint64_t block = layout->first + layout->table_clusters;
     uint8_t *table = calloc(1, (size_t)table_len), header[12];
     if (!table)
         return -ENOMEM;
-    for (uint64_t i = 0; i < layout->block_count; i++)
-        store_be64(table + i * 8, (first_block + i) << geo->cluster_bits);
+    for (uint64_t i = 0, at = block; i < table_len / 8; i++) {
+        if (layout->wanted[i])
+            store_be64(table + i * 8, at++ << geo->cluster_bits);
+    }
     int ret = plan_data(plan, PHASE_NEW, CHECK_header_reftable_missing,
         layout->first << geo->cluster_bits, table, table_len);
-    for (uint64_t i = 0; ret == 0 && i < layout->block_count; i++) {
+    for (uint64_t i = 0; ret == 0 && i < table_len / 8; i++) {
+        if (!layout->wanted[i])
+            continue;
         ret = plan_refblock(plan, PHASE_NEW, CHECK_header_reftable_missing, i, false);
         if (ret == 0)
-            plan->edits[plan->count - 1].host_off = (first_block + i) << geo->cluster_bits;
+            plan->edits[plan->count - 1].host_off = block++ << geo->cluster_bits;
     }
     store_be64(header, layout->first << geo->cluster_bits);
     store_be32(header + 8, (uint32_t)layout->table_clusters);
@@ -246,21 +289,30 @@ static bool named_from_outside(const struct repair *repair, uint64_t end)
     return false;
 }
 
-static int plan_rebuild(struct repair *repair, uint64_t spare)
+static int plan_layout(struct repair *repair, const struct layout *layout)
 {
     struct walk *walk = repair->walk;
-    struct layout layout = {0};
-    find_room(repair, spare, &layout);
-    if (too_large(walk, &layout))
+    if (too_large(walk, layout))
         return plan_remark(
             &repair->plan, "the refcount table would become larger than 8 MiB: not made anew");
-    if (named_from_outside(repair, layout.end << walk->geo.cluster_bits))
+    if (named_from_outside(repair, layout->end << walk->geo.cluster_bits))
         return 0;
     repair->plan.rebuild = true;
     repair->plan.needs_mark = true;
-    repair->plan.run_first = layout.first;
-    repair->plan.run_count = layout.table_clusters + layout.block_count;
-    return plan_structure(repair, &layout);
+    repair->plan.run_first = layout->first;
+    repair->plan.run_count = layout->table_clusters + layout->block_count;
+    return plan_structure(repair, layout);
+}
+
+static int plan_rebuild(struct repair *repair, uint64_t spare)
+{
+    struct layout layout = {.wanted = calloc(MOST_BLOCKS, sizeof(bool))};
+    if (!layout.wanted)
+        return -ENOMEM;
+    find_room(repair, spare, &layout);
+    int ret = plan_layout(repair, &layout);
+    free(layout.wanted);
+    return ret;
 }
 
 static bool may_rebuild(const struct repair *repair)

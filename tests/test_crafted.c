@@ -12,6 +12,7 @@
 #include "io_meter.h"
 #include "qcheck.h"
 #include "recipe.h"
+#include "repair.h"
 
 enum { MOST_MEMORY = 512 << 20, MOST_SECONDS = 60 };
 
@@ -201,6 +202,29 @@ START_TEST(leaks_in_a_hole)
 }
 END_TEST
 
+/* Most spans of refcount blocks count nothing, and get no block when counts are made anew. */
+START_TEST(counts_made_anew_in_a_sparse_file)
+{
+    const struct repair_options how = {0};
+    struct check_options options = {.threads = 1};
+    struct report report;
+    struct recipe *recipe = build("image\ndata 0 256k\ndamage truncate 8T\n"
+                                  "damage fill reftable.offset 64k 0\n"
+                                  "damage fill refblock[0].offset 64k 0\n");
+    uint64_t before, after;
+    ck_assert_int_eq(io_size(recipe_io(recipe), &before), 0);
+    report_init(&report, 10);
+    ck_assert_int_eq(repair_image(recipe_io(recipe), NULL, &options, &how, &report), 0);
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    ck_assert_uint_gt(report.corruptions_fixed, 0);
+    ck_assert_int_eq(io_size(recipe_io(recipe), &after), 0);
+    ck_assert_uint_ge(before, UINT64_C(1) << 43);
+    ck_assert_uint_le(after - before, 8 * 65536);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 /* Snapshot records that follow each other from `host_off` on; record i has its L1 table of `size`
  * entries at l1_off + i * step. */
 static void write_snapshots(struct recipe *recipe, uint64_t host_off, unsigned count,
@@ -319,6 +343,7 @@ Suite *test_crafted(void)
     tcase_add_test(tc, l1_tables_in_a_hole);
     tcase_add_test(tc, many_tables_at_one_place);
     tcase_add_test(tc, bitmap_tables_in_a_hole);
+    tcase_add_test(tc, counts_made_anew_in_a_sparse_file);
     tcase_add_test(tc, references_all_over_the_place);
     tcase_add_test(tc, one_compressed_range_for_everything);
     suite_add_tcase(suite, tc);
