@@ -212,19 +212,47 @@ bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs)
     return true;
 }
 
-uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs)
+/* Claims one byte cell that nobody claimed before; false, and nothing done, if it is another one or
+ * there is no memory. */
+static bool byte_claim(
+    struct census *census, struct page *page, uint32_t i, uint8_t refs, bool *exact)
+{
+    uint8_t stored = page->cell[i];
+    if ((stored & BYTE_CLAIMED) || !balance_fits(1, (int64_t)stored - refs) ||
+        (stored > refs && page_mark(page, MARK_ODD, i, &census->memory) < 0))
+        return false;
+    page->cell[i] = (uint8_t)((uint8_t)(stored - refs) | BYTE_CLAIMED);
+    *exact &= stored == refs;
+    return true;
+}
+
+static uint32_t bytes_claim(
+    struct census *census, struct page *page, uint32_t i, uint32_t count, uint8_t refs, bool *exact)
+{
+    uint32_t done = 0;
+    while (done < count) {
+        uint8_t *cell = page->cell + i + done;
+        uint32_t n = bytes_like(cell, count - done, page->cells - i - done, refs);
+        memset(cell, BYTE_CLAIMED, n);
+        done += n;
+        if (done < count && !byte_claim(census, page, i + done++, refs, exact))
+            return done - 1;
+    }
+    return done;
+}
+
+uint64_t census_claim_run(
+    struct census *census, uint64_t first, uint64_t count, uint64_t refs, bool *exact)
 {
     uint64_t done = 0;
-    if (refs > BYTE_MAX)
-        return 0;
-    while (done < count) {
-        struct page *page = page_find(census, first + done);
+    struct page *page;
+    while (refs <= BYTE_MAX && done < count) {
         uint32_t i = (uint32_t)((first + done) & (PAGE_CELLS - 1));
-        if (!page || page->cell_bytes != 1 || i >= page->cells)
+        if (page_for_claim(census, first + done, &page) < 0 || page->cell_bytes != 1)
             break;
         uint64_t span = page->cells - i < count - done ? page->cells - i : count - done;
-        size_t n = bytes_like(page->cell + i, (size_t)span, (uint8_t)refs);
-        memset(page->cell + i, BYTE_CLAIMED, n);
+        uint32_t n = bytes_claim(census, page, i, (uint32_t)span, (uint8_t)refs, exact);
+        census->claims += n;
         done += n;
         if (n < span)
             break;

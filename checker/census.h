@@ -67,11 +67,14 @@ struct census_cell census_get(const struct census *census, uint64_t cluster);
 bool census_has_conflicts(const struct census *census);
 
 /* The fast path for data clusters in a row, first, first + 1, ...: claims them with `refs`
- * references each, up to the first that was claimed before or has not exactly that stored count.
- * Returns how many it claimed; what it may not know how to claim fast it leaves, too. */
-uint64_t census_claim_run(struct census *census, uint64_t first, uint64_t count, uint64_t refs);
+ * references each, up to the first that was claimed before.  Those whose stored count is higher
+ * become odd; *exact is set to false when any has another count than `refs`, and left alone
+ * otherwise.  Returns how many it claimed; what it may not know how to claim fast it leaves, too,
+ * and so it does when it is out of memory. */
+uint64_t census_claim_run(
+    struct census *census, uint64_t first, uint64_t count, uint64_t refs, bool *exact);
 
-/* The same for one cluster. */
+/* Claims one cluster that nobody claimed before and that has exactly that stored count. */
 bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs);
 
 /* How many clusters from `first` on are claimed, have balance 0, and neither mark of a conflict nor
@@ -80,6 +83,13 @@ uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t 
 
 /* The first cluster at or after `from` whose balance is not 0.  False if there is none. */
 bool census_next_mismatch(const struct census *census, uint64_t from, uint64_t *cluster);
+
+/* The same, with its balance. */
+bool census_next_wrong(
+    const struct census *census, uint64_t from, uint64_t *cluster, int64_t *balance);
+
+/* The first of those that nobody claimed. */
+bool census_next_leak(const struct census *census, uint64_t from, uint64_t *cluster);
 
 /* One more than the highest cluster that has a stored count or a reference, and lies below `limit`;
  * 0 if there is none. */

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 int page_resize(struct page *page, uint32_t cells, unsigned cell_bytes, size_t *memory)
 {
@@ -67,16 +66,4 @@ int page_set(struct page *page, uint32_t i, int64_t balance, bool claimed, size_
     }
     cell_store(page, i, cell_make(width, balance, claimed));
     return 0;
-}
-
-size_t bytes_like(const uint8_t *p, size_t count, uint8_t value)
-{
-    if (p[0] != value)
-        return 0;
-    if (memcmp(p, p + 1, count - 1) == 0)
-        return count;
-    size_t i = 1;
-    while (p[i] == value)
-        i++;
-    return i;
 }

@@ -181,8 +181,8 @@ struct subject {
             uint64_t refs_seen; /* references of the block's cluster up to and with this entry */
         } reftable;
         struct {
-            struct cluster_facts facts;
-            bool past_end; /* beyond the last cluster of the file */
+            struct cluster_facts facts; /* the counts: owners are not told apart here */
+            bool past_end;              /* beyond the last cluster of the file */
         } cluster;
         struct {
             uint64_t raw;

@@ -13,6 +13,8 @@ struct touched {
     bool noteworthy; /* anything a check could object to */
     bool conflict;
     enum area_kind area;
+    bool alone;      /* it is one cluster, which nobody else refers to */
+    int64_t balance; /* of that */
 };
 
 static struct touched look_up(struct walk *walk, const struct qcow2_l2_entry *e)
@@ -22,10 +24,13 @@ static struct touched look_up(struct walk *walk, const struct qcow2_l2_entry *e)
         check_outside(&walk->view, e->host_off, e->length))
         return touched;
     uint64_t last = cluster_of(&walk->geo, e->host_off + e->length - 1);
+    touched.alone = cluster_aligned(&walk->geo, e->host_off) && e->kind != QCOW2_L2_COMPRESSED;
     for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++) {
         struct census_cell cell = census_get(walk->census, c);
         touched.noteworthy |= cell.balance != 0 || cell.conflict || cell.odd;
+        touched.alone &= !cell.conflict;
         touched.conflict |= cell.conflict && !walk_wrongly_accused(walk, c);
+        touched.balance = cell.balance;
         if (cell.conflict && touched.area == AREA_NONE)
             touched.area = walk_area_at(walk, c, NULL);
     }
@@ -52,8 +57,41 @@ static void note_owners(struct walk *walk, const struct subject *subject)
         walk_note_owner(walk, c, subject);
 }
 
+static struct cluster_facts entry_facts(
+    struct walk *walk, const struct qcow2_l2_entry *e, const struct touched *touched)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t cluster = cluster_of(geo, e->host_off);
+    if (geo->data_file && e->kind >= QCOW2_L2_ZERO_ALLOC) /* there each is used once */
+        return (struct cluster_facts){.stored_known = true, .stored = 1, .refs = 1};
+    if (e->kind != QCOW2_L2_NORMAL && e->kind != QCOW2_L2_ZERO_ALLOC)
+        return (struct cluster_facts){0};
+    /* Metadata is claimed, too: who has a cluster alone has none of it. */
+    return touched->alone ? walk_counts(walk, cluster, touched->balance)
+                          : walk_facts(walk, cluster);
+}
+
+/* Plain entries of a table that no check can tell apart: the flags, and what is known about their
+ * clusters, are the same.  What is wrong with many entries is often the same. */
+struct alike {
+    uint64_t flags, stored, refs;
+    bool stored_known;
+    uint64_t hits;
+};
+
+static void show_alike(struct walk *walk, const struct subject *subject, struct alike *before)
+{
+    const struct cluster_facts *facts = &subject->l2.facts;
+    uint64_t flags = subject->l2.entry.raw & ~QCOW2_OFFSET_MASK;
+    if (flags != before->flags || facts->stored_known != before->stored_known ||
+        facts->stored != before->stored || facts->refs != before->refs)
+        *before =
+            (struct alike){flags, facts->stored, facts->refs, facts->stored_known, HITS_UNKNOWN};
+    walk_show_alike(walk, subject, &before->hits);
+}
+
 static void judge_entry(struct walk *walk, const struct table *table, uint32_t idx,
-    const struct qcow2_l2_entry *e, const struct touched *touched)
+    const struct qcow2_l2_entry *e, const struct touched *touched, struct alike *before)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     bool names_cluster = e->kind >= QCOW2_L2_ZERO_ALLOC;
@@ -72,53 +110,57 @@ static void judge_entry(struct walk *walk, const struct table *table, uint32_t i
             .active_refs = table->active_refs,
             .past_end = idx >= table->legal,
             .past_end_tree = table->legal_tree,
+            .facts = entry_facts(walk, e, touched),
             .compressed_conflict = touched->conflict,
             .compressed_area = touched->area},
     };
     set_guest_range(walk, table, idx, &subject);
-    if (names_cluster && geo->data_file) /* a data file counts every cluster as used once */
-        subject.l2.facts = (struct cluster_facts){.stored_known = true, .stored = 1, .refs = 1};
-    else if (e->kind == QCOW2_L2_NORMAL || e->kind == QCOW2_L2_ZERO_ALLOC)
-        subject.l2.facts = walk_facts(walk, cluster_of(geo, e->host_off));
     if (touched->noteworthy)
         note_owners(walk, &subject);
-    walk_show(walk, &subject);
+    if (before)
+        show_alike(walk, &subject, before);
+    else
+        walk_show(walk, &subject);
 }
 
-/* The fast path: how many entries from idx on, mapping clusters in a row, lie on the disk, are
- * plain and have clusters of which the census knows nothing noteworthy. */
-static uint32_t right_run(const struct walk *walk, const struct table *table, uint32_t idx,
+/* The fast path: how many entries from idx on, mapping `length` clusters in a row, lie on the disk
+ * and are plain. */
+static uint32_t plain_run(const struct walk *walk, const struct table *table, uint32_t idx,
     const struct qcow2_l2_entry *e, uint32_t length)
 {
-    const struct qcow2_geometry *geo = &walk->geo;
     if (e->kind != QCOW2_L2_NORMAL || idx >= table->legal || !l2_entry_plain(walk, e, 0))
         return 0;
-    uint64_t room = (walk->view.file_size - e->host_off) >> geo->cluster_bits;
+    uint64_t room = (walk->view.file_size - e->host_off) >> walk->geo.cluster_bits;
     length = length < table->legal - idx ? length : table->legal - idx;
-    length = length < room ? length : (uint32_t)room;
-    return (uint32_t)census_right_run(walk->census, cluster_of(geo, e->host_off), length);
+    return length < room ? length : (uint32_t)room;
 }
 
 static void judge_table(struct walk *walk, const struct table *table, const uint8_t *bytes)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
+    struct alike before = {.hits = HITS_UNKNOWN};
     struct l2_run run = {0};
+    uint32_t plain_end = 0; /* entries before it are known to be plain */
     for (uint32_t i = 0, n; i < geo->l2_entries; i += n ? n : 1) {
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
         n = 0;
         if (e.raw == 0 && e.bitmap == 0)
             continue;
-        if (fast)
-            n = right_run(walk, table, i, &e, l2_run_at(geo, bytes, i, NULL, &run));
+        if (fast && i >= plain_end)
+            plain_end = i + plain_run(walk, table, i, &e, l2_run_at(geo, bytes, i, NULL, &run));
+        bool plain = i < plain_end;
+        if (plain)
+            n = (uint32_t)census_right_run(
+                walk->census, cluster_of(geo, e.host_off), plain_end - i);
         if (n > 0)
             continue;
         uint64_t guest_off = ((uint64_t)table->l1_idx << geo->l2_bits | i) << geo->cluster_bits;
         struct touched touched = look_up(walk, &e);
-        if (walk->options->no_fast_paths || touched.noteworthy || i >= table->legal ||
-            !l2_entry_plain(walk, &e, guest_off))
-            judge_entry(walk, table, i, &e, &touched);
+        if (walk->options->no_fast_paths || touched.noteworthy ||
+            (!plain && (i >= table->legal || !l2_entry_plain(walk, &e, guest_off))))
+            judge_entry(walk, table, i, &e, &touched, plain && touched.alone ? &before : NULL);
     }
 }
 

@@ -3,6 +3,7 @@
  * What all stages of the walk share, and their order; see walk.h. */
 #include "walk.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,24 +20,28 @@ static void index_rows(struct walk *walk)
         walk->rows[kind].first = check;
         if (walk->rows[kind].end == 0)
             walk->rows[kind].end = check + 1;
+        assert(walk->rows[kind].end - check < 64); /* there is a bit for each, and HITS_UNKNOWN */
     }
 }
 
-static struct finding finding_start(const struct subject *subject, int check)
+/* Made for each finding of millions: the bytes of `detail` behind the first are not cleared. */
+static void finding_start(struct finding *finding, const struct subject *subject, int check)
 {
-    return (struct finding){
-        .check = (enum check_id)check,
-        .has_host = subject->has_host,
-        .has_table = subject->has_table,
-        .host_off = subject->host_off,
-        .length = subject->length,
-        .table_off = subject->table_off,
-        .index = subject->index,
-        .guest_off = subject->guest_off,
-        .guest_len = subject->guest_len,
-        .tree = subject->tree,
-        .weight = subject->weight ? subject->weight : 1,
-    };
+    finding->check = (enum check_id)check;
+    finding->has_host = subject->has_host;
+    finding->has_table = subject->has_table;
+    finding->has_got = finding->has_want = false;
+    finding->host_off = subject->host_off;
+    finding->length = subject->length;
+    finding->table_off = subject->table_off;
+    finding->index = subject->index;
+    finding->guest_off = subject->guest_off;
+    finding->guest_len = subject->guest_len;
+    finding->tree = subject->tree;
+    finding->got = finding->want = 0;
+    finding->weight = subject->weight ? subject->weight : 1;
+    finding->fixed = false;
+    finding->detail[0] = '\0';
 }
 
 static bool is_allowed(const struct walk *walk, int check)
@@ -44,20 +49,36 @@ static bool is_allowed(const struct walk *walk, int check)
     return walk->options->deploy && walk->options->deploy->allowed[check];
 }
 
-enum after walk_show(struct walk *walk, const struct subject *subject)
+/* The checks that have something to say, as bits: row 0 is the first of the kind.  Nearly all say
+ * no, and may leave traces in the finding: it is made for those that do not. */
+static uint64_t find_hits(const struct walk *walk, const struct subject *subject)
 {
-    enum after after = AFTER_GO_ON;
-    uint64_t lost = 0;
-    struct finding scratch = finding_start(subject, 0);
-    for (int check = walk->rows[subject->kind].first; check < walk->rows[subject->kind].end;
-         check++) {
+    struct finding scratch;
+    int first = walk->rows[subject->kind].first, end = walk->rows[subject->kind].end;
+    uint64_t hits = 0;
+    finding_start(&scratch, subject, first);
+    for (int check = first; check < end; check++) {
         const struct check_row *row = &check_rows[check];
-        /* Nearly all answer no, and may leave traces in the finding: it is made when one does not,
-         * and the predicate, being pure, asked again. */
         if (row->kind != subject->kind || is_allowed(walk, check) ||
             !row->hit(&walk->view, subject, &scratch))
             continue;
-        struct finding finding = finding_start(subject, check);
+        hits |= UINT64_C(1) << (check - first);
+        if (row->after >= AFTER_STOP)
+            break;
+    }
+    return hits;
+}
+
+/* Reports what these checks find; the predicates, being pure, say it again. */
+static enum after report_hits(struct walk *walk, const struct subject *subject, uint64_t hits)
+{
+    enum after after = AFTER_GO_ON;
+    uint64_t lost = 0;
+    for (; hits; hits &= hits - 1) {
+        int check = walk->rows[subject->kind].first + __builtin_ctzll(hits);
+        const struct check_row *row = &check_rows[check];
+        struct finding finding;
+        finding_start(&finding, subject, check);
         row->hit(&walk->view, subject, &finding);
         report_add(walk->report, &finding);
         if (walk->options->found)
@@ -67,11 +88,21 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
             lost = finding.guest_len * finding.weight;
         if (row->after > after)
             after = row->after;
-        if (after >= AFTER_STOP)
-            break;
     }
     walk->report->data_at_risk += lost; /* once, however much is wrong with the object */
     return after;
+}
+
+enum after walk_show(struct walk *walk, const struct subject *subject)
+{
+    return report_hits(walk, subject, find_hits(walk, subject));
+}
+
+void walk_show_alike(struct walk *walk, const struct subject *subject, uint64_t *hits)
+{
+    if (*hits == HITS_UNKNOWN || walk->options->no_fast_paths)
+        *hits = find_hits(walk, subject);
+    report_hits(walk, subject, *hits);
 }
 
 enum after walk_after(const struct walk *walk, const struct subject *subject)
@@ -82,7 +113,8 @@ enum after walk_after(const struct walk *walk, const struct subject *subject)
         const struct check_row *row = &check_rows[check];
         if (row->kind != subject->kind || row->after <= after)
             continue;
-        struct finding finding = finding_start(subject, check);
+        struct finding finding;
+        finding_start(&finding, subject, check);
         if (row->hit(&walk->view, subject, &finding))
             after = row->after;
     }
@@ -224,23 +256,27 @@ int walk_judge_areas(struct walk *walk)
 
 /* ---- what is known about a cluster ---- */
 
+struct cluster_facts walk_counts(struct walk *walk, uint64_t cluster, int64_t balance)
+{
+    uint64_t stored = 0;
+    bool known = census_known(walk->census, cluster) && walk_stored(walk, cluster, &stored);
+    int64_t loaded = stored < CENSUS_STORED_MAX ? (int64_t)stored : CENSUS_STORED_MAX;
+    return (struct cluster_facts){
+        .stored_known = known, .stored = stored, .refs = (uint64_t)(loaded - balance)};
+}
+
 struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster)
 {
     struct census_cell cell = census_get(walk->census, cluster);
-    struct cluster_facts facts = {
-        .conflict = cell.conflict && !walk_wrongly_accused(walk, cluster),
-        .area = cell.claimed ? walk_area_at(walk, cluster, NULL) : AREA_NONE,
-    };
-    facts.stored_known =
-        census_known(walk->census, cluster) && walk_stored(walk, cluster, &facts.stored);
-    int64_t loaded = facts.stored < CENSUS_STORED_MAX ? (int64_t)facts.stored : CENSUS_STORED_MAX;
-    facts.refs = (uint64_t)(loaded - cell.balance);
+    struct cluster_facts facts = walk_counts(walk, cluster, cell.balance);
+    facts.conflict = cell.conflict && !walk_wrongly_accused(walk, cluster);
+    facts.area = cell.claimed ? walk_area_at(walk, cluster, NULL) : AREA_NONE;
     return facts;
 }
 
 struct owner *walk_owner(struct walk *walk, uint64_t cluster)
 {
-    if (walk->owner_slots == 0)
+    if (walk->owner_slots == 0 || cluster > walk->owner_last)
         return NULL;
     size_t mask = walk->owner_slots - 1;
     for (size_t i = (size_t)(cluster * UINT64_C(0x9e3779b97f4a7c15) >> 32) & mask;;
@@ -253,9 +289,10 @@ struct owner *walk_owner(struct walk *walk, uint64_t cluster)
 
 void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *subject)
 {
-    struct owner *owner = walk_owner(walk, cluster);
+    struct owner *owner = walk->owners_missing > 0 ? walk_owner(walk, cluster) : NULL;
     if (!owner || owner->found)
         return;
+    walk->owners_missing--;
     owner->found = true;
     owner->tree = subject->tree;
     owner->table_off = subject->table_off;
@@ -286,6 +323,8 @@ int walk_collect_owners(struct walk *walk)
         while (walk->owners[i].cluster != UINT64_MAX)
             i = (i + 1) & (slots - 1);
         walk->owners[i] = (struct owner){.cluster = cluster};
+        walk->owner_last = cluster;
+        walk->owners_missing++;
         wanted--;
     } while (wanted > 0 && census_next_mismatch(walk->census, cluster + 1, &cluster));
     return 0;
@@ -369,8 +408,8 @@ int walk_open(struct io *io, const char *filename, const struct check_options *o
         walk->report = report;
         walk->filename = filename;
         index_rows(walk);
-        for (size_t i = 0; i < sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]); i++)
-            walk->stored_cache[i].off = UINT64_MAX;
+        for (size_t i = 0; i < STORED_PIECES; i++)
+            walk->stored_cache[i].piece = UINT64_MAX;
         ret = run_stages(walk);
     }
     if (ret == -EINTR)

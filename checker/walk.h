@@ -95,6 +95,8 @@ struct owner {
     uint64_t table_off, index, guest_off, guest_len;
 };
 
+enum { STORED_PIECE_BITS = 12, STORED_PIECES = 16 };
+
 struct walk {
     struct {
         int first, end;
@@ -130,13 +132,14 @@ struct walk {
 
     uint64_t *reftable; /* entries, host byte order */
     size_t reftable_len;
-    struct {
-        uint64_t off; /* of the cached piece of a refcount block; UINT64_MAX: none */
-        uint8_t bytes[4096];
-    } stored_cache[16];
+    struct stored_piece {
+        uint64_t piece; /* which, counted from cluster 0; UINT64_MAX: none */
+        uint8_t bytes[1 << STORED_PIECE_BITS];
+    } stored_cache[STORED_PIECES]; /* of refcount blocks */
 
     struct owner *owners; /* open hash table by cluster */
-    size_t owner_slots;
+    size_t owner_slots, owners_missing;
+    uint64_t owner_last; /* the highest cluster among them */
 
     uint64_t data_file_end; /* data file: end of what is mapped in it */
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
@@ -166,6 +169,12 @@ void walk_close(struct walk *walk); /* NULL is allowed */
 /* Shows the subject to all checks of its kind; returns what the worst of the rows hit demands. */
 enum after walk_show(struct walk *walk, const struct subject *subject);
 
+/* The same for a subject that no check can tell from an earlier one but for its place: predicates
+ * are pure, so those that found something then will now.  *hits, HITS_UNKNOWN at first, keeps which
+ * they are. */
+#define HITS_UNKNOWN UINT64_MAX
+void walk_show_alike(struct walk *walk, const struct subject *subject, uint64_t *hits);
+
 /* The same answer, without reporting anything: for decisions on the way. */
 enum after walk_after(const struct walk *walk, const struct subject *subject);
 
@@ -193,6 +202,10 @@ bool walk_wrongly_accused(const struct walk *walk, uint64_t cluster);
 int walk_pause(struct walk *walk, uint64_t bytes_done);
 
 struct cluster_facts walk_facts(struct walk *walk, uint64_t cluster);
+
+/* Of these the counts alone: for clusters that have one owner or none, or where others do not
+ * matter. */
+struct cluster_facts walk_counts(struct walk *walk, uint64_t cluster, int64_t balance);
 
 /* ---- walk_read.c ---- */
 

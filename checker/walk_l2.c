@@ -184,11 +184,12 @@ static int settle_entry(struct walk *walk, struct table *table, const struct qco
 }
 
 /* The fast path: claims entries in a row, `length` of them from `idx` on, as long as all is as it
- * should be with them and their clusters; returns how many.
+ * should be with them; returns how many.
  *
  * Invariant: an entry that is claimed here is one that l2_entry_plain() accepts, that lies on the
- * disk, and whose COPIED flag and stored count fit its references: no check would object. */
-static uint32_t claim_run(struct walk *walk, const struct table *table, uint32_t idx,
+ * disk, whose COPIED flag fits its references, and whose cluster nobody claimed before.  If the
+ * counts stored for the clusters fit as well, no check would object; if not, the table is odd. */
+static uint32_t claim_run(struct walk *walk, struct table *table, uint32_t idx,
     const struct qcow2_l2_entry *e, uint32_t length)
 {
     const struct qcow2_geometry *geo = &walk->geo;
@@ -196,10 +197,13 @@ static uint32_t claim_run(struct walk *walk, const struct table *table, uint32_t
         !l2_entry_plain(walk, e, 0) || idx >= table->legal)
         return 0;
     uint64_t room = (walk->view.file_size - e->host_off) >> geo->cluster_bits;
+    bool exact = true;
     length = length < table->legal - idx ? length : table->legal - idx;
     length = length < room ? length : (uint32_t)room;
-    return (uint32_t)census_claim_run(
-        walk->census, cluster_of(geo, e->host_off), length, table->refs);
+    length = (uint32_t)census_claim_run(
+        walk->census, cluster_of(geo, e->host_off), length, table->refs, &exact);
+    table->odd |= !exact;
+    return length;
 }
 
 static int claim_single(

@@ -32,16 +32,16 @@ bool walk_leaked(const struct walk *walk, uint64_t cluster)
  * or -EINTR. */
 static int next_leak(struct walk *walk, uint64_t *cluster)
 {
-    for (; census_next_mismatch(walk->census, *cluster, cluster); ++*cluster) {
-        int ret = *cluster % 4096 == 0 ? walk_pause(walk, 0) : 0;
-        if (ret < 0)
-            return ret;
+    for (; census_next_leak(walk->census, *cluster, cluster); ++*cluster) {
         if (!walk_leaked(walk, *cluster))
             continue;
         uint64_t hole = walk_hole(walk, *cluster << walk->geo.cluster_bits);
         if (hole < walk->geo.cluster_size)
             return 1;
         *cluster += (hole >> walk->geo.cluster_bits) - 1;
+        int ret = walk_pause(walk, 0);
+        if (ret < 0)
+            return ret;
     }
     return 0;
 }

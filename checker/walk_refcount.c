@@ -164,29 +164,39 @@ int walk_refcounts(struct walk *walk)
     return ret < 0 ? ret : load_blocks(walk);
 }
 
+/* Reads the piece of a refcount block that has the count of a cluster; NULL if it cannot. */
+static const uint8_t *stored_piece(struct walk *walk, uint64_t cluster, unsigned piece_bits)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t piece = cluster >> piece_bits;
+    struct stored_piece *cached = &walk->stored_cache[piece % STORED_PIECES];
+    if (cached->piece == piece)
+        return cached->bytes;
+    uint64_t in_block = (piece << piece_bits) & (geo->refblock_entries - 1);
+    uint64_t off = walk_block_off(walk, cluster >> geo->refblock_bits) +
+                   ((in_block << geo->refcount_order) / 8);
+    cached->piece = UINT64_MAX;
+    if (io_read_padded(
+            walk->io, off, cached->bytes, (size_t)1 << (piece_bits + geo->refcount_order - 3)) < 0)
+        return NULL;
+    cached->piece = piece;
+    return cached->bytes;
+}
+
 bool walk_stored(struct walk *walk, uint64_t cluster, uint64_t *stored)
 {
     const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t table_idx = cluster >> geo->refblock_bits;
+    unsigned cluster_bits =
+        geo->cluster_bits < STORED_PIECE_BITS ? geo->cluster_bits : STORED_PIECE_BITS;
+    unsigned piece_bits = cluster_bits + 3 - geo->refcount_order; /* of clusters that have it */
     *stored = 0;
-    if (table_idx >= walk->reftable_len || !block_usable(walk, walk->reftable[table_idx]))
+    if (walk_block_off(walk, cluster >> geo->refblock_bits) == 0)
         return true;
-    uint64_t entry = cluster & (geo->refblock_entries - 1);
-    uint64_t byte = (entry << geo->refcount_order) / 8;
-    const unsigned piece = sizeof(walk->stored_cache[0].bytes);
-    uint64_t off = (block_off(walk->reftable[table_idx]) + byte) / piece * piece;
-    size_t slots = sizeof(walk->stored_cache) / sizeof(walk->stored_cache[0]);
-    size_t slot = (size_t)(off / piece % slots);
-    if (walk->stored_cache[slot].off != off) {
-        walk->stored_cache[slot].off = UINT64_MAX;
-        if (io_read_padded(walk->io, off, walk->stored_cache[slot].bytes, piece) < 0)
-            return false;
-        walk->stored_cache[slot].off = off;
-    }
-    uint64_t block_in_piece = block_off(walk->reftable[table_idx]) + byte - off;
-    uint64_t in_byte = entry & ((UINT64_C(8) >> geo->refcount_order) - 1);
-    const uint8_t *p = walk->stored_cache[slot].bytes + block_in_piece;
-    *stored = qcow2_refcount_get(p, geo->refcount_order, geo->refcount_order < 3 ? in_byte : 0);
+    const uint8_t *bytes = stored_piece(walk, cluster, piece_bits);
+    if (!bytes)
+        return false;
+    *stored =
+        qcow2_refcount_get(bytes, geo->refcount_order, cluster & ((UINT64_C(1) << piece_bits) - 1));
     return true;
 }
 
@@ -241,15 +251,27 @@ static void judge_reftable(struct walk *walk)
         judge_shared_blocks(walk);
 }
 
-static void show_cluster(struct walk *walk, uint64_t cluster)
+/* Clusters that no check can tell apart: what is wrong with many is often the same. */
+struct alike {
+    struct cluster_facts facts;
+    bool past_end;
+    uint64_t hits;
+};
+
+static void show_cluster(struct walk *walk, uint64_t cluster, int64_t balance, struct alike *before)
 {
+    struct cluster_facts facts = walk_counts(walk, cluster, balance);
+    bool past_end = cluster >= walk->cluster_end;
+    if (facts.stored_known != before->facts.stored_known || facts.stored != before->facts.stored ||
+        facts.refs != before->facts.refs || past_end != before->past_end)
+        *before = (struct alike){facts, past_end, HITS_UNKNOWN};
     struct subject subject = {
         .kind = OBJECT_CLUSTER,
         .tree = TREE_NONE,
         .has_host = true,
         .host_off = cluster << walk->geo.cluster_bits,
         .length = walk->geo.cluster_size,
-        .cluster = {.facts = walk_facts(walk, cluster), .past_end = cluster >= walk->cluster_end},
+        .cluster = {.facts = facts, .past_end = past_end},
     };
     const struct owner *owner = walk_owner(walk, cluster);
     if (owner && owner->found) {
@@ -260,18 +282,19 @@ static void show_cluster(struct walk *walk, uint64_t cluster)
         subject.table_off = owner->table_off;
         subject.index = owner->index;
     }
-    walk_show(walk, &subject);
+    walk_show_alike(walk, &subject, &before->hits);
 }
 
 int walk_compare_refcounts(struct walk *walk)
 {
     judge_reftable(walk);
     uint64_t cluster = walk->first_mismatch;
-    for (uint64_t n = 0; census_next_mismatch(walk->census, cluster, &cluster); cluster++) {
-        int64_t balance = census_get(walk->census, cluster).balance;
+    struct alike before = {.hits = HITS_UNKNOWN};
+    int64_t balance;
+    for (uint64_t n = 0; census_next_wrong(walk->census, cluster, &cluster, &balance); cluster++) {
         /* What looks leaked may be used by what could not be read. */
         if (census_known(walk->census, cluster) && !(walk->refs_incomplete && balance > 0))
-            show_cluster(walk, cluster);
+            show_cluster(walk, cluster, balance, &before);
         if (++n % 65536 == 0) {
             int ret = walk_pause(walk, 0);
             if (ret < 0)
