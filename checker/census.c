@@ -232,11 +232,15 @@ static uint32_t bytes_claim(
     uint32_t done = 0;
     while (done < count) {
         uint8_t *cell = page->cell + i + done;
-        uint32_t n = bytes_like(cell, count - done, page->cells - i - done, refs);
-        memset(cell, BYTE_CLAIMED, n);
-        done += n;
-        if (done < count && !byte_claim(census, page, i + done++, refs, exact))
+        uint8_t stored = *cell;
+        if (!byte_claim(census, page, i + done++, refs, exact))
             return done - 1;
+        /* What comes next is mostly alike; only marks are set one by one. */
+        if (stored <= refs) {
+            uint32_t n = bytes_like(cell + 1, count - done, page->cells - i - done, stored);
+            memset(cell + 1, *cell, n);
+            done += n;
+        }
     }
     return done;
 }

@@ -81,6 +81,11 @@ bool census_claim_exact(struct census *census, uint64_t cluster, uint64_t refs);
  * of being odd.  May say less than there are: then the next one is to be looked at. */
 uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t count);
 
+/* How many clusters from `first` on are as it is: claimed or not, with the same balance.  At least
+ * 1
+ * (`count` is, too); may say less than there are. */
+uint64_t census_like_run(const struct census *census, uint64_t first, uint64_t count);
+
 /* The first cluster at or after `from` whose balance is not 0.  False if there is none. */
 bool census_next_mismatch(const struct census *census, uint64_t from, uint64_t *cluster);
 

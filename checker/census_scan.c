@@ -32,6 +32,16 @@ uint64_t census_right_run(const struct census *census, uint64_t first, uint64_t 
     return unmarked_run(page, MARK_ODD, i, n);
 }
 
+uint64_t census_like_run(const struct census *census, uint64_t first, uint64_t count)
+{
+    const struct page *page = page_find(census, first);
+    uint32_t i = (uint32_t)(first & (PAGE_CELLS - 1));
+    if (!page || page->cell_bytes != 1 || i >= page->cells)
+        return 1;
+    uint32_t n = page->cells - i < count ? page->cells - i : (uint32_t)count;
+    return bytes_like(page->cell + i, n, page->cells - i, page->cell[i]);
+}
+
 /* What is looked for: cells whose balance is not 0, or of these the ones that nobody claimed. */
 enum wanted { WANT_MISMATCH, WANT_LEAK };
 

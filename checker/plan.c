@@ -275,17 +275,50 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
     return refs < walk->geo.refcount_max ? refs : walk->geo.refcount_max;
 }
 
+/* The clusters before the one returned have new counts like this one, provided that the census and
+ * the old block say the same of them. */
+static uint64_t alike_end(const struct plan *plan, uint64_t cluster)
+{
+    const struct walk *walk = plan->walk;
+    const struct area *areas = walk->areas.items;
+    uint64_t ends[] = {
+        walk->cluster_end, plan->run_first, plan->run_first + plan->run_count, UINT64_MAX};
+    uint64_t end = UINT64_MAX, host_off = cluster << walk->geo.cluster_bits;
+    size_t low = 0, high = walk->areas.count; /* find the first area behind it */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (cluster_of(&walk->geo, areas[middle].host_off) <= cluster)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    /* In metadata, and where holes matter, each is looked at. */
+    if ((low > 0 && areas[low - 1].host_off + areas[low - 1].length > host_off) ||
+        (plan->rebuild && census_get(walk->census, cluster).balance == 0))
+        return cluster + 1;
+    if (low < walk->areas.count)
+        ends[3] = cluster_of(&walk->geo, areas[low].host_off);
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+        end = ends[i] > cluster && ends[i] < end ? ends[i] : end;
+    return end;
+}
+
 void plan_fill_block(const struct plan *plan, uint64_t table_idx, bool lower, uint8_t *block_bytes)
 {
-    const struct qcow2_geometry *geo = &plan->walk->geo;
-    uint64_t first = table_idx << geo->refblock_bits;
-    for (uint64_t i = 0; i < geo->refblock_entries; i++) {
-        uint64_t stored = qcow2_refcount_get(block_bytes, geo->refcount_order, i);
-        bool keep = first + i >= plan->walk->cluster_end && !in_new_run(plan, first + i);
+    const struct walk *walk = plan->walk;
+    const unsigned order = walk->geo.refcount_order;
+    uint64_t entries = walk->geo.refblock_entries, first = table_idx << walk->geo.refblock_bits;
+    for (uint64_t i = 0, n; i < entries; i += n) {
+        uint64_t stored = qcow2_refcount_get(block_bytes, order, i);
+        bool keep = first + i >= walk->cluster_end && !in_new_run(plan, first + i);
         uint64_t value =
             keep ? (plan->rebuild ? 0 : stored) : new_count(plan, first + i, stored, lower);
-        if (value != stored)
-            qcow2_refcount_set(block_bytes, geo->refcount_order, i, value);
+        uint64_t most = alike_end(plan, first + i) - (first + i);
+        most = census_like_run(walk->census, first + i, most < entries - i ? most : entries - i);
+        for (n = 0; n < most && qcow2_refcount_get(block_bytes, order, i + n) == stored; n++) {
+            if (value != stored)
+                qcow2_refcount_set(block_bytes, order, i + n, value);
+        }
     }
 }
 

@@ -309,11 +309,13 @@ struct outcome {
 /* Clusters without their count, where that is not judged. */
 static uint64_t uncounted(const struct repair *repair)
 {
-    uint64_t cluster = 0, count = 0;
-    while (repair->walk->without_counts &&
-           census_next_mismatch(repair->walk->census, cluster, &cluster)) {
-        count++;
-        cluster++;
+    const struct census *census = repair->walk->census;
+    uint64_t count = 0;
+    for (uint64_t cluster = 0, n;
+         repair->walk->without_counts && census_next_mismatch(census, cluster, &cluster);
+         cluster += n) {
+        n = census_like_run(census, cluster, UINT64_MAX - cluster);
+        count += n;
     }
     return count;
 }

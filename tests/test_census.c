@@ -413,7 +413,7 @@ START_TEST(what_is_looked_for_is_found)
         if (rng_chance(&rng, 50))
             census_mark_odd(census, FIRST + rng_below(&rng, SPAN));
         for (uint64_t from = FIRST - 3; from < FIRST + SPAN + 3; from++) {
-            uint64_t want = from, leak = from, right = from, got = 0;
+            uint64_t want = from, leak = from, right = from, like = from, got = 0;
             int64_t of_it = 0;
             while (want < FIRST + SPAN && balance(census, want) == 0)
                 want++;
@@ -427,12 +427,19 @@ START_TEST(what_is_looked_for_is_found)
             found = census_next_leak(census, from, &got);
             ck_assert_msg(found == (leak < FIRST + SPAN), "seed %d", (int)seed);
             ck_assert_msg(!found || got == leak, "seed %d", (int)seed);
+            struct census_cell cell = census_get(census, from), next = cell;
             for (; right < from + SPAN; right++) {
-                struct census_cell next = census_get(census, right);
+                next = census_get(census, right);
                 if (!next.claimed || next.balance != 0 || next.conflict || next.odd)
                     break;
             }
             ck_assert_uint_le(census_right_run(census, from, SPAN), right - from);
+            do
+                next = census_get(census, ++like);
+            while (
+                like < from + SPAN && next.claimed == cell.claimed && next.balance == cell.balance);
+            ck_assert_uint_le(census_like_run(census, from, SPAN), like - from);
+            ck_assert_uint_ge(census_like_run(census, from, SPAN), 1);
         }
         census_close(census);
     }
