@@ -37,7 +37,7 @@ FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))
 SUITES      := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TEST_MAINS  := $(wildcard tests/main.c tests/mkimage.c tests/oracle.c tests/trial.c \
                  tests/interplay.c tests/bench_crash.c tests/bench_snap.c \
-                 tests/bench_check.c tests/fuzz_entry.c tests/fuzz_afl.c tests/fuzz_tool.c \
+                 tests/bench_check.c tests/bench_slow.c tests/fuzz_entry.c tests/fuzz_afl.c tests/fuzz_tool.c \
                  tests/fail_calls.c)
 TEST_SRC    := $(filter-out $(TEST_MAINS) $(SUITES:%=tests/test_%.c),$(wildcard tests/*.c))
 
@@ -132,7 +132,12 @@ bench-snap: $(PROGRAMS) $(BUILD)/tests/bench_snap   ## qsnap beside qemu-img sna
 $(BUILD)/tests/bench_check: $(BUILD)/tests/bench_check.o $(TEST_LIB) $(CHECKER_LIB) $(IO_LIB)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_JSON) $(LIBS_CODEC) $(LIBS_THREAD)
 
-bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check   ## qcheck beside qemu-img check: ROW=name
+# Where libfuse3 is: storage that is slow, as a file.
+SLOW := $(shell pkg-config --exists 'fuse3 >= 3.12' 2>/dev/null && echo $(BUILD)/tests/bench_slow)
+$(BUILD)/tests/bench_slow: $(BUILD)/tests/bench_slow.o
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(shell pkg-config --libs fuse3)
+
+bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check $(SLOW)   ## qcheck beside qemu-img check: ROW=name
 	QCHECK=$(BUILD)/qcheck $(BUILD)/tests/bench_check $(ROW)
 
 CHECK_NEEDS := $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so \
