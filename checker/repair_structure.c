@@ -7,8 +7,8 @@
 
 #include "repair.h"
 
-/* MAX_COMPARED: counts that are looked at for one lost block; a block may hold 2^24. */
-enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384, MAX_MISSING = 16, MAX_COMPARED = 1 << 25 };
+/* MAX_COMPARED: counts that one repair looks at to find blocks, each of which may hold 2^24. */
+enum { MAX_CANDIDATES = 24, MAX_SCANNED = 16384, MAX_MISSING = 16, MAX_COMPARED = 1 << 26 };
 
 /* The first cluster from `c` on that nobody claims and that holds something, or the end. */
 static uint64_t next_candidate(struct walk *walk, uint64_t c)
@@ -37,7 +37,6 @@ static bool count_is_sane(uint64_t stored, uint64_t refs)
 /* How the counts in a block, or in its beginning, agree with the references found. */
 struct fit {
     uint64_t misfit, insane, used;
-    uint64_t compared; /* in all blocks that were looked at */
 };
 
 /* Under a missing block the census holds references only. */
@@ -53,9 +52,8 @@ static bool compare_counts(
     const struct walk *walk, uint64_t table_idx, uint64_t off, uint64_t entries, struct fit *fit)
 {
     uint64_t first = table_idx << walk->geo.refblock_bits;
-    *fit = (struct fit){.compared = fit->compared};
+    *fit = (struct fit){0};
     for (uint64_t i = 0; i < entries; i++) {
-        fit->compared++;
         uint64_t stored = qcow2_refcount_get(walk->buf, walk->geo.refcount_order, i);
         uint64_t refs = references(walk, first + i) + (first + i == cluster_of(&walk->geo, off));
         bool inside = first + i < walk->cluster_end;
@@ -70,21 +68,23 @@ static bool compare_counts(
 
 /* Counts of block `table_idx`, if it lay at `off`, that differ from the references; UINT64_MAX if
  * it cannot be that block, for which mostly a look at its first sector is enough. */
-static uint64_t block_misfit(
-    struct repair *repair, uint64_t table_idx, uint64_t off, struct fit *fit)
+static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t off)
 {
     struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t entries = UINT64_C(8) * QCOW2_SECTOR_BYTES >> geo->refcount_order;
+    struct fit fit;
+    repair->compared += entries;
     if (off == 0 || !cluster_aligned(geo, off) || off >= walk->file_size ||
         io_read_padded(walk->io, off, walk->buf, QCOW2_SECTOR_BYTES) < 0 ||
-        !compare_counts(
-            walk, table_idx, off, UINT64_C(8) * QCOW2_SECTOR_BYTES >> geo->refcount_order, fit) ||
-        (fit->insane > 8 && fit->insane > fit->used / 2))
+        !compare_counts(walk, table_idx, off, entries, &fit) ||
+        (fit.insane > 8 && fit.insane > fit.used / 2))
         return UINT64_MAX;
+    repair->compared += geo->refblock_entries;
     if (io_read_padded(walk->io, off, walk->buf, geo->cluster_size) < 0 ||
-        !compare_counts(walk, table_idx, off, geo->refblock_entries, fit))
+        !compare_counts(walk, table_idx, off, geo->refblock_entries, &fit))
         return UINT64_MAX;
-    return fit->used > 0 && fit->insane * 2 <= fit->used ? fit->misfit : UINT64_MAX;
+    return fit.used > 0 && fit.insane * 2 <= fit.used ? fit.misfit : UINT64_MAX;
 }
 
 /* Looks at every cluster that nobody claims, nearest bits of the old value first. */
@@ -92,21 +92,21 @@ static uint64_t find_block(struct repair *repair, uint64_t table_idx, uint64_t r
 {
     struct walk *walk = repair->walk;
     uint64_t best = 0, best_misfit = UINT64_MAX, scanned = 0;
-    struct fit fit = {0};
     for (unsigned bit = walk->geo.cluster_bits; bit < 56; bit++) {
         uint64_t off = (raw & QCOW2_REFTABLE_MASK) ^ UINT64_C(1) << bit;
-        uint64_t misfit = block_misfit(repair, table_idx, off, &fit);
+        uint64_t misfit = block_misfit(repair, table_idx, off);
         if (misfit < best_misfit) {
             best = off;
             best_misfit = misfit;
         }
     }
     for (uint64_t c = next_candidate(walk, 1);
-         best == 0 && c < walk->cluster_end && scanned < MAX_SCANNED && fit.compared < MAX_COMPARED;
+         best == 0 && c < walk->cluster_end && scanned < MAX_SCANNED &&
+         repair->compared < MAX_COMPARED;
          c = next_candidate(walk, c + 1)) {
         scanned++;
         uint64_t off = c << walk->geo.cluster_bits;
-        uint64_t misfit = block_misfit(repair, table_idx, off, &fit);
+        uint64_t misfit = block_misfit(repair, table_idx, off);
         if (misfit < best_misfit) {
             best = off;
             best_misfit = misfit;
