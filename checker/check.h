@@ -261,8 +261,8 @@ struct subject {
             int error; /* errno, positive */
         } region;
         struct {
-            uint64_t max_size; /* of the virtual disk; 0: any */
-            uint64_t unknown;  /* features and extensions that are not known here */
+            uint64_t max_size, largest; /* of the virtual disk; 0: any; of it and of snapshots */
+            uint64_t unknown;           /* features, fields, extensions not known here */
             uint64_t leaks;
             uint64_t metadata, metadata_limit; /* bytes */
             uint64_t file_limit, used_end;

@@ -83,7 +83,7 @@ CHECK_FN(refcount_overflow)
     if (refs <= max)
         return false;
     finding_got_want(finding, refs, max);
-    finding->weight *= refs - max;
+    finding->weight = capped_product(finding->weight, refs - max);
     return true;
 }
 

@@ -123,15 +123,8 @@ int deploy_policy_load(
 
 /* ---- what an image needs ---- */
 
-static uint64_t sum(uint64_t a, uint64_t b)
-{
-    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
-}
-
-static uint64_t product(uint64_t a, uint64_t b)
-{
-    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
-}
+/* The largest header that LUKS knows; what an image claims beyond it is no need. */
+enum { LUKS_HEADER_BYTES = 16 << 20 };
 
 struct need {
     uint64_t metadata, file; /* bytes */
@@ -144,17 +137,21 @@ static struct need need_of(const struct walk *walk)
     struct need need = {.metadata = walk->snapshot_table_len};
     for (size_t i = 0; i < walk->tree_count; i++) {
         const struct tree *tree = &walk->trees[i];
-        uint64_t bytes = sum(tree->disk_size, tree->vm_state_size);
-        uint64_t tables = sum(l1_entries_for(geo, bytes), 1);
-        need.metadata = sum(need.metadata, product(tables, (uint64_t)geo->cluster_size + 8));
-        need.file = sum(need.file, bytes);
+        uint64_t bytes = capped_sum(tree->disk_size, tree->vm_state_size);
+        uint64_t tables = capped_sum(l1_entries_for(geo, bytes), 1);
+        need.metadata =
+            capped_sum(need.metadata, capped_product(tables, (uint64_t)geo->cluster_size + 8));
+        need.file = capped_sum(need.file, bytes);
     }
-    need.file = sum(need.file, walk->crypto_len);
+    if (walk->has_crypto)
+        need.file = capped_sum(need.file,
+            walk->crypto_len < LUKS_HEADER_BYTES ? walk->crypto_len : (uint64_t)LUKS_HEADER_BYTES);
     /* What counts them all counts itself; each refcount block has an entry in the table. */
-    uint64_t clusters = clusters_for(geo, sum(need.file, need.metadata));
-    uint64_t blocks = sum(div_up(clusters, geo->refblock_entries), 1);
-    need.metadata = sum(need.metadata, product(blocks, (uint64_t)geo->cluster_size + 8));
-    need.file = sum(need.file, need.metadata);
+    uint64_t clusters = clusters_for(geo, capped_sum(need.file, need.metadata));
+    uint64_t blocks = capped_sum(div_up(clusters, geo->refblock_entries), 1);
+    need.metadata =
+        capped_sum(need.metadata, capped_product(blocks, (uint64_t)geo->cluster_size + 8));
+    need.file = capped_sum(need.file, need.metadata);
     return need;
 }
 
@@ -167,9 +164,18 @@ static uint64_t metadata_of(const struct walk *walk)
         const struct area *area = &walk->areas.items[i];
         if (area->kind != AREA_BITMAP_DIRECTORY && area->kind != AREA_BITMAP_TABLE &&
             area->kind != AREA_BITMAP_DATA && area->kind != AREA_CRYPTO_HEADER)
-            clusters = sum(clusters, clusters_for(geo, area->length));
+            clusters = capped_sum(clusters, clusters_for(geo, area->length));
     }
-    return product(clusters, geo->cluster_size);
+    return capped_product(clusters, geo->cluster_size);
+}
+
+/* The largest disk that there is, or was: a snapshot's comes back when it is applied. */
+static uint64_t largest_disk(const struct walk *walk)
+{
+    uint64_t largest = walk->header.size_bytes;
+    for (size_t i = 0; i < walk->tree_count; i++)
+        largest = walk->trees[i].disk_size > largest ? walk->trees[i].disk_size : largest;
+    return largest;
 }
 
 /* Twice the need, and what alignment and tables that grow in steps may add. */
@@ -177,7 +183,7 @@ static uint64_t limit_of(const struct walk *walk, uint64_t need)
 {
     enum { SPARE_CLUSTERS = 16, SPARE_BYTES = 1 << 20 };
     uint64_t spare = (uint64_t)SPARE_CLUSTERS << walk->geo.cluster_bits;
-    return sum(product(need, 2), spare > SPARE_BYTES ? spare : SPARE_BYTES);
+    return capped_sum(capped_product(need, 2), spare > SPARE_BYTES ? spare : SPARE_BYTES);
 }
 
 int walk_policy(struct walk *walk)
@@ -191,11 +197,13 @@ int walk_policy(struct walk *walk)
         .kind = OBJECT_POLICY,
         .tree = TREE_NONE,
         .policy = {.max_size = policy->max_size,
+            .largest = largest_disk(walk),
             .data_file = walk->data_file_name.data,
             .data_file_len = walk->data_file_name.length,
             .has_bitmaps = walk->has_bitmaps_ext,
             .unknown = hits[CHECK_header_compatible_unknown] +
-                       hits[CHECK_header_autoclear_unknown] + hits[CHECK_ext_unknown],
+                       hits[CHECK_header_autoclear_unknown] + hits[CHECK_header_unknown_fields] +
+                       hits[CHECK_header_padding] + hits[CHECK_ext_unknown],
             .leaks = walk->report->leaks,
             .metadata = metadata_of(walk),
             .metadata_limit = limit_of(walk, need.metadata),

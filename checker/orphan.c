@@ -461,7 +461,7 @@ int walk_find_orphans(struct walk *walk)
             orphan->data_bytes);
         if (orphan->is_l1)
             continue;
-        walk->report->data_at_risk += orphan->data_bytes;
+        walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, orphan->data_bytes);
         walk->orphan_tables += !orphan->explained;
     }
     free(list.items);

@@ -42,11 +42,11 @@ static void tally(struct report *report, const struct finding *finding)
     switch (check_rows[finding->check].tally) {
     case TALLY_CORRUPTION_QEMU:
     case TALLY_CORRUPTION_OWN:
-        report->corruptions += finding->weight;
+        report->corruptions = capped_sum(report->corruptions, finding->weight);
         break;
     case TALLY_LEAK_QEMU:
     case TALLY_LEAK_OWN:
-        report->leaks += finding->weight;
+        report->leaks = capped_sum(report->leaks, finding->weight);
         break;
     case TALLY_NONE:
         break;

@@ -83,13 +83,14 @@ static enum after report_hits(struct walk *walk, const struct subject *subject, 
         report_add(walk->report, &finding);
         if (walk->options->found)
             walk->options->found(walk->options->found_arg, &finding);
-        if (row->severity == SEVERITY_DAMAGE && !subject->risk_counted &&
-            finding.guest_len * finding.weight > lost)
-            lost = finding.guest_len * finding.weight;
+        uint64_t at_risk = capped_product(finding.guest_len, finding.weight);
+        if (row->severity == SEVERITY_DAMAGE && !subject->risk_counted && at_risk > lost)
+            lost = at_risk;
         if (row->after > after)
             after = row->after;
     }
-    walk->report->data_at_risk += lost; /* once, however much is wrong with the object */
+    /* Once, however much is wrong with the object. */
+    walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, lost);
     return after;
 }
 

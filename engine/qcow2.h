@@ -95,6 +95,17 @@ static inline bool ranges_overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64
     return a_len && b_len && (a < b ? b - a < a_len : a - b < b_len);
 }
 
+/* a + b and a * b; what does not fit is UINT64_MAX. */
+static inline uint64_t capped_sum(uint64_t a, uint64_t b)
+{
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+static inline uint64_t capped_product(uint64_t a, uint64_t b)
+{
+    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+}
+
 /* ceil(a / b) without overflow; b > 0. */
 static inline uint64_t div_up(uint64_t a, uint64_t b)
 {

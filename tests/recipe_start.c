@@ -6,7 +6,7 @@
 
 #include "recipe_impl.h"
 
-enum { MAX_LUKS_BYTES = 16 << 20 };
+enum { MAX_LUKS_BYTES = 64 << 20 };
 
 static int log2_of(struct recipe *r, const char *what, uint64_t value, unsigned *bits)
 {
