@@ -163,6 +163,10 @@ crash: $(BUILD)/qcrash          ## explore crashes of every workload on every im
 	$(BUILD)/qcrash run $(CRASH_IMAGES:%=--image %) --faults --output table
 	$(BUILD)/qcrash run repair --image hurt --deep
 
+limits: $(CHECK_NEEDS)          ## the largest images: seconds and memory of each
+	@echo '| image | time | memory | allowed |'; echo '|---|---|---|---|'
+	@LIMITS=print $(BUILD)/tests/run limits | grep '^|'
+
 agreement: $(BUILD)/tests/run   ## oracle and checker on a million crash states
 	AGREEMENT=$(or $(STATES),1000000) $(BUILD)/tests/run agreement
 
@@ -208,7 +212,7 @@ fuzz: $(BUILD)/tests/fuzz_tool  ## fuzz every target for TIME seconds each: TIME
 coverage:                       ## lines and branches of engine/ and checker/ that the tests reach
 	find $(BUILD)/coverage -name '*.gcda' -delete 2>/dev/null || true
 	$(MAKE) BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
-		CFLAGS='-Wno-format-truncation $(CFLAGS)' \
+		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' \
 		coverage-build
 	-$(BUILD)/coverage/tests/run $(COVERAGE_SUITES) >$(BUILD)/coverage/log 2>&1
 	@tail -n 3 $(BUILD)/coverage/log
@@ -267,7 +271,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check check-in-halves coverage coverage-build fuzz crash agreement mutants bench bench-check bench-repair bench-crash \
+.PHONY: all check check-in-halves coverage coverage-build fuzz limits crash agreement mutants bench bench-check bench-repair bench-crash \
         bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Host clusters, in this order: header, refcount table, refcount blocks, active L1, snapshot table,
- * L1 tables of the snapshots; then each L2 table with the data it maps behind it (shuffled: all
- * tables, then all data); compressed data last, packed without gaps. */
+ * L1 tables of the snapshots, bitmap directory, bitmap tables; then each L2 table with the data it
+ * maps behind it (shuffled: all tables, then all data); compressed data last, packed without gaps.
+ */
 #include "bigimage.h"
 
 #include <errno.h>
@@ -10,7 +11,7 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { TEMPLATES = 16, RECORD_BYTES = 64 };
+enum { TEMPLATES = 16, BITMAP_BYTES = 32, BITMAP_GRANULARITY_BITS = 16 };
 
 struct maker {
     struct io *io;
@@ -18,8 +19,8 @@ struct maker {
     struct qcow2_geometry geo;
     struct bigimage_parts parts;
     uint64_t guest_clusters;
-    uint64_t snapshot_table, body, packed; /* first cluster of each */
-    uint16_t *packed_refs;                 /* of each cluster of compressed data */
+    uint64_t snapshot_table, bitmap_directory, body, packed; /* first cluster of each */
+    uint16_t *packed_refs; /* of each cluster of compressed data */
     uint8_t *templates[TEMPLATES];
     size_t template_len[TEMPLATES];
     uint8_t *buf; /* room for a cluster */
@@ -69,17 +70,29 @@ static uint64_t data_cluster(const struct maker *m, uint64_t guest)
     return m->body + (guest >> m->geo.l2_bits) + 1 + nth;
 }
 
-static uint16_t count_of(const struct maker *m, uint64_t cluster)
+/* Digits of a snapshot's ID, and of its name. */
+static unsigned digits(const struct maker *m)
 {
-    uint16_t shared = (uint16_t)(1 + m->want->snapshots);
+    return m->want->snapshots > 10000 ? 8 : 4;
+}
+
+static uint64_t record_bytes(const struct maker *m)
+{
+    uint64_t least = QCOW2_SNAPSHOT_HEAD_BYTES + QCOW2_SNAPSHOT_EXTRA_V3 + 2 * digits(m);
+    return m->want->record_bytes > least ? m->want->record_bytes : least;
+}
+
+static uint32_t count_of(const struct maker *m, uint64_t cluster)
+{
+    uint32_t shared = 1 + m->want->snapshots;
     if (cluster >= m->parts.total)
         return 0;
     if (cluster >= m->packed)
-        return (uint16_t)(m->packed_refs[cluster - m->packed] * shared);
+        return m->packed_refs[cluster - m->packed] * shared;
     if (cluster < m->body)
         return 1;
     unsigned every = m->want->wrong_every;
-    return (uint16_t)(shared + (every && cluster % every == 0));
+    return shared + (every && cluster % every == 0);
 }
 
 static int write_at(struct maker *m, uint64_t cluster, const void *bytes, size_t length)
@@ -158,6 +171,8 @@ static int write_l2_table(struct maker *m, uint64_t table)
 {
     uint64_t first = table << m->geo.l2_bits;
     uint64_t copied = m->want->snapshots ? 0 : QCOW2_ENTRY_COPIED;
+    if (m->parts.mapped == 0 && m->want->compressed == 0)
+        return 0; /* a hole */
     for (uint64_t i = 0; i < m->geo.l2_entries; i++) {
         uint64_t guest = first + i, raw = 0;
         if (guest < m->want->compressed)
@@ -184,24 +199,47 @@ static int write_l1(struct maker *m, uint64_t cluster, uint64_t copied)
 
 static int write_snapshots(struct maker *m)
 {
-    unsigned count = m->want->snapshots;
-    uint8_t *bytes = calloc(count + 1, RECORD_BYTES);
-    uint64_t l1 = m->body - count * m->parts.l1;
+    unsigned count = m->want->snapshots, id = digits(m);
+    uint64_t length = record_bytes(m), extra = length - QCOW2_SNAPSHOT_HEAD_BYTES - 2 * id;
+    uint8_t *bytes = calloc(count + 1, length);
+    uint64_t l1 = m->snapshot_table + clusters_for(&m->geo, count * length);
     int ret = bytes ? 0 : -ENOMEM;
     for (unsigned i = 0; ret == 0 && i < count; i++) {
-        uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
+        uint8_t *p = bytes + i * length;
         store_be64(p, (l1 + i * m->parts.l1) << m->geo.cluster_bits);
         store_be32(p + 8, (uint32_t)m->parts.l2_tables);
-        store_be16(p + 12, 4);  /* length of the ID */
-        store_be16(p + 14, 4);  /* and of the name */
-        store_be32(p + 36, 16); /* extra data: VM state size, then the disk's */
-        store_be64(p + 48, m->want->size_bytes);
-        for (unsigned digit = 0, n = i; digit < 4; digit++, n /= 10)
-            p[59 - digit] = p[63 - digit] = (uint8_t)('0' + n % 10);
+        store_be16(p + 12, (uint16_t)id); /* length of the ID */
+        store_be16(p + 14, (uint16_t)id); /* and of the name */
+        store_be32(p + 36, (uint32_t)extra);
+        store_be64(p + 48, m->want->size_bytes); /* after the size of the VM state */
+        for (unsigned digit = 0, n = i; digit < id; digit++, n /= 10)
+            p[length - id - 1 - digit] = p[length - 1 - digit] = (uint8_t)('0' + n % 10);
         ret = write_l1(m, l1 + i * m->parts.l1, 0);
     }
     if (ret == 0 && count > 0)
-        ret = write_at(m, m->snapshot_table, bytes, (size_t)count * RECORD_BYTES);
+        ret = write_at(m, m->snapshot_table, bytes, count * length);
+    free(bytes);
+    return ret;
+}
+
+static int write_bitmaps(struct maker *m)
+{
+    unsigned count = m->want->bitmaps;
+    uint8_t *bytes = calloc(count + 1, BITMAP_BYTES);
+    uint64_t tables = m->bitmap_directory + clusters_for(&m->geo, (uint64_t)count * BITMAP_BYTES);
+    for (unsigned i = 0; bytes && i < count; i++) {
+        uint8_t *p = bytes + (size_t)i * BITMAP_BYTES;
+        store_be64(p, (tables + i) << m->geo.cluster_bits);
+        store_be32(p + 8, 1); /* entries of the table: nothing is marked */
+        p[16] = QCOW2_BITMAP_TYPE_DIRTY;
+        p[17] = BITMAP_GRANULARITY_BITS;
+        store_be16(p + 18, BITMAP_BYTES - QCOW2_BITMAP_HEAD_BYTES); /* length of the name */
+        for (unsigned digit = 0, n = i; digit < 8; digit++, n /= 10)
+            p[BITMAP_BYTES - 1 - digit] = (uint8_t)('0' + n % 10);
+    }
+    int ret = bytes ? 0 : -ENOMEM;
+    if (ret == 0 && count > 0)
+        ret = write_at(m, m->bitmap_directory, bytes, (size_t)count * BITMAP_BYTES);
     free(bytes);
     return ret;
 }
@@ -213,7 +251,7 @@ static int write_refcounts(struct maker *m)
     for (uint64_t b = 0; ret == 0 && b < m->parts.refblocks; b++) {
         uint8_t entry[8];
         for (uint64_t i = 0; i < per_block; i++)
-            store_be16(m->buf + i * 2, count_of(m, b * per_block + i));
+            qcow2_refcount_set(m->buf, m->geo.refcount_order, i, count_of(m, b * per_block + i));
         ret = write_at(m, first + b, m->buf, m->geo.cluster_size);
         store_be64(entry, (first + b) << m->geo.cluster_bits);
         if (ret == 0)
@@ -224,7 +262,10 @@ static int write_refcounts(struct maker *m)
 
 static int write_header(struct maker *m)
 {
-    uint8_t head[QCOW2_V3_HEADER_BYTES + 8] = {0};
+    uint8_t head[QCOW2_V3_HEADER_BYTES + 8 + QCOW2_BITMAPS_EXT_BYTES + 8] = {0};
+    struct qcow2_bitmaps_ext bitmaps = {.bitmap_count = m->want->bitmaps,
+        .directory_size = (uint64_t)m->want->bitmaps * BITMAP_BYTES,
+        .directory_off = m->bitmap_directory << m->geo.cluster_bits};
     unsigned bits = m->geo.cluster_bits;
     store_be32(head, QCOW2_MAGIC);
     store_be32(head + QCOW2_HDR_VERSION, 3);
@@ -237,8 +278,14 @@ static int write_header(struct maker *m)
     store_be32(head + QCOW2_HDR_SNAPSHOT_COUNT, m->want->snapshots);
     if (m->want->snapshots)
         store_be64(head + QCOW2_HDR_SNAPSHOTS_OFF, m->snapshot_table << bits);
-    store_be32(head + QCOW2_HDR_REFCOUNT_ORDER, 4);
+    store_be32(head + QCOW2_HDR_REFCOUNT_ORDER, m->geo.refcount_order);
     store_be32(head + QCOW2_HDR_LENGTH, QCOW2_V3_HEADER_BYTES);
+    if (m->want->bitmaps) {
+        store_be64(head + QCOW2_HDR_AUTOCLEAR, QCOW2_AUTOCLEAR_BITMAPS);
+        store_be32(head + QCOW2_V3_HEADER_BYTES, QCOW2_EXT_BITMAPS);
+        store_be32(head + QCOW2_V3_HEADER_BYTES + 4, QCOW2_BITMAPS_EXT_BYTES);
+        qcow2_bitmaps_ext_encode(&bitmaps, head + QCOW2_V3_HEADER_BYTES + 8);
+    }
     return io_write(m->io, 0, head, sizeof(head));
 }
 
@@ -249,7 +296,7 @@ static int plan(struct maker *m)
     const struct bigimage *want = m->want;
     struct qcow2_header header = {.version = 3,
         .cluster_bits = want->cluster_bits,
-        .refcount_order = 4,
+        .refcount_order = want->snapshots < UINT16_MAX ? 4 : 5,
         .size_bytes = want->size_bytes};
     int ret = qcow2_geometry_init(&header, &m->geo);
     if (ret < 0)
@@ -269,8 +316,11 @@ static int plan(struct maker *m)
         uint64_t l1 = 1 + parts->reftable + parts->refblocks;
         parts->l1_off = l1 * cluster;
         m->snapshot_table = l1 + parts->l1;
-        m->body = m->snapshot_table + clusters_for(&m->geo, want->snapshots * RECORD_BYTES) +
-                  want->snapshots * parts->l1;
+        m->bitmap_directory = m->snapshot_table +
+                              clusters_for(&m->geo, want->snapshots * record_bytes(m)) +
+                              want->snapshots * parts->l1;
+        m->body = m->bitmap_directory + want->bitmaps +
+                  clusters_for(&m->geo, (uint64_t)want->bitmaps * BITMAP_BYTES);
         m->packed = m->body + parts->l2_tables + parts->mapped;
         parts->total = m->packed + clusters_for(&m->geo, parts->packed_bytes);
     }
@@ -293,6 +343,8 @@ static int write_all(struct maker *m)
             m, m->parts.l1_off >> m->geo.cluster_bits, m->want->snapshots ? 0 : QCOW2_ENTRY_COPIED);
     if (ret == 0)
         ret = write_snapshots(m);
+    if (ret == 0)
+        ret = write_bitmaps(m);
     for (uint64_t i = 0; ret == 0 && i < m->parts.l2_tables; i++)
         ret = write_l2_table(m, i);
     return ret;

@@ -10,12 +10,14 @@
 
 struct bigimage {
     unsigned cluster_bits;
-    uint64_t size_bytes;  /* of the virtual disk */
-    unsigned percent;     /* of the guest clusters are mapped, evenly spread */
-    bool shuffled;        /* in an order of host clusters that looks random */
-    unsigned snapshots;   /* all of them as the disk is */
-    uint64_t compressed;  /* that many clusters, from guest offset 0 on, are compressed */
-    unsigned wrong_every; /* every so many mapped clusters have a stored count one too high */
+    uint64_t size_bytes;   /* of the virtual disk */
+    unsigned percent;      /* of the guest clusters are mapped, evenly spread */
+    bool shuffled;         /* in an order of host clusters that looks random */
+    unsigned snapshots;    /* all of them as the disk is */
+    unsigned record_bytes; /* of a snapshot's record, a multiple of 8; 0: no more than it needs */
+    unsigned bitmaps;      /* small ones, each with a table of its own and nothing in it */
+    uint64_t compressed;   /* that many clusters, from guest offset 0 on, are compressed */
+    unsigned wrong_every;  /* every so many mapped clusters have a stored count one too high */
 };
 
 /* What it consists of, in clusters; and where its parts are. */
