@@ -184,9 +184,21 @@ static bool free_cluster(const struct plan *plan, uint64_t cluster)
 int plan_alloc(
     struct plan *plan, enum check_id why, uint64_t count, uint64_t refs, uint64_t *cluster)
 {
+    enum { BEYOND = 4096 }; /* clusters behind the end that may turn out not to be free */
     const struct walk *walk = plan->walk;
-    uint64_t end = (uint64_t)walk->reftable_len << walk->geo.refblock_bits, run = 0;
+    uint64_t span = walk->geo.refblock_entries, run = 0;
+    uint64_t end = (uint64_t)walk->reftable_len << walk->geo.refblock_bits;
+    uint64_t from = plan->alloc_next > walk->cluster_end ? plan->alloc_next : walk->cluster_end;
+    if (end > from && end - from > count + BEYOND)
+        end = from + count + BEYOND;
     for (uint64_t c = plan->alloc_next; c < end; c++) {
+        if (walk_block_off(walk, c / span) == 0) {
+            c |= span - 1;
+            if (c >= walk->cluster_end) /* the file is not made longer than what is put into it */
+                break;
+            run = 0;
+            continue;
+        }
         run = free_cluster(plan, c) ? run + 1 : 0;
         if (run < count)
             continue;

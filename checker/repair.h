@@ -99,6 +99,9 @@ int repair_take_best(
 int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
     size_t count, uint64_t below);
 
+/* So many patches more may be tried in this repair. */
+bool repair_may_try(const struct repair *repair, size_t count);
+
 /* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
 int repair_make_room(struct repair *repair);
 

@@ -54,7 +54,7 @@ static bool may_start_l1(const struct walk *walk, uint64_t off)
 
 static void try_orphans(const struct repair *repair, const struct tree *tree, struct tries *tries)
 {
-    for (size_t i = 0; i < repair->findings.count; i++) {
+    for (size_t i = 0; i < repair->findings.count && repair_may_try(repair, 1); i++) {
         const struct finding *f = &repair->findings.items[i];
         if (f->check == CHECK_orphan_l1_table)
             try_also(tries, patch_be64(l1_off_at(tree), f->host_off));

@@ -49,17 +49,22 @@ int repair_take_best(
     return repair_take_better(repair, why, patches, count, UINT64_MAX);
 }
 
+bool repair_may_try(const struct repair *repair, size_t count)
+{
+    enum { MOST_TRIALS = 1024 };
+    return repair->trials + count <= MOST_TRIALS;
+}
+
 int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
     size_t count, uint64_t below)
 {
-    enum { MOST_TRIALS = 1024 };
     uint64_t best_wrong = below;
     unsigned best_bits = UINT32_MAX;
     size_t best = 0;
     bool tie = false;
-    if (repair->trials + count > MOST_TRIALS)
+    if (!repair_may_try(repair, count))
         return 0;
-    repair->trials += (unsigned)count;
+    repair->trials += (unsigned)count + 1;
     for (size_t i = 0; i < count; i++) {
         uint64_t wrong;
         unsigned bits = 0;
