@@ -124,6 +124,9 @@ bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);
  * is made anew elsewhere first. */
 bool repair_on_wrong_counts(const struct repair *repair, const struct finding *finding);
 
+/* Where the data of the header extension lies; 0 if it is not there in that length. */
+uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length);
+
 /* The compressed data of the entry makes a whole cluster. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);
 

@@ -295,6 +295,22 @@ static int mend_overlap(struct repair *repair, const struct finding *f)
     return repair_take_better(repair, f->check, &patch, 1, now);
 }
 
+/* The same of a LUKS header; its two fields, offset and length, may have a bit wrong. */
+static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
+{
+    const struct walk *walk = repair->walk;
+    struct tries tries = {.count = 0};
+    uint64_t off = repair_ext_off(walk, QCOW2_EXT_CRYPTO, QCOW2_CRYPTO_EXT_BYTES);
+    if (off == 0 || !walk->has_crypto || f->host_off != walk->crypto_off)
+        return 0;
+    for (unsigned bit = 0; bit < 63; bit++) {
+        try_also(&tries, patch_be64(off, walk->crypto_off ^ UINT64_C(1) << bit));
+        try_also(&tries, patch_be64(off + 8, walk->crypto_len ^ UINT64_C(1) << bit));
+    }
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    return repair_take_better(repair, f->check, tries.patches, tries.count, now);
+}
+
 static int mend_disk(struct repair *repair, const struct finding *f)
 {
     struct walk *walk = repair->walk;
@@ -325,6 +341,9 @@ int repair_disks(struct repair *repair)
     for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++) {
         if (repair->findings.items[i].check == CHECK_area_shared) /* others follow from it */
             ret = mend_overlap(repair, &repair->findings.items[i]);
+        if (ret == 0 && repair->plan.count == 0 &&
+            repair->findings.items[i].check == CHECK_area_shared)
+            ret = mend_crypto_overlap(repair, &repair->findings.items[i]);
     }
     for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++)
         ret = mend_disk(repair, &repair->findings.items[i]);

@@ -167,6 +167,17 @@ static int mend_incompatible(struct repair *repair, enum check_id why)
     return repair_take_best(repair, why, patches, QCOW2_INCOMPAT_KNOWN + 1);
 }
 
+uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
+{
+    struct qcow2_ext ext;
+    size_t pos = walk->header.header_length;
+    while (qcow2_ext_next(walk->head, walk->head_len, &pos, &ext) == 1) {
+        if (ext.type == type && ext.length == length)
+            return ext.head_off + 8;
+    }
+    return 0;
+}
+
 /* Extensions of fixed length: that is what the field must say.  Of others a bit may be wrong. */
 static int mend_ext(struct repair *repair, const struct finding *f)
 {

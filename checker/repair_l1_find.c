@@ -57,6 +57,8 @@ static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, boo
     if (spare == 0 || m->candidate_count == MAX_CANDIDATES || host_off >= walk->file_size)
         return 0;
     bool fits = walk_looks_like_l2(walk, cluster_of(&walk->geo, host_off), &c.look);
+    /* Beside a place with another disk's table only what its own lost is orphaned. */
+    fits |= c.look.orphaned > 0 && c.look.odd == 0 && c.look.marked > 0;
     c.bare = !fits && !known;
     if (c.bare && !(empty_too && c.look.named == 0 && c.look.odd == 0))
         return 0;
@@ -126,6 +128,37 @@ static int add_tables(struct match *m)
         const struct table *table = &walk->tables.items[i];
         if (!table->skip)
             ret = add_unexplained(m, table->host_off);
+    }
+    return ret;
+}
+
+/* More disks have a table than are counted for it: one of them may have lost another one. */
+static bool some_crowded(const struct walk *walk)
+{
+    for (size_t i = 0; i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        if (!table->skip &&
+            census_get(walk->census, cluster_of(&walk->geo, table->host_off)).balance < 0)
+            return true;
+    }
+    return false;
+}
+
+/* Of that one the other disks have most clusters: the check does not take it for lost. */
+static int add_leaked(struct match *m)
+{
+    enum { MOST = 4096 };
+    const struct walk *walk = m->repair->walk;
+    uint64_t cluster = 0;
+    int ret = 0;
+    if (!some_crowded(walk))
+        return 0;
+    for (unsigned seen = 0;
+         ret == 0 && seen < MOST && census_next_mismatch(walk->census, cluster, &cluster);
+         seen++, cluster++) {
+        uint64_t host_off = cluster << walk->geo.cluster_bits;
+        if (!census_get(walk->census, cluster).claimed)
+            ret = add_candidate(m, host_off, deficit(m->repair, host_off), false);
     }
     return ret;
 }
@@ -281,6 +314,8 @@ int match_find(struct match *m)
     int ret = add_orphans(m);
     if (ret == 0 && (m->place_count > 0 || m->candidate_count > 0))
         ret = add_tables(m);
+    if (ret == 0 && repair->lossy)
+        ret = add_leaked(m);
     if (ret == 0)
         ret = add_pointed_at(m);
     if (ret == 0 && repair->lossy && match_count_spare(m) > match_count_open(m)) {

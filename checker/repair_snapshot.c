@@ -237,16 +237,9 @@ static bool bitmap_broken(
     return false;
 }
 
-/* Where the extension's data lies in the header; 0 if it is not there in the right length. */
 static uint64_t bitmaps_ext_off(const struct walk *walk)
 {
-    struct qcow2_ext ext;
-    size_t pos = walk->header.header_length;
-    while (qcow2_ext_next(walk->head, walk->head_len, &pos, &ext) == 1) {
-        if (ext.type == QCOW2_EXT_BITMAPS && ext.length == QCOW2_BITMAPS_EXT_BYTES)
-            return ext.head_off + 8;
-    }
-    return 0;
+    return repair_ext_off(walk, QCOW2_EXT_BITMAPS, QCOW2_BITMAPS_EXT_BYTES);
 }
 
 static int write_directory(

@@ -112,6 +112,8 @@ int guest_cluster(struct guest_disk *disk, const struct qcow2_l2_entry *e, uint8
     memset(out, 0, size);
     if (e->kind == QCOW2_L2_COMPRESSED)
         return read_compressed(disk, e, out);
+    if (disk->geo.version < 3 && (e->raw & QCOW2_ENTRY_ZERO)) /* programs refuse it */
+        return -EBADMSG;
     if (e->kind != QCOW2_L2_NORMAL)
         return 0;
     if (!cluster_aligned(&disk->geo, e->host_off))
