@@ -11,11 +11,12 @@
 
 /* ---- making ---- */
 
-void plan_init(struct plan *plan, struct walk *walk)
+void plan_init(struct plan *plan, struct walk *walk, uint64_t alloc_end)
 {
     memset(plan, 0, sizeof(*plan));
     plan->walk = walk;
     plan->alloc_next = 1;
+    plan->alloc_end = alloc_end;
 }
 
 void plan_release(struct plan *plan)
@@ -191,6 +192,8 @@ int plan_alloc(
     uint64_t from = plan->alloc_next > walk->cluster_end ? plan->alloc_next : walk->cluster_end;
     if (end > from && end - from > count + BEYOND)
         end = from + count + BEYOND;
+    if (end > plan->alloc_end >> walk->geo.cluster_bits)
+        end = plan->alloc_end >> walk->geo.cluster_bits;
     for (uint64_t c = plan->alloc_next; c < end; c++) {
         if (walk_block_off(walk, c / span) == 0) {
             c |= span - 1;

@@ -64,12 +64,16 @@ struct plan {
     struct remark *remarks;
     size_t remark_count, remark_room;
     uint64_t alloc_next;           /* clusters below it are taken or were tried */
+    uint64_t alloc_end;            /* host offset behind which nothing is put */
     uint64_t run_first, run_count; /* clusters of a new refcount structure, counted as used once */
     bool rebuild;                  /* refcounts are made anew: see repair_refcount.c */
     bool needs_mark; /* not every prefix of it can simply be followed by running it again */
 };
 
-void plan_init(struct plan *plan, struct walk *walk);
+/* Entries of a file that was cut off still name `alloc_end` or what is behind it, UINT64_MAX: none
+ * do.  Were the file to grow to there they would show what is put there, or zeros as if nothing had
+ * been lost. */
+void plan_init(struct plan *plan, struct walk *walk, uint64_t alloc_end);
 void plan_release(struct plan *plan);
 
 /* False where a refcount structure or a bitmap lies on what somebody else uses, too: as long as it

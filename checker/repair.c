@@ -65,6 +65,12 @@ int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs)
         CLAIM_PACKED, &conflict);
 }
 
+void repair_new_plan(struct repair *repair)
+{
+    plan_release(&repair->plan);
+    plan_init(&repair->plan, repair->walk, repair->named_end);
+}
+
 static int compare_findings(const void *a, const void *b)
 {
     const struct finding *x = a, *y = b;
@@ -91,11 +97,30 @@ static bool loses_references(enum check_id check)
     }
 }
 
+/* What the finding says that is named; 0 if that is not about what may lie outside the file. */
+static uint64_t named_outside(const struct finding *finding)
+{
+    switch (finding->check) {
+    case CHECK_l1_entry_outside:
+    case CHECK_l2_entry_outside:
+    case CHECK_l2_compressed_outside:
+    case CHECK_snapshot_l1_outside:
+        return finding->host_off;
+    case CHECK_header_l1_outside:
+        return finding->got;
+    default:
+        return 0;
+    }
+}
+
 static void collect(void *arg, const struct finding *finding)
 {
     struct repair *repair = arg;
     struct finding_set *set = &repair->findings;
     repair->lost_references |= loses_references(finding->check);
+    uint64_t named = named_outside(finding);
+    if (named > 0 && named >= repair->file_size && named < repair->named_end)
+        repair->named_end = named;
     enum object_kind kind = check_rows[finding->check].kind;
     bool in_header = (kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY) &&
                      finding->table_off < QCOW2_V2_HEADER_BYTES;
@@ -119,11 +144,14 @@ static int round_check(struct repair *repair)
     repair->findings.count = 0;
     repair->findings.failed = false;
     repair->lost_references = false;
+    repair->named_end = UINT64_MAX;
     report_init(&repair->report, 0);
     repair->check.found = collect;
     repair->check.found_arg = repair;
-    int ret =
-        walk_open(repair->io, repair->filename, &repair->check, &repair->report, &repair->walk);
+    int ret = io_size(repair->io, &repair->file_size);
+    if (ret == 0)
+        ret =
+            walk_open(repair->io, repair->filename, &repair->check, &repair->report, &repair->walk);
     if (repair->findings.count > 0)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);
@@ -249,7 +277,7 @@ static int run_stage(
 {
     if (!may_run(repair, stage) || (history->given_up >> nth & 1))
         return 0;
-    plan_init(&repair->plan, repair->walk);
+    plan_init(&repair->plan, repair->walk, repair->named_end);
     int ret = stage(repair);
     if (ret == 0 && repair->plan.count == 0)
         print_remarks(repair);

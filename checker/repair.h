@@ -60,6 +60,9 @@ struct repair {
     struct plan plan;
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool lost_references; /* something unresolved may explain a leak */
+    uint64_t file_size;   /* as the round began */
+    uint64_t
+        named_end; /* the lowest offset behind the file that an entry names; UINT64_MAX: none */
 };
 
 /* A stage adds edits to the round's plan; the first stage with any wins the round. */
@@ -101,6 +104,9 @@ int repair_take_better(struct repair *repair, enum check_id why, const struct pa
 
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
+
+/* Begins the plan anew. */
+void repair_new_plan(struct repair *repair);
 
 /* Plans a new refcount structure that reaches a good piece beyond the end of the file. */
 int repair_make_room(struct repair *repair);

@@ -69,11 +69,12 @@ static int make_l1(struct repair *repair, enum check_id why, const struct tree *
     if (entries == 0 || entries > QCOW2_MAX_L1_BYTES / 8)
         return 0;
     uint64_t clusters = clusters_for(geo, entries * 8), bytes = clusters << geo->cluster_bits;
+    if (repair->plan.alloc_end == tree->l1_off) /* that pointer goes */
+        repair->plan.alloc_end = UINT64_MAX;
     int ret = plan_alloc(&repair->plan, why, clusters, 1, &cluster);
     uint8_t *zeros = ret == 0 ? calloc(1, (size_t)bytes) : NULL, fields[12];
     if (ret == -ENOSPC) {
-        plan_release(&repair->plan);
-        plan_init(&repair->plan, repair->walk);
+        repair_new_plan(repair);
         return repair_make_room(repair);
     }
     if (ret < 0)

@@ -14,7 +14,6 @@ static const struct field_rule rules[] = {
     {CHECK_l1_reserved_bits, QCOW2_L1_RESERVED},
     {CHECK_l2_zero_flag, QCOW2_ENTRY_ZERO},
     {CHECK_l2_subcluster_zero_flag, QCOW2_ENTRY_ZERO},
-    {CHECK_l2_copied_unallocated, QCOW2_ENTRY_COPIED},
     {CHECK_reftable_reserved_bits, QCOW2_REFTABLE_RSVD},
     {CHECK_bitmap_entry_reserved, QCOW2_BITMAP_RESERVED},
 };
@@ -134,6 +133,7 @@ int repair_copied(struct repair *repair)
         switch (finding->check) {
         case CHECK_l1_copied_set:
         case CHECK_l2_copied_set:
+        case CHECK_l2_copied_unallocated: /* and nothing was lost there */
             ret = clear_bits(repair, finding, QCOW2_ENTRY_COPIED);
             break;
         case CHECK_l1_copied_clear:

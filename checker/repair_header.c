@@ -158,13 +158,36 @@ static int end_extensions(struct repair *repair, const struct finding *f)
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, f->check, f->host_off, 0);
 }
 
-/* Every combination of the bits that are known. */
+/* The image's own table of names has one for an incompatible bit that is set: it is a feature. */
+static bool names_unknown_bit(const struct walk *walk)
+{
+    enum { ENTRY_BYTES = 48, INCOMPATIBLE = 0 };
+    const struct qcow2_ext *names = &walk->feature_names;
+    uint64_t unknown = walk->header.incompatible & ~QCOW2_INCOMPAT_KNOWN;
+    for (uint64_t at = 0; names->data && at + ENTRY_BYTES <= names->length; at += ENTRY_BYTES) {
+        const uint8_t *entry = names->data + at;
+        if (entry[0] == INCOMPATIBLE && entry[1] < 64 && (unknown >> entry[1] & 1))
+            return true;
+    }
+    return false;
+}
+
+/* Every combination of the bits that are known.  Unknown ones may be a feature of another
+ * program's: if it says so hands off, if not the image must make sense without them. */
 static int mend_incompatible(struct repair *repair, enum check_id why)
 {
     struct patch patches[QCOW2_INCOMPAT_KNOWN + 1];
+    if (!repair->lossy || names_unknown_bit(repair->walk))
+        return 0;
     for (uint64_t bits = 0; bits <= QCOW2_INCOMPAT_KNOWN; bits++)
         patches[bits] = patch_be64(QCOW2_HDR_INCOMPATIBLE, bits);
-    return repair_take_best(repair, why, patches, QCOW2_INCOMPAT_KNOWN + 1);
+    int ret = repair_take_best(repair, why, patches, QCOW2_INCOMPAT_KNOWN + 1);
+    return ret < 0 || repair->plan.count == 0
+               ? ret
+               : plan_remark(&repair->plan,
+                     "choice: the unknown feature bits 0x%llx are cleared: nothing names them",
+                     (unsigned long long)(repair->walk->header.incompatible &
+                                          ~(uint64_t)QCOW2_INCOMPAT_KNOWN));
 }
 
 uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
@@ -210,7 +233,7 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_version:
         return lossy ? try_values(repair, f->check, QCOW2_HDR_VERSION, 2, 3) : 0;
     case CHECK_header_incompatible_unknown:
-        return lossy ? mend_incompatible(repair, f->check) : 0;
+        return mend_incompatible(repair, f->check);
     case CHECK_header_cluster_bits:
         return try_values(repair, f->check, QCOW2_HDR_CLUSTER_BITS, QCOW2_MIN_CLUSTER_BITS,
             QCOW2_MAX_CLUSTER_BITS);

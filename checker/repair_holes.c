@@ -16,6 +16,7 @@ struct hole_search {
     const struct table *table;
     uint8_t *bytes, *other;
     bool lost_sector; /* what is filled lies in a sector that was lost as a whole */
+    bool from_older;  /* what it is filled from is older: entries cannot have been empty */
 };
 
 static bool is_empty(const struct hole_search *s, uint32_t idx)
@@ -216,8 +217,8 @@ static bool fits_from_other(const struct hole_search *s, uint32_t idx)
     if (!is_empty(s, idx) || idx >= s->table->legal)
         return false;
     qcow2_l2_decode(geo, s->other + (size_t)idx * geo->l2_entry_size, &e);
-    return !e.copied && e.kind >= QCOW2_L2_ZERO_ALLOC && sector_is_empty(s, idx) &&
-           repair_entry_missed(s->repair, &e, 0, 0) &&
+    return !e.copied && e.kind >= QCOW2_L2_ZERO_ALLOC &&
+           (s->from_older || sector_is_empty(s, idx)) && repair_entry_missed(s->repair, &e, 0, 0) &&
            (e.kind == QCOW2_L2_COMPRESSED ? packed_miss(s, &e) : misses_these(s, e.host_off)) &&
            !has_rival(s, idx);
 }
@@ -225,7 +226,7 @@ static bool fits_from_other(const struct hole_search *s, uint32_t idx)
 /* A single cluster may as well have a wrong count: then nothing is lost. */
 static int fill_from_other(struct hole_search *s)
 {
-    enum { AT_LEAST = 2 };
+    uint32_t at_least = s->from_older ? 1 : 2;
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
     uint32_t fitting = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
@@ -234,7 +235,7 @@ static int fill_from_other(struct hole_search *s)
         if (!fits)
             memset(s->other + (size_t)i * geo->l2_entry_size, 0, geo->l2_entry_size);
     }
-    if (fitting < AT_LEAST)
+    if (fitting < at_least)
         return 0;
     int ret = plan_remark(&s->repair->plan,
         "choice: %u empty entries of the L2 table at 0x%llx get the clusters that another disk has "
@@ -264,6 +265,7 @@ static int fill_from_others(struct hole_search *s)
         if (other == s->table || other->skip || s->repair->plan.count > before)
             continue;
         walk_read_again(walk, other->host_off, s->other, walk->geo.cluster_size);
+        s->from_older = walk->geo.version >= 3 && age(walk, other) < age(walk, s->table);
         ret = fill_from_other(s);
     }
     return ret;

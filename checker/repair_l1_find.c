@@ -58,7 +58,7 @@ static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, boo
         return 0;
     bool fits = walk_looks_like_l2(walk, cluster_of(&walk->geo, host_off), &c.look);
     /* Beside a place with another disk's table only what its own lost is orphaned. */
-    fits |= c.look.orphaned > 0 && c.look.odd == 0 && c.look.marked > 0;
+    fits |= c.look.orphaned > c.look.odd && c.look.marked > 0;
     c.bare = !fits && !known;
     if (c.bare && !(empty_too && c.look.named == 0 && c.look.odd == 0))
         return 0;

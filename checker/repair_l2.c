@@ -37,9 +37,9 @@ bool repair_entry_missed(
         return false;
     for (uint64_t off = e->host_off & ~(uint64_t)(geo->cluster_size - 1);
          off < e->host_off + e->length; off += geo->cluster_size) {
-        if (!ranges_overlap(off, geo->cluster_size, own_off, own_len) &&
-            (!repair_deficit(repair, off) ||
-                walk_area_at(repair->walk, cluster_of(geo, off), NULL) != AREA_NONE))
+        if ((!ranges_overlap(off, geo->cluster_size, own_off, own_len) &&
+                !repair_deficit(repair, off)) ||
+            walk_area_at(repair->walk, cluster_of(geo, off), NULL) != AREA_NONE)
             return false;
     }
     return e->kind != QCOW2_L2_COMPRESSED || repair_decodes(repair, e);
@@ -133,7 +133,7 @@ static void propose_by_neighbours(
 static void propose_by_bits(
     const struct repair *repair, struct candidate *best, const struct place *place)
 {
-    for (unsigned bit = 0; bit < 63; bit++)
+    for (unsigned bit = 0; (place->raw & QCOW2_OFFSET_MASK) && bit < 63; bit++)
         propose(repair, best, place, place->raw ^ UINT64_C(1) << bit, ONE_BIT);
     if (!(place->raw & QCOW2_ENTRY_COMPRESSED))
         propose(repair, best, place, place->raw & ~(uint64_t)(repair->walk->geo.cluster_size - 1),
@@ -243,6 +243,8 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:
     case CHECK_l2_compressed_outside:
+    case CHECK_l2_subcluster_unallocated:
+    case CHECK_l2_copied_unallocated:
         return true;
     default:
         return false;
@@ -276,8 +278,11 @@ static size_t find_places(const struct repair *repair, struct place *places)
             continue;
         if (repair->walk->geo.extended_l2)
             plan_peek(&repair->plan, place.entry_off + 8, &place.bitmap);
-        if (place.table && plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
-            places[count++] = place;
+        if (!place.table || plan_peek(&repair->plan, place.entry_off, &place.raw) < 0)
+            continue;
+        if ((place.raw & QCOW2_OFFSET_MASK) == 0) /* it claims nothing */
+            place.host_off = place.length = 0;
+        places[count++] = place;
     }
     if (count > 0)
         qsort(places, count, sizeof(*places), compare_places);
@@ -378,6 +383,10 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         bool moves = best.evidence != ONE_BIT;
         if (best.evidence == NOTHING || best.tie ||
             (shared && moves && !somebody_stays(places, count, moved, i)))
+            continue;
+        /* Zeros may be right: then it is the flag that is wrong. */
+        if (places[i].check == CHECK_l2_copied_unallocated && best.evidence < BOTH_NEIGHBOURS &&
+            !repair->lossy)
             continue;
         /* That is not much: with a choice it takes --lossy. */
         if (best.evidence <= ONE_NEIGHBOUR && shared && !places[i].uprooted && !repair->lossy)

@@ -12,6 +12,7 @@
 enum {
     MAX_TABLE_BYTES = 4 << 20,
     MAX_PATCHES = 8,
+    MAX_SCANNED = 1024,
     MAX_ID = 32,
     ID_LEN_AT = 12, /* in a record */
     NAME_LEN_AT = 14,
@@ -205,7 +206,9 @@ static int read_table(struct repair *repair, uint64_t table_off, uint64_t known,
         }
         if (!decode_at(r, pos, &s))
             break;
-        bool missed = head_fits(walk, &s) && repair_deficit(repair, s.l1_off);
+        /* Or the header takes it for the table of snapshots. */
+        bool missed = head_fits(walk, &s) &&
+                      (repair_deficit(repair, s.l1_off) || s.l1_off == walk->header.snapshots_off);
         if (r->count >= known && !missed)
             break;
         struct choice choice = choose_lengths(walk, r, pos, r->count + 1 >= known);
@@ -276,10 +279,18 @@ static void take_better(struct reading *best, struct reading *r, bool *tie)
     free(r->bytes);
 }
 
-/* What looks like the table, among orphans and what is a bit away from the header's offset. */
+static bool is_leaked(const struct walk *walk, uint64_t cluster)
+{
+    struct census_cell cell = census_get(walk->census, cluster);
+    return !cell.claimed && cell.balance > 0 && cluster < walk->cluster_end;
+}
+
+/* What looks like the table, among orphans, what is a bit away from the header's offset, and all
+ * that nobody uses. */
 static int find_table(struct repair *repair, struct reading *best, bool *tie)
 {
-    const struct qcow2_header *header = &repair->walk->header;
+    const struct walk *walk = repair->walk;
+    const struct qcow2_header *header = &walk->header;
     uint64_t known = header->snapshot_count <= QCOW2_MAX_SNAPSHOTS ? header->snapshot_count : 0;
     struct reading r;
     int ret = 0;
@@ -292,6 +303,15 @@ static int find_table(struct repair *repair, struct reading *best, bool *tie)
     }
     for (unsigned bit = 0; ret == 0 && best->missed == 0 && bit < 63; bit++) {
         ret = read_table(repair, header->snapshots_off ^ UINT64_C(1) << bit, known, &r);
+        take_better(best, &r, tie);
+    }
+    uint64_t cluster = 0;
+    for (unsigned seen = 0; ret == 0 && best->missed == 0 && seen < MAX_SCANNED &&
+                            census_next_mismatch(walk->census, cluster, &cluster);
+         seen++, cluster++) {
+        if (!is_leaked(walk, cluster))
+            continue;
+        ret = read_table(repair, cluster << walk->geo.cluster_bits, known, &r);
         take_better(best, &r, tie);
     }
     return ret;
@@ -371,12 +391,14 @@ int repair_records(struct repair *repair)
         return 0;
     uint64_t known = header->snapshot_count <= QCOW2_MAX_SNAPSHOTS ? header->snapshot_count : 0;
     int ret = read_table(repair, header->snapshots_off, known, &r);
-    bool elsewhere = repair_has(repair, CHECK_orphan_snapshot_table) && says_more(repair);
-    if (ret == 0 && r.count > 0 && !(elsewhere && starts_oddly(walk, &r)))
-        ret = mend_table(repair, &r);
-    else if (ret == 0 && elsewhere)
+    bool odd = r.count == 0 || starts_oddly(walk, &r);
+    bool elsewhere = repair_has(repair, CHECK_orphan_snapshot_table) || (r.count > 0 && odd);
+    if (ret == 0 && odd && elsewhere && says_more(repair))
         ret = mend_pointer(repair, CHECK_orphan_snapshot_table);
-    else if (ret == 0 && repair->lossy && repair_has(repair, CHECK_snapshot_table_truncated))
+    if (ret == 0 && repair->plan.count == 0 && r.count > 0)
+        ret = mend_table(repair, &r);
+    else if (ret == 0 && repair->plan.count == 0 && !elsewhere && repair->lossy &&
+             repair_has(repair, CHECK_snapshot_table_truncated))
         ret = give_up_table(repair, CHECK_snapshot_table_truncated);
     free(r.bytes);
     return ret;

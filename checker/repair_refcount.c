@@ -267,35 +267,13 @@ static int plan_structure(struct repair *repair, const struct layout *layout)
     return ret;
 }
 
-/* The file was cut off, and entries still name what was behind its end: were it to grow to there,
- * they would show what is put there, or zeros as if nothing had been lost. */
-static bool named_from_outside(const struct repair *repair, uint64_t end)
-{
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        switch (f->check) {
-        case CHECK_l1_entry_outside:
-        case CHECK_l2_entry_outside:
-        case CHECK_l2_compressed_outside:
-        case CHECK_header_l1_outside:
-        case CHECK_snapshot_l1_outside:
-            if (f->host_off >= repair->walk->file_size && f->host_off < end)
-                return true;
-            break;
-        default:
-            break;
-        }
-    }
-    return false;
-}
-
 static int plan_layout(struct repair *repair, const struct layout *layout)
 {
     struct walk *walk = repair->walk;
     if (too_large(walk, layout))
         return plan_remark(
             &repair->plan, "the refcount table would become larger than 8 MiB: not made anew");
-    if (named_from_outside(repair, layout->end << walk->geo.cluster_bits))
+    if (repair->plan.alloc_end >> walk->geo.cluster_bits < layout->end)
         return 0;
     repair->plan.rebuild = true;
     repair->plan.needs_mark = true;

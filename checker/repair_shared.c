@@ -209,7 +209,6 @@ int repair_shared(struct repair *repair)
     if (ret != -ENOSPC)
         return ret;
     /* No cluster with a count to set: make room in the refcounts first. */
-    plan_release(&repair->plan);
-    plan_init(&repair->plan, repair->walk);
+    repair_new_plan(repair);
     return repair_make_room(repair);
 }

@@ -340,7 +340,6 @@ int repair_snapshots(struct repair *repair)
         ret = mend_bitmaps(repair);
     if (ret != -ENOSPC)
         return ret;
-    plan_release(&repair->plan);
-    plan_init(&repair->plan, repair->walk);
+    repair_new_plan(repair);
     return repair_make_room(repair);
 }
