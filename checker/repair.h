@@ -126,9 +126,12 @@ bool repair_counted(const struct repair *repair, uint64_t host_off);
 /* The file once went on there: what points there is right, the file was cut off. */
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);
 
-/* The entry names what a refcount structure lies on, and it is the latter that makes no sense: that
- * is made anew elsewhere first. */
-bool repair_on_wrong_counts(const struct repair *repair, const struct finding *finding);
+/* An entry of the L1 table that the disk has is damaged. */
+bool repair_has_damaged_entries(const struct repair *repair, const struct tree *tree);
+
+/* The entry names what metadata lies on, and it is the latter that makes no sense: a refcount
+ * structure, that is made anew elsewhere first, or an L1 table, that is found elsewhere. */
+bool repair_on_nonsense(const struct repair *repair, const struct finding *finding);
 
 /* Where the data of the header extension lies; 0 if it is not there in that length. */
 uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length);

@@ -109,7 +109,7 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     return make_l1(repair, why, tree);
 }
 
-static bool has_damaged_entries(const struct repair *repair, const struct tree *tree)
+bool repair_has_damaged_entries(const struct repair *repair, const struct tree *tree)
 {
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
@@ -131,6 +131,23 @@ static bool maps_nothing(const struct walk *walk, const struct tree *tree)
     return true;
 }
 
+/* Not one entry of it names a table. */
+static bool is_nonsense(const struct repair *repair, const struct tree *tree)
+{
+    const struct walk *walk = repair->walk;
+    if (!tree->usable || tree->same_l1 != 1 || !repair_has_damaged_entries(repair, tree))
+        return false;
+    for (uint64_t i = 0; i < tree->l1_size; i++) {
+        uint8_t entry[8];
+        if (io_read_padded(walk->io, tree->l1_off + i * 8, entry, sizeof(entry)) < 0)
+            return false;
+        const struct table *table = table_find(&walk->tables, load_be64(entry) & QCOW2_OFFSET_MASK);
+        if (table && !table->skip)
+            return false;
+    }
+    return true;
+}
+
 /* What the disk has for its L1 table is empty, belongs to somebody else, counts for less, or makes
  * no sense.
  * (A table that nothing speaks against is the disk's own: an orphan beside it is what an
@@ -140,7 +157,7 @@ static bool is_contested(const struct repair *repair, const struct tree *tree)
     const struct walk *walk = repair->walk;
     uint64_t first = cluster_of(&walk->geo, tree->l1_off);
     uint64_t count = clusters_for(&walk->geo, tree->l1_size * UINT64_C(8));
-    if (!tree->usable || tree->same_l1 != 1 || has_damaged_entries(repair, tree) ||
+    if (!tree->usable || tree->same_l1 != 1 || repair_has_damaged_entries(repair, tree) ||
         maps_nothing(walk, tree))
         return true;
     for (uint64_t i = 0; i < count; i++) {
@@ -157,14 +174,15 @@ static int mend_pointers(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
-    for (size_t i = 0; i < walk->tree_count; i++) {
-        if (is_contested(repair, &walk->trees[i]))
+    bool any = repair_has(repair, CHECK_orphan_l1_table);
+    for (size_t i = 0; any && i < walk->tree_count; i++) {
+        if (repair->lossy ? is_contested(repair, &walk->trees[i])
+                          : is_nonsense(repair, &walk->trees[i]))
             try_orphans(repair, &walk->trees[i], &tries);
     }
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
-    int ret = tries.count && repair->lossy ? repair_take_better(repair, CHECK_orphan_l1_table,
-                                                 tries.patches, tries.count, now / 2)
-                                           : 0;
+    int ret =
+        repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2);
     if (ret == 0 && repair->plan.count > 0)
         ret = plan_remark(&repair->plan, "choice: an orphaned L1 table explains more of the image "
                                          "than the one of a disk, and takes its place");

@@ -226,7 +226,7 @@ static void add_found_places(struct match *m)
         const struct finding *f = &repair->findings.items[i];
         struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
         if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off) ||
-            repair_on_wrong_counts(repair, f))
+            repair_on_nonsense(repair, f))
             continue;
         place.entry_off = repair_entry_off(repair, f);
         if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)

@@ -187,12 +187,15 @@ static bool table_overlaps(const struct repair *repair, const struct finding *f)
            f->length > repair->walk->geo.cluster_size;
 }
 
-bool repair_on_wrong_counts(const struct repair *repair, const struct finding *finding)
+bool repair_on_nonsense(const struct repair *repair, const struct finding *finding)
 {
     enum { FEW = 3 };
     const struct walk *walk = repair->walk;
     const struct area *area;
     enum area_kind kind = walk_area_at(walk, cluster_of(&walk->geo, finding->host_off), &area);
+    if (area && (kind == AREA_L1_TABLE || kind == AREA_SNAPSHOT_L1_TABLE))
+        return repair_has(repair, CHECK_orphan_l1_table) && area->tree >= TREE_ACTIVE &&
+               repair_has_damaged_entries(repair, &walk->trees[area->tree]);
     if (!area || (kind != AREA_REFCOUNT_BLOCK && kind != AREA_REFCOUNT_TABLE))
         return false;
     bool counts_nothing =
