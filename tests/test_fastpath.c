@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bigimage.h"
 #include "corpus.h"
 #include "damage.h"
 #include "qcheck.h"
@@ -43,6 +44,8 @@ static char *verdict_on(struct io *io, const struct check_options *how)
         report.omitted};
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
         fprintf(out, "count %d: %llu\n", (int)i, (unsigned long long)counts[i]);
+    for (size_t i = 0; i < report.sorted.count; i++)
+        tell(out, &report.sorted.items[i]);
     fprintf(out, "%s %s\n", verdict_name(report_verdict(&report)), report.problem);
     report_release(&report);
     fclose(out);
@@ -69,6 +72,7 @@ static const struct {
     {"with fast paths", {.threads = 1, .deep = true}},
     {"with 2 threads", {.threads = 2, .deep = true}},
     {"with 5 threads", {.threads = 5, .deep = true}},
+    {"with 16 threads", {.threads = 16, .deep = true}},
     {"entry by entry with 3 threads", {.threads = 3, .no_fast_paths = true, .deep = true}},
 };
 
@@ -125,6 +129,65 @@ START_TEST(random_damage)
 }
 END_TEST
 
+/* More tables, leaks and wrong counts than are taken at a time, and the limits of clusters. */
+static const struct bigimage large[] = {
+    {.cluster_bits = 9, .size_bytes = 8 << 20, .percent = 100},
+    {.cluster_bits = 9, .size_bytes = 8 << 20, .percent = 60, .shuffled = true, .wrong_every = 9},
+    {.cluster_bits = 12, .size_bytes = 128 << 20, .percent = 100, .snapshots = 3, .wrong_every = 7},
+    {.cluster_bits = 16, .size_bytes = UINT64_C(4) << 30, .percent = 100, .wrong_every = 16},
+    {.cluster_bits = 21, .size_bytes = UINT64_C(256) << 30, .percent = 100, .wrong_every = 1000},
+};
+enum { LARGE = sizeof(large) / sizeof(large[0]) };
+
+static void lose(struct io *io, uint64_t host_off, uint64_t length)
+{
+    uint8_t *zeros = calloc(1, length);
+    ck_assert_int_eq(io_write(io, host_off, zeros, length), 0);
+    free(zeros);
+}
+
+/* Behind the first L2 table lie bytes, so that they are looked at when they leak. */
+static void fill(struct io *io, const struct bigimage *image, const struct bigimage_parts *parts)
+{
+    enum { MOST = 10000 };
+    uint64_t cluster = UINT64_C(1) << image->cluster_bits, per_table = cluster / 8 + 1;
+    uint8_t bytes[QCOW2_SECTOR_BYTES];
+    memset(bytes, 0x5a, sizeof(bytes));
+    for (uint64_t i = 0; !image->shuffled && i < MOST && i < parts->l2_tables * per_table; i++) {
+        if (i % per_table != 0)
+            ck_assert_int_eq(io_write(io, parts->l2_off + i * cluster, bytes, sizeof(bytes)), 0);
+    }
+}
+
+START_TEST(large_images)
+{
+    static const char *const damages[] = {"as it is", "L1 entries lost", "L1 table lost",
+        "refcount blocks lost", "refcounts lost", "cut off"};
+    for (size_t d = 0; d < sizeof(damages) / sizeof(damages[0]); d++) {
+        const struct bigimage *image = &large[_i];
+        uint64_t cluster = UINT64_C(1) << image->cluster_bits;
+        struct bigimage_parts parts;
+        struct io *io;
+        ck_assert_int_eq(io_mem_open(0, &io), 0);
+        ck_assert_int_eq(bigimage_write(io, image, &parts), 0);
+        if (d > 0)
+            fill(io, image, &parts);
+        for (uint64_t i = 1; d == 1 && i < parts.l2_tables; i += 3)
+            lose(io, parts.l1_off + i * 8, 8);
+        if (d == 2)
+            lose(io, parts.l1_off, parts.l2_tables * 8);
+        for (uint64_t i = 1; d == 3 && i < parts.refblocks; i += 2)
+            lose(io, cluster + i * 8, 8);
+        if (d == 4)
+            lose(io, cluster, parts.reftable * cluster);
+        if (d == 5)
+            ck_assert_int_eq(io_resize(io, parts.total / 3 * 2 * cluster + 700), 0);
+        compare(io, damages[d], "a large image\n");
+        io_close(io);
+    }
+}
+END_TEST
+
 Suite *test_fastpath(void);
 Suite *test_fastpath(void)
 {
@@ -134,6 +197,7 @@ Suite *test_fastpath(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, corpus_images, 0, corpus_list("", -1, name));
     tcase_add_loop_test(tc, random_damage, 0, corpus_list("healthy-", -1, name));
+    tcase_add_loop_test(tc, large_images, 0, LARGE);
     suite_add_tcase(suite, tc);
     return suite;
 }
