@@ -43,6 +43,11 @@ bool census_has_conflicts(const struct census *census)
     return census->has_conflicts;
 }
 
+bool census_has_refused(const struct census *census)
+{
+    return census->has_refused;
+}
+
 int census_unknown(struct census *census, uint64_t first, uint64_t count)
 {
     if (census->unknown_count > 0) {
@@ -182,6 +187,7 @@ int census_claim(
     int ret = page_for_claim(census, cluster, &page);
     if (ret < 0)
         return ret;
+    census->has_refused |= how == CLAIM_REFUSED;
     uint32_t i = (uint32_t)(cluster & (PAGE_CELLS - 1));
     uint64_t cell = cell_load(page, i);
     bool owned = cell_claimed(page, cell) && !mark_get(page, MARK_REFUSED, i);

@@ -65,6 +65,7 @@ int census_claim(
 int census_mark_odd(struct census *census, uint64_t cluster);
 struct census_cell census_get(const struct census *census, uint64_t cluster);
 bool census_has_conflicts(const struct census *census);
+bool census_has_refused(const struct census *census); /* claims of that kind */
 
 /* The fast path for data clusters in a row, first, first + 1, ...: claims them with `refs`
  * references each, up to the first that was claimed before.  Those whose stored count is higher

@@ -39,7 +39,7 @@ struct unknown_range {
 struct census {
     uint64_t cluster_count;
     size_t memory;
-    bool has_conflicts;
+    bool has_conflicts, has_refused;
     uint64_t claims, loose_pages;  /* pages made for references where nothing is counted */
     struct unknown_range *unknown; /* ascending */
     size_t unknown_count;

@@ -15,6 +15,7 @@ struct touched {
     enum area_kind area;
     bool alone;      /* it is one cluster, which nobody else refers to */
     int64_t balance; /* of that */
+    uint64_t refs;   /* all that it has; 0: not known */
 };
 
 static struct touched look_up(struct walk *walk, const struct qcow2_l2_entry *e)
@@ -28,7 +29,7 @@ static struct touched look_up(struct walk *walk, const struct qcow2_l2_entry *e)
     for (uint64_t c = cluster_of(&walk->geo, e->host_off); c <= last; c++) {
         struct census_cell cell = census_get(walk->census, c);
         touched.noteworthy |= cell.balance != 0 || cell.conflict || cell.odd;
-        touched.alone &= !cell.conflict;
+        touched.alone &= cell.claimed && !cell.conflict;
         touched.conflict |= cell.conflict && !walk_wrongly_accused(walk, c);
         touched.balance = cell.balance;
         if (cell.conflict && touched.area == AREA_NONE)
@@ -57,18 +58,34 @@ static void note_owners(struct walk *walk, const struct subject *subject)
         walk_note_owner(walk, c, subject);
 }
 
+/* No other table lies at this guest position, and nothing was claimed but by who has the cluster:
+ * so a cluster with one owner has the references of the table. */
+static bool refs_are_known(const struct walk *walk, size_t item)
+{
+    const struct table_set *set = &walk->tables;
+    uint32_t l1_idx = set->items[item].l1_idx;
+    return !walk->options->no_fast_paths && !census_has_refused(walk->census) &&
+           (item == 0 || set->items[item - 1].l1_idx != l1_idx) &&
+           (item + 1 == set->count || set->items[item + 1].l1_idx != l1_idx);
+}
+
 static struct cluster_facts entry_facts(
     struct walk *walk, const struct qcow2_l2_entry *e, const struct touched *touched)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     uint64_t cluster = cluster_of(geo, e->host_off);
+    int64_t stored = touched->balance + (int64_t)touched->refs;
     if (geo->data_file && e->kind >= QCOW2_L2_ZERO_ALLOC) /* there each is used once */
         return (struct cluster_facts){.stored_known = true, .stored = 1, .refs = 1};
     if (e->kind != QCOW2_L2_NORMAL && e->kind != QCOW2_L2_ZERO_ALLOC)
         return (struct cluster_facts){0};
     /* Metadata is claimed, too: who has a cluster alone has none of it. */
-    return touched->alone ? walk_counts(walk, cluster, touched->balance)
-                          : walk_facts(walk, cluster);
+    if (!touched->alone)
+        return walk_facts(walk, cluster);
+    if (touched->refs == 0 || stored >= CENSUS_STORED_MAX || !census_known(walk->census, cluster))
+        return walk_counts(walk, cluster, touched->balance);
+    return (struct cluster_facts){
+        .stored_known = true, .stored = (uint64_t)stored, .refs = touched->refs};
 }
 
 /* Plain entries of a table that no check can tell apart: the flags, and what is known about their
@@ -140,6 +157,7 @@ static void judge_table(struct walk *walk, const struct table *table, const uint
     const struct qcow2_geometry *geo = &walk->geo;
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
     struct alike before = {.hits = HITS_UNKNOWN};
+    uint64_t refs = refs_are_known(walk, (size_t)(table - walk->tables.items)) ? table->refs : 0;
     struct l2_run run = {0};
     uint32_t plain_end = 0; /* entries before it are known to be plain */
     for (uint32_t i = 0, n; i < geo->l2_entries; i += n ? n : 1) {
@@ -158,6 +176,7 @@ static void judge_table(struct walk *walk, const struct table *table, const uint
             continue;
         uint64_t guest_off = ((uint64_t)table->l1_idx << geo->l2_bits | i) << geo->cluster_bits;
         struct touched touched = look_up(walk, &e);
+        touched.refs = refs;
         if (walk->options->no_fast_paths || touched.noteworthy ||
             (!plain && (i >= table->legal || !l2_entry_plain(walk, &e, guest_off))))
             judge_entry(walk, table, i, &e, &touched, plain && touched.alone ? &before : NULL);
@@ -200,23 +219,47 @@ static bool judge_place(const struct walk *walk, const void *arg, size_t item, u
     return worth_a_look(walk, table);
 }
 
-static int judge_use(
-    struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *read)
+static void judge_one(struct walk *walk, size_t item, const struct io_read_req *read)
 {
     const struct table *table = &walk->tables.items[item];
-    (void)arg, (void)count;
     if (table->skip)
         judge_skipped(walk, table);
     if (read->length == 0)
-        return 0;
+        return;
     if (read->result < 0)
         walk_read_again(walk, read->host_off, read->buf, read->length);
+    walk->table_idx = item;
     judge_table(walk, table, read->buf);
+}
+
+static int judge_use(
+    struct walk *walk, void *arg, size_t item, size_t count, const struct io_read_req *read)
+{
+    (void)arg, (void)count;
+    judge_one(walk, item, read);
     return walk_pause(walk, 0);
+}
+
+/* The same of some tables in a row, which are read here. */
+static void judge_part(struct walk *walk, uint64_t first, uint64_t end)
+{
+    for (uint64_t i = first; i < end; i++) {
+        const struct table *table = &walk->tables.items[i];
+        struct io_read_req read = {.host_off = table->host_off, .buf = walk->buf};
+        if (worth_a_look(walk, table))
+            read.length = walk->geo.cluster_size;
+        read.result = io_read(walk->io, read.host_off, read.buf, read.length);
+        judge_one(walk, i, &read);
+    }
 }
 
 int walk_judge_tables(struct walk *walk)
 {
+    enum { PART_BYTES = 2 << 20 };
     struct stream stream = {.count = walk->tables.count, .place = judge_place, .use = judge_use};
-    return walk_stream(walk, &stream);
+    int ret = walk_has_parts(walk) ? walk_in_parts(walk, walk->tables.count,
+                                         PART_BYTES / walk->geo.cluster_size, judge_part)
+                                   : walk_stream(walk, &stream);
+    walk->table_idx = walk->tables.count; /* whoever comes later is no longer the first */
+    return ret;
 }

@@ -53,12 +53,11 @@ static void tally(struct report *report, const struct finding *finding)
     }
 }
 
-void report_add(struct report *report, const struct finding *finding)
+/* Keeps the finding if the cap allows. */
+static void keep(struct report *report, const struct finding *finding)
 {
     enum severity severity = check_rows[finding->check].severity;
     size_t kept = 0;
-    tally(report, finding);
-    report->hits[finding->check]++;
     for (int s = (int)severity; s < SEVERITY_COUNT; s++)
         kept += report->by_severity[s].count;
     if (kept >= report->max_findings || !list_push(&report->by_severity[severity], finding)) {
@@ -75,6 +74,29 @@ void report_add(struct report *report, const struct finding *finding)
             break;
         }
     }
+}
+
+void report_add(struct report *report, const struct finding *finding)
+{
+    tally(report, finding);
+    report->hits[finding->check]++;
+    keep(report, finding);
+}
+
+void report_append(struct report *report, const struct report *more)
+{
+    report->corruptions += more->corruptions;
+    report->leaks += more->leaks;
+    report->data_at_risk += more->data_at_risk;
+    report->omitted += more->omitted;
+    for (int check = 0; check < CHECK_COUNT; check++)
+        report->hits[check] += more->hits[check];
+    for (int s = 0; s < SEVERITY_COUNT; s++) {
+        for (size_t i = 0; i < more->by_severity[s].count; i++)
+            keep(report, &more->by_severity[s].items[i]);
+    }
+    if (more->incomplete)
+        report_problem(report, "%s", more->problem);
 }
 
 static int compare_table_offs(const void *key, const void *element)

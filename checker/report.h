@@ -74,6 +74,10 @@ void report_release(struct report *report);
  * lower.  Never fails: without memory it is counted and omitted. */
 void report_add(struct report *report, const struct finding *finding);
 
+/* Adds what was found by a part of the check, as if each of its findings had been added here after
+ * those that are there.  `more` has the same cap. */
+void report_append(struct report *report, const struct report *more);
+
 /* The disks that have the table, NULL if there is one at most. */
 const struct report_sharers *report_sharers_of(const struct report *report, uint64_t table_off);
 

@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -288,18 +289,28 @@ struct owner *walk_owner(struct walk *walk, uint64_t cluster)
     }
 }
 
-void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *subject)
+static void owner_set(struct owner *owner, size_t table_idx, const struct subject *subject)
 {
-    struct owner *owner = walk->owners_missing > 0 ? walk_owner(walk, cluster) : NULL;
-    if (!owner || owner->found)
-        return;
-    walk->owners_missing--;
     owner->found = true;
+    owner->table_idx = table_idx;
     owner->tree = subject->tree;
     owner->table_off = subject->table_off;
     owner->index = subject->index;
     owner->guest_off = subject->guest_off;
     owner->guest_len = subject->guest_len;
+}
+
+void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *subject)
+{
+    struct owner *owner = walk_owner(walk, cluster);
+    if (!owner)
+        return;
+    if (walk->owner_lock)
+        pthread_mutex_lock(walk->owner_lock);
+    if (!owner->found || walk->table_idx < owner->table_idx)
+        owner_set(owner, walk->table_idx, subject);
+    if (walk->owner_lock)
+        pthread_mutex_unlock(walk->owner_lock);
 }
 
 int walk_collect_owners(struct walk *walk)
@@ -325,7 +336,6 @@ int walk_collect_owners(struct walk *walk)
             i = (i + 1) & (slots - 1);
         walk->owners[i] = (struct owner){.cluster = cluster};
         walk->owner_last = cluster;
-        walk->owners_missing++;
         wanted--;
     } while (wanted > 0 && census_next_mismatch(walk->census, cluster + 1, &cluster));
     return 0;

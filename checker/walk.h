@@ -11,6 +11,7 @@
  *   walk_l2.c        first pass over the L2 tables: claims
  *   walk_scan.c      what the fast paths of that pass recognise in one go
  *   walk_bitmap.c    bitmaps, LUKS header
+ *   walk_parts.c     judging on several threads
  *   judge.c          second look at what the first pass found unusual
  *   walk_leaks.c     going over leaked clusters
  *   orphan.c         leaked clusters that look like a lost table
@@ -23,6 +24,8 @@
  * memory, interrupted).  Unreadable metadata is none: it is reported and the walk goes on. */
 #ifndef CHECKER_WALK_H
 #define CHECKER_WALK_H
+
+#include <pthread.h>
 
 #include "census.h"
 #include "check.h"
@@ -87,11 +90,12 @@ struct extent {
     uint64_t hole_off, data_off, data_end;
 };
 
-/* Where a cluster whose count is wrong is used: for the message about it. */
+/* Where a cluster whose count is wrong is used first: for the message about it. */
 struct owner {
     uint64_t cluster;
     bool found;
     int tree;
+    size_t table_idx;
     uint64_t table_off, index, guest_off, guest_len;
 };
 
@@ -138,8 +142,10 @@ struct walk {
     } stored_cache[STORED_PIECES]; /* of refcount blocks */
 
     struct owner *owners; /* open hash table by cluster */
-    size_t owner_slots, owners_missing;
-    uint64_t owner_last; /* the highest cluster among them */
+    size_t owner_slots;
+    uint64_t owner_last;         /* the highest cluster among them */
+    pthread_mutex_t *owner_lock; /* NULL: only one thread judges */
+    size_t table_idx;            /* of the table that is judged: the first that uses it is named */
 
     uint64_t data_file_end; /* data file: end of what is mapped in it */
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
@@ -278,6 +284,19 @@ struct leak_search {
     int (*end)(struct walk *walk, void *arg, struct leak *leak);
 };
 int walk_search_leaks(struct walk *walk, const struct leak_search *search);
+
+/* ---- walk_parts.c ---- */
+
+/* Judges first .. end - 1: may report, note owners, read and use walk->buf for a cluster, and
+ * change nothing else. */
+typedef void walk_part(struct walk *walk, uint64_t first, uint64_t end);
+
+/* There are threads to do that on. */
+bool walk_has_parts(const struct walk *walk);
+
+/* Judges 0 .. count - 1, `each` at a time, on the threads that there are; what is reported is the
+ * same, and in the same order, as if it had been all at once. */
+int walk_in_parts(struct walk *walk, uint64_t count, uint64_t each, walk_part *work);
 
 /* ---- the stages, in order ---- */
 int walk_header(struct walk *walk, bool *go_on);

@@ -285,22 +285,38 @@ static void show_cluster(struct walk *walk, uint64_t cluster, int64_t balance, s
     walk_show_alike(walk, &subject, &before->hits);
 }
 
-int walk_compare_refcounts(struct walk *walk)
+static void compare_part(struct walk *walk, uint64_t first, uint64_t end)
 {
-    judge_reftable(walk);
-    uint64_t cluster = walk->first_mismatch;
     struct alike before = {.hits = HITS_UNKNOWN};
     int64_t balance;
-    for (uint64_t n = 0; census_next_wrong(walk->census, cluster, &cluster, &balance); cluster++) {
+    for (uint64_t cluster = first;
+         census_next_wrong(walk->census, cluster, &cluster, &balance) && cluster < end; cluster++) {
         /* What looks leaked may be used by what could not be read. */
         if (census_known(walk->census, cluster) && !(walk->refs_incomplete && balance > 0))
             show_cluster(walk, cluster, balance, &before);
-        if (++n % 65536 == 0) {
-            int ret = walk_pause(walk, 0);
-            if (ret < 0)
-                return ret;
-        }
     }
+}
+
+/* The clusters of the file in parts; behind it there should be none. */
+static int compare_all(struct walk *walk)
+{
+    enum { AT_LEAST = 1 << 18, MOST_PARTS = 256 };
+    uint64_t each = walk->cluster_end / MOST_PARTS + 1;
+    if (walk->first_mismatch == UINT64_MAX)
+        return 0;
+    int ret =
+        walk_in_parts(walk, walk->cluster_end, each < AT_LEAST ? AT_LEAST : each, compare_part);
+    if (ret == 0)
+        compare_part(walk, walk->cluster_end, UINT64_MAX);
+    return ret;
+}
+
+int walk_compare_refcounts(struct walk *walk)
+{
+    judge_reftable(walk);
+    int ret = compare_all(walk);
+    if (ret < 0)
+        return ret;
     uint64_t end = census_end(walk->census, walk->cluster_end);
     walk->report->image_end_off = (end ? end : 1) << walk->geo.cluster_bits;
     struct subject subject = {

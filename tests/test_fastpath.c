@@ -25,8 +25,9 @@ static void tell(void *arg, const struct finding *f)
         f->has_want, (unsigned long long)f->want, f->detail);
 }
 
-/* All that a check says, as text. */
-static char *verdict_on(struct io *io, const struct check_options *how)
+/* All that a check says, as text; `told`: also each finding as it comes, which then come one after
+ * the other. */
+static char *verdict_on(struct io *io, const struct check_options *how, bool told)
 {
     char *text = NULL;
     size_t length;
@@ -34,7 +35,7 @@ static char *verdict_on(struct io *io, const struct check_options *how)
     struct report report;
     struct check_options options = *how;
     ck_assert_ptr_nonnull(out);
-    options.found = tell;
+    options.found = told ? tell : NULL;
     options.found_arg = out;
     report_init(&report, 20);
     check_image(io, NULL, &options, &report);
@@ -76,16 +77,22 @@ static const struct {
     {"entry by entry with 3 threads", {.threads = 3, .no_fast_paths = true, .deep = true}},
 };
 
-static void compare(struct io *io, const char *what, const char *story)
+static void compare_told(struct io *io, const char *what, const char *story, bool told)
 {
-    char *first = verdict_on(io, &ways[0].options);
+    char *first = verdict_on(io, &ways[0].options, told);
     for (size_t i = 1; i < sizeof(ways) / sizeof(ways[0]); i++) {
-        char *text = verdict_on(io, &ways[i].options);
+        char *text = verdict_on(io, &ways[i].options, told);
         ck_assert_msg(strcmp(first, text) == 0, "%s\n%s%s:\n%.300s\n%s:\n%.300s", what, story,
             ways[0].name, difference(first, text), ways[i].name, difference(text, first));
         free(text);
     }
     free(first);
+}
+
+static void compare(struct io *io, const char *what, const char *story)
+{
+    compare_told(io, what, story, true);
+    compare_told(io, what, story, false);
 }
 
 START_TEST(corpus_images)
