@@ -220,6 +220,9 @@ coverage:                       ## lines and branches of engine/ and checker/ th
 coverage-build: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay \
 	$(BUILD)/tests/fail_calls.so
 
+valgrind: $(PROGRAMS) $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so   ## the programs on a sample of the corpus, under valgrind
+	@tests/valgrind.sh $(BUILD)
+
 demo: $(BUILD)/qcheck           ## a damaged image and what qcheck says about it
 	@tests/demo.sh $(BUILD)/qcheck
 
@@ -271,7 +274,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check check-in-halves coverage coverage-build fuzz limits crash agreement mutants bench bench-check bench-repair bench-crash \
+.PHONY: all check check-in-halves coverage coverage-build fuzz limits valgrind crash agreement mutants bench bench-check bench-repair bench-crash \
         bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 build="gcc make pkg-config zlib1g-dev libzstd-dev libjansson-dev libunwind-dev"
-tests="check qemu-utils hyperfine libfuse3-dev fuse3"
+tests="check qemu-utils hyperfine valgrind libfuse3-dev fuse3"
 lint="clang clang-format clang-tidy cppcheck mandoc"
 fuzz="afl++" # clang has the other fuzzer
 

@@ -4,10 +4,12 @@
  *
  *   FAIL_KIND    alloc, open, read, write, sync, resize or lock
  *   FAIL_NTH     which call of that kind; 0: none
+ *   FAIL_PROGRAM if set, only in the program of this name
  *   FAIL_FIRED   a file that is made when it has failed
  *   FAIL_MODE    short: each read and write does a part; eintr: every other one is interrupted
  *
- * Never linked with anything: malloc and its like are those of the C library underneath. */
+ * Never linked with anything: malloc and its like are the next ones, of the C library or of a tool
+ * that watches memory. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,11 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *old, size_t size);
-
-static volatile sig_atomic_t calls_seen, turn, not_ours;
+static volatile sig_atomic_t calls_seen, turn, not_ours = 1;
 
 /* True if this call is the one; errno is set. */
 static int fails(const char *kind, int error)
@@ -58,8 +56,8 @@ static size_t part_of(size_t length)
 
 /* ---- after main() ----
  *
- * What runs at the exit is not the program's, but that of whoever measures its coverage, and would
- * not stand it. */
+ * What runs before it, and at the exit, is not the program's, but that of whoever measures its
+ * coverage, and would not stand it. */
 
 typedef int main_function(int, char **, char **);
 typedef int start_function(
@@ -70,7 +68,8 @@ static main_function *program_main;
 
 static int run_main(int argc, char **argv, char **environment)
 {
-    not_ours = 0;
+    const char *wanted = getenv("FAIL_PROGRAM"), *slash = strrchr(argv[0], '/');
+    not_ours = wanted && strcmp(wanted, slash ? slash + 1 : argv[0]) != 0;
     int ret = program_main(argc, argv, environment);
     not_ours = 1;
     return ret;
@@ -79,7 +78,6 @@ static int run_main(int argc, char **argv, char **environment)
 int __libc_start_main(main_function *main, int argc, char **argv, void (*init)(void),
     void (*fini)(void), void (*at_exit)(void), void *stack_end)
 {
-    not_ours = 1; /* nor is what runs before it */
     union {
         void *symbol;
         start_function *call;
@@ -90,19 +88,45 @@ int __libc_start_main(main_function *main, int argc, char **argv, void (*init)(v
 
 /* ---- memory ---- */
 
+typedef void *malloc_function(size_t);
+typedef void *calloc_function(size_t, size_t);
+typedef void *realloc_function(void *, size_t);
+
+static union {
+    void *symbol;
+    malloc_function *call;
+} next_malloc;
+static union {
+    void *symbol;
+    calloc_function *call;
+} next_calloc;
+static union {
+    void *symbol;
+    realloc_function *call;
+} next_realloc;
+
+static void find(void **symbol, const char *name)
+{
+    if (!*symbol)
+        *symbol = dlsym(RTLD_NEXT, name);
+}
+
 void *malloc(size_t size)
 {
-    return fails("alloc", ENOMEM) ? NULL : __libc_malloc(size);
+    find(&next_malloc.symbol, "malloc");
+    return fails("alloc", ENOMEM) ? NULL : next_malloc.call(size);
 }
 
 void *calloc(size_t count, size_t size)
 {
-    return fails("alloc", ENOMEM) ? NULL : __libc_calloc(count, size);
+    find(&next_calloc.symbol, "calloc");
+    return fails("alloc", ENOMEM) ? NULL : next_calloc.call(count, size);
 }
 
 void *realloc(void *old, size_t size)
 {
-    return fails("alloc", ENOMEM) ? NULL : __libc_realloc(old, size);
+    find(&next_realloc.symbol, "realloc");
+    return fails("alloc", ENOMEM) ? NULL : next_realloc.call(old, size);
 }
 
 /* ---- files: the names that 64-bit offsets lead to ---- */
