@@ -214,8 +214,11 @@ coverage:                       ## lines and branches of engine/ and checker/ th
 	$(MAKE) BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
 		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' \
 		coverage-build
-	-$(BUILD)/coverage/tests/run $(COVERAGE_SUITES) >$(BUILD)/coverage/log 2>&1
-	@tail -n 3 $(BUILD)/coverage/log
+	-$(if $(COVERAGE_SUITES),$(BUILD)/coverage/tests/run $(COVERAGE_SUITES),\
+		$(MAKE) -s BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
+		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' check-in-halves) \
+		>$(BUILD)/coverage/log 2>&1
+	@grep -E '^[0-9]+%|:[FE]:' $(BUILD)/coverage/log
 	@tests/coverage.sh $(BUILD)/coverage engine checker
 coverage-build: $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/interplay \
 	$(BUILD)/tests/fail_calls.so
