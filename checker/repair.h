@@ -144,8 +144,10 @@ bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *en
 bool repair_entry_missed(const struct repair *repair, const struct qcow2_l2_entry *e,
     uint64_t own_off, uint64_t own_len);
 
-/* Plans the entry (l2_entry_size bytes), with COPIED where that is right, and takes its clusters.
- */
+/* Takes the clusters of an entry (16 bytes are read), and sets COPIED in it where that is right. */
+int repair_take_entry(struct repair *repair, const struct table *table, uint8_t *entry);
+
+/* The same, and plans it. */
 int repair_put_entry(struct repair *repair, enum check_id why, const struct table *table,
     uint64_t entry_off, const uint8_t *entry);
 

@@ -10,11 +10,12 @@
 
 #include "repair.h"
 
-/* One table; its bytes and those of another one are read into buffers of a cluster. */
+/* One table; its bytes, as they are and as they will be, and those of another one are read into
+ * buffers of a cluster. */
 struct hole_search {
     struct repair *repair;
     const struct table *table;
-    uint8_t *bytes, *other;
+    uint8_t *bytes, *other, *old;
     bool lost_sector; /* what is filled lies in a sector that was lost as a whole */
     bool from_older;  /* what it is filled from is older: entries cannot have been empty */
 };
@@ -26,9 +27,32 @@ static bool is_empty(const struct hole_search *s, uint32_t idx)
     return memcmp(s->bytes + (size_t)idx * size, zeros, size) == 0;
 }
 
-static uint64_t entry_off(const struct hole_search *s, uint32_t idx)
+static int fill(struct hole_search *s, uint32_t idx, const uint8_t *entry)
 {
-    return s->table->host_off + (uint64_t)idx * s->repair->walk->geo.l2_entry_size;
+    unsigned size = s->repair->walk->geo.l2_entry_size;
+    uint8_t bytes[16] = {0};
+    memcpy(bytes, entry, size);
+    int ret = repair_take_entry(s->repair, s->table, bytes);
+    memcpy(s->bytes + (size_t)idx * size, bytes, size);
+    return ret;
+}
+
+/* Sector by sector: that a whole one was lost must be seen until it is there again. */
+static int write_filled(struct hole_search *s)
+{
+    int ret = 0;
+    for (size_t at = 0; ret == 0 && at < s->repair->walk->geo.cluster_size;
+         at += QCOW2_SECTOR_BYTES) {
+        if (memcmp(s->bytes + at, s->old + at, QCOW2_SECTOR_BYTES) == 0)
+            continue;
+        uint8_t *sector = malloc(QCOW2_SECTOR_BYTES);
+        if (!sector)
+            return -ENOMEM;
+        memcpy(sector, s->bytes + at, QCOW2_SECTOR_BYTES);
+        ret = plan_data(&s->repair->plan, PHASE_SWITCH, CHECK_cluster_leaked,
+            s->table->host_off + at, sector, QCOW2_SECTOR_BYTES);
+    }
+    return ret;
 }
 
 /* The references that the cluster misses are those of this table. */
@@ -159,7 +183,7 @@ static int fill_run(struct hole_search *s, uint32_t first, uint32_t end)
         uint8_t entry[16];
         store_be64(entry, before + ((uint64_t)(i - first + 1) << geo->cluster_bits));
         store_be64(entry + 8, QCOW2_SUBCLUSTER_ALLOC);
-        ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i), entry);
+        ret = fill(s, i, entry);
     }
     return ret;
 }
@@ -245,8 +269,7 @@ static int fill_from_other(struct hole_search *s)
         const uint8_t *entry = s->other + (size_t)i * geo->l2_entry_size;
         if (load_be64(entry) == 0)
             continue;
-        ret = repair_put_entry(s->repair, CHECK_cluster_leaked, s->table, entry_off(s, i), entry);
-        memcpy(s->bytes + (size_t)i * geo->l2_entry_size, entry, geo->l2_entry_size);
+        ret = fill(s, i, entry);
     }
     s->lost_sector = true;
     if (ret == 0)
@@ -255,14 +278,18 @@ static int fill_from_other(struct hole_search *s)
     return ret;
 }
 
+static bool has_changed(const struct hole_search *s)
+{
+    return memcmp(s->bytes, s->old, s->repair->walk->geo.cluster_size) != 0;
+}
+
 static int fill_from_others(struct hole_search *s)
 {
     struct walk *walk = s->repair->walk;
     const struct table *end = walk->tables.items + walk->tables.count, *other = first_here(s);
-    size_t before = s->repair->plan.count;
     int ret = 0;
     for (; ret == 0 && other < end && other->l1_idx == s->table->l1_idx; other++) {
-        if (other == s->table || other->skip || s->repair->plan.count > before)
+        if (other == s->table || other->skip || has_changed(s))
             continue;
         walk_read_again(walk, other->host_off, s->other, walk->geo.cluster_size);
         s->from_older = walk->geo.version >= 3 && age(walk, other) < age(walk, s->table);
@@ -279,20 +306,23 @@ int repair_holes(struct repair *repair)
     if (!repair->lossy || !walk->judgeable || walk->geo.data_file ||
         !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
-    s.bytes = calloc(2, walk->geo.cluster_size);
+    s.bytes = calloc(3, walk->geo.cluster_size);
     if (!s.bytes)
         return -ENOMEM;
     s.other = s.bytes + walk->geo.cluster_size;
+    s.old = s.other + walk->geo.cluster_size;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
-        size_t before = repair->plan.count;
         s.table = &walk->tables.items[i];
         if (s.table->skip)
             continue;
         walk_read_again(walk, s.table->host_off, s.bytes, walk->geo.cluster_size);
+        memcpy(s.old, s.bytes, walk->geo.cluster_size);
         ret = fill_runs(&s);
-        if (ret == 0 && repair->plan.count == before && !repair_has(repair, CHECK_orphan_l2_table))
+        if (ret == 0 && !has_changed(&s) && !repair_has(repair, CHECK_orphan_l2_table))
             ret = fill_from_others(&s);
+        if (ret == 0)
+            ret = write_filled(&s);
     }
     free(s.bytes);
     return ret;

@@ -106,6 +106,8 @@ static bool used_elsewhere(
 static unsigned score_age(const struct match *m, const struct place *p)
 {
     size_t end = p->tree == TREE_ACTIVE ? m->repair->walk->tree_count : (size_t)p->tree;
+    if (may_be_right(p)) /* it has one */
+        return 0;
     for (size_t i = 1; i < end; i++) {
         if (match_table_at(m, (int)i, p->l1_idx) != 0)
             return EARLIER;

@@ -45,25 +45,30 @@ bool repair_entry_missed(
     return e->kind != QCOW2_L2_COMPRESSED || repair_decodes(repair, e);
 }
 
-int repair_put_entry(struct repair *repair, enum check_id why, const struct table *table,
-    uint64_t entry_off, const uint8_t *entry)
+int repair_take_entry(struct repair *repair, const struct table *table, uint8_t *entry)
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint8_t bytes[16] = {0};
     struct qcow2_l2_entry e;
     uint64_t stored = 0;
     int ret = 0;
-    memcpy(bytes, entry, geo->l2_entry_size);
-    qcow2_l2_decode(geo, bytes, &e);
+    qcow2_l2_decode(geo, entry, &e);
     for (uint64_t off = e.host_off & ~(uint64_t)(geo->cluster_size - 1);
          ret == 0 && off < e.host_off + e.length; off += geo->cluster_size)
         ret = repair_take(repair, off, table->refs);
     walk_stored(repair->walk, cluster_of(geo, e.host_off), &stored);
     if (e.kind != QCOW2_L2_COMPRESSED && table->active_refs > 0 && stored == 1)
-        store_be64(bytes, e.raw | QCOW2_ENTRY_COPIED);
-    return ret < 0
-               ? ret
-               : plan_bytes(&repair->plan, PHASE_SWITCH, why, entry_off, bytes, geo->l2_entry_size);
+        store_be64(entry, e.raw | QCOW2_ENTRY_COPIED);
+    return ret;
+}
+
+int repair_put_entry(struct repair *repair, enum check_id why, const struct table *table,
+    uint64_t entry_off, const uint8_t *entry)
+{
+    unsigned size = repair->walk->geo.l2_entry_size;
+    uint8_t bytes[16] = {0};
+    memcpy(bytes, entry, size);
+    int ret = repair_take_entry(repair, table, bytes);
+    return ret < 0 ? ret : plan_bytes(&repair->plan, PHASE_SWITCH, why, entry_off, bytes, size);
 }
 
 /* Names what the entry names already, with other flags: nothing but an entry's own bits tell that.
@@ -72,6 +77,27 @@ static bool same_place(const struct place *place, uint64_t raw)
 {
     uint64_t flags = QCOW2_ENTRY_COPIED | QCOW2_ENTRY_ZERO;
     return ((raw ^ place->raw) & ~flags) == 0;
+}
+
+/* Who has the cluster already has it at this very place, on another disk: at any other one it would
+ * be shared. */
+static bool is_free_for(
+    const struct repair *repair, const struct place *place, const struct qcow2_l2_entry *e)
+{
+    const struct walk *walk = repair->walk;
+    if (e->kind == QCOW2_L2_COMPRESSED ||
+        !census_get(walk->census, cluster_of(&walk->geo, e->host_off)).claimed ||
+        ranges_overlap(e->host_off, e->length, place->host_off, place->length))
+        return true;
+    for (size_t i = 0; i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        uint64_t off = table->host_off + (uint64_t)place->idx * walk->geo.l2_entry_size, raw;
+        if (table != place->table && !table->skip && table->l1_idx == place->table->l1_idx &&
+            plan_peek(&repair->plan, off, &raw) == 0 &&
+            (raw & QCOW2_OFFSET_MASK) == (e->raw & QCOW2_OFFSET_MASK))
+            return true;
+    }
+    return false;
 }
 
 static void propose(const struct repair *repair, struct candidate *best, const struct place *place,
@@ -92,7 +118,8 @@ static void propose(const struct repair *repair, struct candidate *best, const s
     if (twin)
         evidence = BOTH_NEIGHBOURS;
     if (evidence < best->evidence || same_place(place, raw) ||
-        (!twin && !repair_entry_missed(repair, &e, place->host_off, place->length)))
+        (!twin && (!repair_entry_missed(repair, &e, place->host_off, place->length) ||
+                      !is_free_for(repair, place, &e))))
         return;
     if (evidence == best->evidence) {
         best->tie |= raw != best->raw;

@@ -32,7 +32,33 @@ static int drop_l2_entry(struct repair *repair, const struct finding *f)
     if (ret == 0)
         ret = plan_bytes(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), bytes,
             walk->geo.l2_entry_size);
+    /* Were the file to grow over what it still counts, zeros would pass for what was lost. */
+    const struct table *table = table_find(&walk->tables, f->table_off);
+    if (ret == 0 && table && f->check == CHECK_l2_entry_outside &&
+        repair_was_cut_off(repair, f->host_off))
+        ret = plan_lower(&repair->plan, f->check, cluster_of(&walk->geo, f->host_off), table->refs);
     return ret;
+}
+
+/* The shortest length with which the data makes a whole cluster. */
+static int shorten_compressed(struct repair *repair, const struct finding *f)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t raw, most = geo->cluster_size / QCOW2_SECTOR_BYTES;
+    uint64_t sectors = QCOW2_ENTRY_COMPRESSED - (UINT64_C(1) << geo->compressed_shift);
+    int ret = plan_peek(&repair->plan, repair_entry_off(repair, f), &raw);
+    if (ret < 0)
+        return ret;
+    for (uint64_t more = 0; more <= most; more++) {
+        uint8_t bytes[16] = {0};
+        struct qcow2_l2_entry e;
+        store_be64(bytes, (raw & ~sectors) | more << geo->compressed_shift);
+        qcow2_l2_decode(geo, bytes, &e);
+        if (!check_outside(&repair->walk->view, e.host_off, e.length) && repair_decodes(repair, &e))
+            return plan_be64(
+                &repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), e.raw);
+    }
+    return drop_l2_entry(repair, f);
 }
 
 static int drop_l1_entry(struct repair *repair, const struct finding *f)
@@ -136,7 +162,7 @@ static const struct {
     {CHECK_l2_entry_shared, drop_undecodable},
     {CHECK_l2_compressed_outside, drop_l2_entry},
     {CHECK_l2_entry_past_end, drop_l2_entry},
-    {CHECK_l2_compressed_size, drop_l2_entry},
+    {CHECK_l2_compressed_size, shorten_compressed},
     {CHECK_l2_compressed_data_file, drop_l2_entry},
     {CHECK_compressed_undecodable, drop_l2_entry},
     {CHECK_compressed_short, drop_l2_entry},

@@ -120,7 +120,8 @@ static int put_block_back(struct repair *repair, enum check_id why, uint64_t tab
     const struct walk *walk = repair->walk;
     uint64_t raw = table_idx < walk->reftable_len ? walk->reftable[table_idx] : 0;
     uint64_t entry_off = walk->header.reftable_off + table_idx * 8;
-    if (check_outside(&walk->view, walk->header.reftable_off, (table_idx + 1) * 8))
+    if (walk->header.reftable_off == 0 || !cluster_aligned(&walk->geo, walk->header.reftable_off) ||
+        check_outside(&walk->view, walk->header.reftable_off, (table_idx + 1) * 8))
         return 0; /* there is no table to put it into */
     uint64_t off = find_block(repair, table_idx, raw);
     return off ? plan_be64(&repair->plan, PHASE_SWITCH, why, entry_off, off) : 0;
