@@ -280,7 +280,8 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
         uint64_t old = structure_claims(walk, cluster);
         if (old > 0)
             refs = stored = refs > old ? refs - old : 0;
-        known &= walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
+        known &=
+            !plan->void_counts && walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
         /* May be what was lost: a later round frees it, or finds whose it is. */
         if (!known && refs == 0 && cluster < walk->cluster_end && !in_hole(plan, cluster))
             refs = 1;

@@ -66,6 +66,7 @@ struct plan {
     uint64_t alloc_next;           /* clusters below it are taken or were tried */
     uint64_t alloc_end;            /* host offset behind which nothing is put */
     uint64_t run_first, run_count; /* clusters of a new refcount structure, counted as used once */
+    bool void_counts;              /* then: what is stored tells nothing */
     bool rebuild;                  /* refcounts are made anew: see repair_refcount.c */
     bool needs_mark; /* not every prefix of it can simply be followed by running it again */
 };

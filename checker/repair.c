@@ -37,7 +37,7 @@ bool repair_deficit(const struct repair *repair, uint64_t host_off)
     enum { MOST_A_DISK = 128 };
     uint64_t cluster = cluster_of(&walk->geo, host_off);
     int64_t balance = census_get(walk->census, cluster).balance;
-    return census_known(walk->census, cluster) && balance > 0 &&
+    return !repair->void_counts && census_known(walk->census, cluster) && balance > 0 &&
            (uint64_t)balance <= walk->tree_count * MOST_A_DISK;
 }
 
@@ -139,6 +139,15 @@ static void collect(void *arg, const struct finding *finding)
     set->items[set->count++] = *finding;
 }
 
+/* A block that something else uses, too, and of whose counts most are wrong. */
+static bool counts_are_void(const struct repair *repair)
+{
+    const uint64_t *hits = repair->report.hits;
+    return repair->walk && hits[CHECK_refblock_shared] > 0 &&
+           (hits[CHECK_refcount_too_high] + hits[CHECK_refcount_too_low]) * 2 >
+               repair->walk->cluster_end;
+}
+
 static int round_check(struct repair *repair)
 {
     repair->findings.count = 0;
@@ -152,6 +161,7 @@ static int round_check(struct repair *repair)
     if (ret == 0)
         ret =
             walk_open(repair->io, repair->filename, &repair->check, &repair->report, &repair->walk);
+    repair->void_counts = counts_are_void(repair);
     if (repair->findings.count > 0)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);

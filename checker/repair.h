@@ -59,6 +59,7 @@ struct repair {
     struct walk *walk;
     struct plan plan;
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
+    bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
     bool lost_references; /* something unresolved may explain a leak */
     uint64_t file_size;   /* as the round began */
     uint64_t

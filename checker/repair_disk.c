@@ -61,6 +61,40 @@ static void try_orphans(const struct repair *repair, const struct tree *tree, st
     }
 }
 
+/* What is there may be an L1 table: it names L2 tables, known ones or such as nobody names. */
+static bool looks_like_l1(const struct walk *walk, uint64_t host_off, uint64_t l1_size)
+{
+    uint8_t bytes[QCOW2_SECTOR_BYTES];
+    uint64_t length = l1_size < sizeof(bytes) / 8 ? l1_size * 8 : sizeof(bytes);
+    size_t named = 0;
+    if (io_read_padded(walk->io, host_off, bytes, (size_t)length) < 0)
+        return false;
+    for (uint64_t at = 0; at < length; at += 8) {
+        uint64_t raw = load_be64(bytes + at), off = raw & QCOW2_OFFSET_MASK;
+        if (raw == 0)
+            continue;
+        struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, off));
+        bool known = table_find(&walk->tables, off) || (!cell.claimed && cell.balance > 0);
+        if ((raw & QCOW2_L1_RESERVED) || !may_start_l1(walk, off) || !known)
+            return false;
+        named++;
+    }
+    return named > 0;
+}
+
+static void try_leaked(const struct repair *repair, const struct tree *tree, struct tries *tries)
+{
+    enum { MOST = 4096 };
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = 0;
+    for (unsigned seen = 0; seen < MOST && census_next_leak(walk->census, cluster, &cluster);
+         seen++, cluster++) {
+        uint64_t host_off = cluster << walk->geo.cluster_bits;
+        if (repair_deficit(repair, host_off) && looks_like_l1(walk, host_off, tree->l1_size))
+            try_also(tries, patch_be64(l1_off_at(tree), host_off));
+    }
+}
+
 /* Nothing tells where the table is: an empty one, whose holes are filled with what is found. */
 static int make_l1(struct repair *repair, enum check_id why, const struct tree *tree)
 {
@@ -95,6 +129,7 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
 {
     struct tries tries = {.count = 0};
     try_orphans(repair, tree, &tries);
+    try_leaked(repair, tree, &tries);
     for (unsigned bit = 0; bit < 63; bit++) {
         uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
         if (may_start_l1(repair->walk, off))
@@ -335,6 +370,8 @@ static int mend_disk(struct repair *repair, const struct finding *f)
     struct walk *walk = repair->walk;
     const struct tree *tree = &walk->trees[f->tree > TREE_ACTIVE ? f->tree : TREE_ACTIVE];
     switch (f->check) {
+    case CHECK_area_shared: /* a snapshot's table on top of the header */
+        return f->tree > TREE_ACTIVE && f->host_off == 0 ? find_l1(repair, f->check, tree) : 0;
     case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
         return tree->usable ? mend_size(repair, f->check, tree) : find_l1(repair, f->check, tree);
     case CHECK_header_l1_unaligned:

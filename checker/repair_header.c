@@ -204,7 +204,9 @@ uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
 /* Extensions of fixed length: that is what the field must say.  Of others a bit may be wrong. */
 static int mend_ext(struct repair *repair, const struct finding *f)
 {
-    struct patch patches[32];
+    enum { BITS = 32, MOST_NAMES = 32, NAME_BYTES = 48 };
+    struct patch patches[BITS + MOST_NAMES];
+    size_t count = 0;
     uint64_t head;
     int ret = plan_peek(&repair->plan, f->host_off, &head);
     uint64_t type = head >> 32, off = f->host_off + 4;
@@ -212,11 +214,13 @@ static int mend_ext(struct repair *repair, const struct finding *f)
         return plan_be32(&repair->plan, PHASE_SWITCH, f->check, off, QCOW2_CRYPTO_EXT_BYTES);
     if (ret == 0 && type == QCOW2_EXT_BITMAPS)
         return plan_be32(&repair->plan, PHASE_SWITCH, f->check, off, QCOW2_BITMAPS_EXT_BYTES);
-    for (unsigned bit = 0; bit < 32; bit++)
-        patches[bit] = patch_be32(off, (uint32_t)head ^ UINT32_C(1) << bit);
+    for (unsigned bit = 0; bit < BITS; bit++)
+        patches[count++] = patch_be32(off, (uint32_t)head ^ UINT32_C(1) << bit);
+    for (uint32_t names = 1; type == QCOW2_EXT_FEATURE_NAMES && names <= MOST_NAMES; names++)
+        patches[count++] = patch_be32(off, names * NAME_BYTES);
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     if (ret == 0 && repair->lossy)
-        ret = repair_take_better(repair, f->check, patches, 32, now);
+        ret = repair_take_better(repair, f->check, patches, count, now);
     return ret < 0 || repair->plan.count > 0 || f->check != CHECK_ext_truncated
                ? ret
                : end_extensions(repair, f);
@@ -253,6 +257,8 @@ static int mend_field(struct repair *repair, const struct finding *f)
         return mend_crypt_method(repair, f->check);
     case CHECK_header_backing_name:
         return drop_backing_name(repair, f->check);
+    case CHECK_ext_bitmaps_reserved:
+        return plan_be32(&repair->plan, PHASE_SWITCH, f->check, f->host_off + 8 + 4, 0);
     case CHECK_ext_truncated:
     case CHECK_ext_length:
         return mend_ext(repair, f);

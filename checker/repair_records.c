@@ -372,7 +372,8 @@ static bool says_more(const struct repair *repair)
 static bool starts_oddly(const struct walk *walk, const struct reading *r)
 {
     struct qcow2_snapshot s;
-    return !decode_at(r, 0, &s) || !head_fits(walk, &s) || s.id_len == 0 || !text_fits(r, 0, &s);
+    return !decode_at(r, 0, &s) ||
+           (!head_fits(walk, &s) && (s.id_len == 0 || !text_fits(r, 0, &s)));
 }
 
 int repair_records(struct repair *repair)

@@ -276,6 +276,7 @@ static int plan_layout(struct repair *repair, const struct layout *layout)
     if (repair->plan.alloc_end >> walk->geo.cluster_bits < layout->end)
         return 0;
     repair->plan.rebuild = true;
+    repair->plan.void_counts = repair->void_counts;
     repair->plan.needs_mark = true;
     repair->plan.run_first = layout->first;
     repair->plan.run_count = layout->table_clusters + layout->block_count;

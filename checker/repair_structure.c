@@ -201,7 +201,8 @@ bool repair_on_nonsense(const struct repair *repair, const struct finding *findi
         return false;
     bool counts_nothing =
         kind == AREA_REFCOUNT_BLOCK && area->index << walk->geo.refblock_bits >= walk->cluster_end;
-    return counts_nothing || repair->report.hits[CHECK_refcount_too_low] > FEW ||
+    return counts_nothing || repair->void_counts ||
+           repair->report.hits[CHECK_refcount_too_low] > FEW ||
            repair->report.hits[CHECK_refblock_shared] > FEW;
 }
 
