@@ -3,6 +3,7 @@
  * Making and applying plans; see plan.h. */
 #include "plan.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -65,6 +66,7 @@ int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t 
 {
     struct edit edit = {
         .kind = EDIT_BYTES, .phase = phase, .why = why, .host_off = host_off, .length = length};
+    assert(length <= sizeof(edit.bytes));
     if (!plan_writable(plan, host_off))
         return 0;
     memcpy(edit.bytes, bytes, length);

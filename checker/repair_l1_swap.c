@@ -14,7 +14,6 @@ struct suspect {
     uint32_t l1_idx;
     uint64_t raw;
     struct candidate table;
-    bool swapped;
 };
 
 /* At most so many different values. */
@@ -86,44 +85,61 @@ static bool belongs(struct swap_search *s, const struct suspect *item, uint32_t 
            (match_score_disks(s->m, &place, &item->table) & (KIN | OTHER_DISK));
 }
 
-static int put(struct swap_search *s, const struct suspect *where, const struct suspect *what)
-{
-    struct repair *repair = s->m->repair;
-    return plan_be64(&repair->plan, PHASE_SWITCH, CHECK_l1_entry_shared,
-        repair->walk->trees[s->tree].l1_off + where->l1_idx * UINT64_C(8), what->raw);
-}
-
-static int swap(struct swap_search *s, struct suspect *a, struct suspect *b)
+/* With one write of a sector: between two of them both entries would name one table, without the
+ * counts for that. */
+static int swap(struct swap_search *s, const struct suspect *a, const struct suspect *b)
 {
     struct plan *plan = &s->m->repair->plan;
-    int ret = plan_remark(plan,
-        "L1 entries %u and %u of %s stand in each other's place, as other disks tell", a->l1_idx,
-        b->l1_idx, s->tree == TREE_ACTIVE ? "the disk" : "a snapshot");
+    uint64_t l1_off = s->m->repair->walk->trees[s->tree].l1_off, start = l1_off + a->l1_idx * 8;
+    size_t length = (size_t)(b->l1_idx - a->l1_idx + 1) * 8;
+    uint8_t *bytes = plan_writable(plan, start) ? malloc(length) : NULL;
+    if (!bytes)
+        return plan_writable(plan, start) ? -ENOMEM : 0;
+    int ret = io_read_padded(s->m->repair->io, start, bytes, length);
+    store_be64(bytes, b->raw);
+    store_be64(bytes + length - 8, a->raw);
     if (ret == 0)
-        ret = put(s, a, b);
-    if (ret == 0)
-        ret = put(s, b, a);
-    a->swapped = b->swapped = plan->needs_mark = true;
-    return ret;
+        ret = plan_remark(plan,
+            "L1 entries %u and %u of %s stand in each other's place, as other disks tell",
+            a->l1_idx, b->l1_idx, s->tree == TREE_ACTIVE ? "the disk" : "a snapshot");
+    if (ret < 0) {
+        free(bytes);
+        return ret;
+    }
+    plan->needs_mark = true;
+    return plan_data(plan, PHASE_SWITCH, CHECK_l1_entry_shared, start, bytes, length);
 }
 
-static int swap_pairs(struct swap_search *s)
+static bool in_one_sector(const struct swap_search *s, uint32_t a_idx, uint32_t b_idx)
 {
-    int ret = 0;
-    for (size_t i = 0; ret == 0 && i < s->count; i++) {
-        struct suspect *a = &s->items[i];
-        if (a->swapped || belongs(s, a, a->l1_idx))
-            continue;
-        for (size_t k = i + 1; ret == 0 && k < s->count; k++) {
-            struct suspect *b = &s->items[k];
-            if (!b->swapped && a->table.host_off != b->table.host_off && belongs(s, a, b->l1_idx) &&
-                belongs(s, b, a->l1_idx) && !belongs(s, b, b->l1_idx)) {
-                ret = swap(s, a, b);
-                break;
-            }
+    uint64_t l1_off = s->m->repair->walk->trees[s->tree].l1_off;
+    return (l1_off + a_idx * UINT64_C(8)) / QCOW2_SECTOR_BYTES ==
+           (l1_off + b_idx * UINT64_C(8)) / QCOW2_SECTOR_BYTES;
+}
+
+static int compare_suspects(const void *a, const void *b)
+{
+    const struct suspect *x = a, *y = b;
+    return (x->l1_idx > y->l1_idx) - (x->l1_idx < y->l1_idx);
+}
+
+static bool swapped(struct swap_search *s, const struct suspect *a, const struct suspect *b)
+{
+    return in_one_sector(s, a->l1_idx, b->l1_idx) && a->table.host_off != b->table.host_off &&
+           belongs(s, a, b->l1_idx) && belongs(s, b, a->l1_idx) && !belongs(s, a, a->l1_idx) &&
+           !belongs(s, b, b->l1_idx);
+}
+
+/* One pair a round. */
+static int swap_pair(struct swap_search *s)
+{
+    for (size_t i = 0; i < s->count; i++) {
+        for (size_t k = i + 1; k < s->count; k++) {
+            if (swapped(s, &s->items[i], &s->items[k]))
+                return swap(s, &s->items[i], &s->items[k]);
         }
     }
-    return ret;
+    return 0;
 }
 
 int match_swap_back(struct match *m)
@@ -132,14 +148,16 @@ int match_swap_back(struct match *m)
     struct swap_search s = {.m = m};
     int ret = 0;
     find_suspects(&s);
-    for (size_t t = 0; s.l1_indices.count > 1 && ret == 0 && t < walk->tree_count && t < MAX_TREES;
+    for (size_t t = 0; ret == 0 && m->repair->plan.count == 0 && s.l1_indices.count > 1 &&
+                       t < walk->tree_count && t < MAX_TREES;
          t++) {
         s.tree = (int)t;
         s.count = 0;
         for (size_t i = 0; ret == 0 && i < s.l1_indices.count; i++)
             ret = add_suspect(&s, s.l1_indices.values[i]);
+        qsort(s.items, s.count, sizeof(s.items[0]), compare_suspects);
         if (ret == 0)
-            ret = swap_pairs(&s);
+            ret = swap_pair(&s);
         for (size_t i = 0; i < s.count; i++)
             free(s.items[i].table.bytes);
     }
