@@ -53,20 +53,25 @@ static void tally(struct report *report, const struct finding *finding)
     }
 }
 
+static size_t kept_of(const struct report *report, int severity)
+{
+    return report->by_severity[severity].count + report->kept_before[severity];
+}
+
 /* Keeps the finding if the cap allows. */
 static void keep(struct report *report, const struct finding *finding)
 {
     enum severity severity = check_rows[finding->check].severity;
     size_t kept = 0;
     for (int s = (int)severity; s < SEVERITY_COUNT; s++)
-        kept += report->by_severity[s].count;
+        kept += kept_of(report, s);
     if (kept >= report->max_findings || !list_push(&report->by_severity[severity], finding)) {
         report->omitted++;
         return;
     }
     /* One too many now, perhaps: the mildest gives way. */
     for (int s = 0; s < (int)severity; s++)
-        kept += report->by_severity[s].count;
+        kept += kept_of(report, s);
     for (int s = 0; s < (int)severity && kept >= report->max_findings; s++) {
         if (report->by_severity[s].count > 0) {
             report->by_severity[s].count--;
@@ -81,6 +86,13 @@ void report_add(struct report *report, const struct finding *finding)
     tally(report, finding);
     report->hits[finding->check]++;
     keep(report, finding);
+}
+
+void report_init_part(struct report *part, const struct report *whole)
+{
+    report_init(part, whole->max_findings);
+    for (int s = 0; s < SEVERITY_COUNT; s++)
+        part->kept_before[s] = kept_of(whole, s);
 }
 
 void report_append(struct report *report, const struct report *more)

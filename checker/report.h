@@ -35,8 +35,9 @@ struct report {
     uint64_t hits[CHECK_COUNT]; /* findings of each check, printed or not */
     struct finding_list by_severity[SEVERITY_COUNT];
     size_t max_findings;
-    uint64_t omitted;           /* hits that the cap left out */
-    struct finding_list sorted; /* after report_finish(): by host offset, then check */
+    size_t kept_before[SEVERITY_COUNT]; /* of a part: what the cap has let through before it */
+    uint64_t omitted;                   /* hits that the cap left out */
+    struct finding_list sorted;         /* after report_finish(): by host offset, then check */
 
     bool leaks_allowed; /* by the pre-deploy policy: leaks alone are no reason to exit with 3 */
 
@@ -74,8 +75,11 @@ void report_release(struct report *report);
  * lower.  Never fails: without memory it is counted and omitted. */
 void report_add(struct report *report, const struct finding *finding);
 
-/* Adds what was found by a part of the check, as if each of its findings had been added here after
- * those that are there.  `more` has the same cap. */
+/* The report of a part of the check, which is to be appended to the whole. */
+void report_init_part(struct report *part, const struct report *whole);
+
+/* Adds what a part found, as if each of its findings had been added here, after those that are
+ * there. */
 void report_append(struct report *report, const struct report *more);
 
 /* The disks that have the table, NULL if there is one at most. */

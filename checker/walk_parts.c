@@ -50,7 +50,7 @@ static int parts_work(struct walk *walk, struct part *parts, size_t most, uint64
     struct crew_task task = {.job = part_job, .arg = parts};
     for (; task.count < most && *next < count; task.count++) {
         struct part *part = &parts[task.count];
-        report_init(&part->report, walk->report->max_findings);
+        report_init_part(&part->report, walk->report);
         part->walk.unreadable = walk->unreadable;
         part->first = *next;
         *next = count - *next < each ? count : *next + each;
