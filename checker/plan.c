@@ -44,21 +44,30 @@ static int add(struct plan *plan, const struct edit *edit)
     return 0;
 }
 
+/* One of the pieces of metadata that lie on each other there is of that kind. */
+static bool has_area(const struct walk *walk, uint64_t cluster, enum area_kind kind)
+{
+    uint64_t size = walk->geo.cluster_size, host_off = cluster * size;
+    for (size_t i = 0; i < walk->areas.count; i++) {
+        const struct area *area = &walk->areas.items[i];
+        if (area->host_off >= host_off + size)
+            break; /* they are sorted */
+        if (area->kind == kind && ranges_overlap(area->host_off, area->length, host_off, size))
+            return true;
+    }
+    return false;
+}
+
 bool plan_writable(const struct plan *plan, uint64_t host_off)
 {
     const struct walk *walk = plan->walk;
     uint64_t cluster = cluster_of(&walk->geo, host_off);
     if (!walk->census || cluster == 0 || !census_get(walk->census, cluster).conflict)
         return true;
-    switch (walk_area_at(walk, cluster, NULL)) {
-    case AREA_REFCOUNT_TABLE:
-    case AREA_REFCOUNT_BLOCK:
-    case AREA_BITMAP_TABLE:
-    case AREA_BITMAP_DATA:
-        return false;
-    default:
-        return true;
-    }
+    return !has_area(walk, cluster, AREA_REFCOUNT_TABLE) &&
+           !has_area(walk, cluster, AREA_REFCOUNT_BLOCK) &&
+           !has_area(walk, cluster, AREA_BITMAP_TABLE) &&
+           !has_area(walk, cluster, AREA_BITMAP_DATA);
 }
 
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,

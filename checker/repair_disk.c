@@ -246,7 +246,8 @@ static void try_sizes(
         if (l1_entries_for(&walk->geo, size) == tree->l1_size && size >= least)
             try_also(tries, patch_be64(off, size));
     }
-    if (tries->count == 0 && (least == 0 || tree->record_off) && most > 0)
+    /* Larger than it was is better than one that cuts off what is mapped. */
+    if ((tree->record_off || (tries->count == 0 && least == 0)) && most > 0)
         try_also(tries, patch_be64(off, most));
 }
 

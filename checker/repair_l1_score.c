@@ -140,6 +140,9 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
     if (c->last >= tree_legal_entries(walk, tree, p->l1_idx) ||
         (walk->geo.data_file && c->look.guest_off != guest_off))
         return 0;
+    const struct table *known = table_find(&walk->tables, c->host_off);
+    if (known && !known->skip && !known->elsewhere && known->l1_idx != p->l1_idx)
+        return 0; /* it has its place, and that is another one */
     unsigned sum = score_bits(m, p, c) | match_score_disks(m, p, c);
     sum |= walk->geo.data_file ? PLACE_IS_SAID : 0;
     bool foreign = p->tree == TREE_ACTIVE ? c->whose == SNAPSHOTS : c->whose == ACTIVE_DISK;
