@@ -264,8 +264,8 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     case CHECK_l2_entry_into_metadata:
         /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong. */
         area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-        return area != AREA_BITMAP_TABLE && area != AREA_BITMAP_DATA &&
-               !repair_on_nonsense(repair, f);
+        return area != AREA_BITMAP_DIRECTORY && area != AREA_BITMAP_TABLE &&
+               area != AREA_BITMAP_DATA && !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:

@@ -60,6 +60,22 @@ static void print_table(const struct trial_totals *t)
     print_row("time, mean", mean, "s");
 }
 
+static int compare_causes(const void *a, const void *b)
+{
+    const struct trial_cause *x = a, *y = b;
+    return (x->bytes < y->bytes) - (x->bytes > y->bytes);
+}
+
+static void print_causes(struct trial_totals *t)
+{
+    enum { MOST = 12 };
+    qsort(t->causes, t->cause_count, sizeof(t->causes[0]), compare_causes);
+    printf("lost by --lossy, by kind of damage (shared among the damages of an image):\n");
+    for (size_t i = 0; i < t->cause_count && i < MOST; i++)
+        printf("%10.1f MiB  %6.2f images  %s\n", t->causes[i].bytes / (1 << 20),
+            t->causes[i].images, t->causes[i].kind);
+}
+
 static bool print_totals(const struct trial_totals *t)
 {
     bool kept = true;
@@ -91,5 +107,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "trial: %s\n", qcheck ? strerror(-err) : "there is no qcheck beside it");
         return 1;
     }
-    return print_totals(&totals) ? 0 : 2;
+    bool kept = print_totals(&totals);
+    print_causes(&totals);
+    return kept ? 0 : 2;
 }

@@ -255,7 +255,53 @@ static void add_up(struct trial_sum *sum, const struct outcome *o)
         sum->seconds_most = o->seconds;
 }
 
-static void judge_item(struct trial *t, struct item *item)
+/* "L2 0x40000[3] at 0x40018: 0x1 -> 0x0 (zeroed)" is of the kind "L2 (zeroed)". */
+static void name_kind(const char *line, size_t length, char kind[96])
+{
+    const char *end = line + length, *at = line, *what = end;
+    size_t n = 0;
+    while (what > line && what[-1] != '(')
+        what--;
+    for (; at < end && strncmp(at, " at ", 4) != 0 && *at != ':' && *at != '[' && n < 60; at++) {
+        bool number = (*at >= '0' && *at <= '9' && at > line && at[-1] == ' ');
+        if (number) {
+            while (at + 1 < end && at[1] != ' ' && at[1] != '[' && at[1] != ':')
+                at++;
+            continue;
+        }
+        kind[n++] = *at;
+    }
+    while (n > 0 && kind[n - 1] == ' ')
+        n--;
+    n += (size_t)snprintf(kind + n, 96 - n, "%s%.*s", what > line ? " (" : "",
+        what > line ? (int)(end - what < 30 ? end - what : 30) : 0, what);
+    kind[n < 95 ? n : 95] = '\0';
+}
+
+static void blame(struct trial_totals *totals, const char *story, const struct truth_share *share)
+{
+    size_t damages = 0;
+    for (const char *p = story; *p; p++)
+        damages += *p == '\n';
+    double bytes = (double)(share->in_file - share->kept) / (double)(damages ? damages : 1);
+    for (const char *line = story; *line;) {
+        size_t length = strcspn(line, "\n"), i = 0;
+        char kind[96];
+        name_kind(line, length, kind);
+        while (i < totals->cause_count && strcmp(totals->causes[i].kind, kind) != 0)
+            i++;
+        if (i < TRIAL_CAUSES) {
+            struct trial_cause *cause = &totals->causes[i];
+            memcpy(cause->kind, kind, sizeof(kind));
+            cause->bytes += bytes;
+            cause->images += bytes / (double)share->in_file;
+            totals->cause_count += i == totals->cause_count;
+        }
+        line += length + (line[length] == '\n');
+    }
+}
+
+static void judge_item(struct trial *t, struct item *item, const char *story)
 {
     const struct outcome *lossy = &item->tools[TRIAL_LOSSY], *qemu = &item->tools[TRIAL_QEMU];
     const struct truth_share *share = &lossy->share;
@@ -269,6 +315,7 @@ static void judge_item(struct trial *t, struct item *item)
             lossy->check_own, lossy->checks);
     }
     if (share->kept < share->in_file) {
+        blame(t->totals, story, share);
         item->told = true;
         fprintf(item->text,
             "    LOST --lossy keeps %" PRIu64 " of %" PRIu64 " bytes (%" PRIu64 " of %" PRIu64
@@ -322,7 +369,7 @@ static int try_item(struct trial *t, uint64_t idx)
     for (unsigned tool = 0; tool < TRIAL_TOOLS && err == 0; tool++)
         err = try_tool(t, &item, tool);
     if (err == 0)
-        judge_item(t, &item);
+        judge_item(t, &item, story);
     fclose(item.text);
     if (err == 0 && (item.told || t->options->verbose))
         tell(t, &item, text, story);

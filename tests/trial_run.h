@@ -35,11 +35,21 @@ struct trial_sum {
     double seconds_most, seconds;
 };
 
+/* What --lossy lost of images with that kind of damage, shared among all damages of an image. */
+struct trial_cause {
+    char kind[96];
+    double bytes, images; /* images: whole ones lost */
+};
+
+enum { TRIAL_CAUSES = 400 };
+
 struct trial_totals {
     uint64_t images, with_data, skipped; /* skipped: not even the healthy image is sound */
     struct trial_sum tools[TRIAL_TOOLS];
     uint64_t less_than_qemu; /* images of which qemu-img keeps more than --lossy */
     uint64_t broken[TRIAL_RULES];
+    struct trial_cause causes[TRIAL_CAUSES];
+    size_t cause_count;
 };
 
 /* 0, or -errno when an image could not be copied or damaged. */
