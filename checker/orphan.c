@@ -108,6 +108,9 @@ static bool is_in_directory(const struct walk *walk, uint64_t host_off)
 static bool may_be_bitmap_table(
     const struct walk *walk, uint64_t host_off, const struct l2_look *look)
 {
+    if (walk->has_bitmaps_ext &&
+        host_off - walk->bitmaps.directory_off < walk->bitmaps.directory_size)
+        return true; /* or their directory */
     return walk->has_bitmaps_ext && look->marked == 0 &&
            (walk->header.snapshot_count == 0 || is_in_directory(walk, host_off));
 }
