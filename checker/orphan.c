@@ -137,21 +137,47 @@ static bool counts_what_is_used(
     return agreed > differed;
 }
 
-bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
+/* The entries in a sector could be those of a refcount table. */
+static bool could_be_reftable(const struct walk *walk, uint64_t off, uint8_t *sector)
 {
-    uint8_t bytes[64];
-    if (io_read_padded(walk->io, off, bytes, sizeof(bytes)) < 0)
+    if (io_read_padded(walk->io, off, sector, QCOW2_SECTOR_BYTES) < 0)
         return false;
-    for (size_t at = 0; at < sizeof(bytes); at += 8) {
-        uint64_t entry = load_be64(bytes + at);
+    for (size_t at = 0; at < QCOW2_SECTOR_BYTES; at += 8) {
+        uint64_t entry = load_be64(sector + at);
         if ((entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
             entry >= walk->file_size || entry == off)
             return false;
     }
-    for (size_t at = 0; at < sizeof(bytes); at += 8) {
-        uint64_t entry = load_be64(bytes + at);
-        if (entry != 0 && counts_what_is_used(walk, entry, at / 8, off))
+    return true;
+}
+
+/* One of the first blocks that the sector names counts what it would with these indices. */
+static bool names_blocks(
+    const struct walk *walk, uint64_t off, const uint8_t *sector, uint64_t first_idx)
+{
+    enum { MOST_BLOCKS = 8 };
+    unsigned named = 0;
+    for (size_t i = 0; i < QCOW2_SECTOR_BYTES / 8 && named < MOST_BLOCKS; i++) {
+        uint64_t entry = load_be64(sector + i * 8);
+        named += entry != 0;
+        if (entry != 0 && counts_what_is_used(walk, entry, first_idx + i, off))
             return true;
+    }
+    return false;
+}
+
+bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
+{
+    enum { MOST_CLUSTERS = 64 };
+    uint8_t sector[QCOW2_SECTOR_BYTES], before[QCOW2_SECTOR_BYTES];
+    if (!could_be_reftable(walk, off, sector))
+        return false;
+    uint64_t size = walk->geo.cluster_size;
+    for (uint64_t k = 0; k < MOST_CLUSTERS; k++) { /* the cluster may be one further on in it */
+        if (names_blocks(walk, off, sector, k * size / 8))
+            return true;
+        if (off < (k + 2) * size || !could_be_reftable(walk, off - (k + 1) * size, before))
+            return false;
     }
     return false;
 }

@@ -32,8 +32,8 @@ void desk_want(
     const struct desk *desk, const char *command, int exit_code, const char *out, const char *err)
 {
     struct proc_result r = desk_run(desk, command);
-    ck_assert_msg(
-        r.exit_code == exit_code, "%s: exit %d\n%.2000s%.2000s", command, r.exit_code, r.out, r.err);
+    ck_assert_msg(r.exit_code == exit_code, "%s: exit %d\n%.2000s%.2000s", command, r.exit_code,
+        r.out, r.err);
     ck_assert_msg(strstr(r.out, out) != NULL, "%s: printed\n%.2000s", command, r.out);
     ck_assert_msg(strstr(r.err, err) != NULL, "%s: said\n%.2000s", command, r.err);
     proc_free(&r);

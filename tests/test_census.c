@@ -427,7 +427,7 @@ START_TEST(what_is_looked_for_is_found)
             found = census_next_leak(census, from, &got);
             ck_assert_msg(found == (leak < FIRST + SPAN), "seed %d", (int)seed);
             ck_assert_msg(!found || got == leak, "seed %d", (int)seed);
-            struct census_cell cell = census_get(census, from), next = cell;
+            struct census_cell cell = census_get(census, from), next;
             for (; right < from + SPAN; right++) {
                 next = census_get(census, right);
                 if (!next.claimed || next.balance != 0 || next.conflict || next.odd)
