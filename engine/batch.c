@@ -21,10 +21,21 @@ int batch_is_ours(struct image *img, uint64_t entry, bool *ours)
     return ret;
 }
 
-static void clear_copied(const struct qcow2_geometry *geo, uint8_t *l2)
+/* A table counted for several owners is copied: what is below it is shared as well, and has no
+ * COPIED.  Where only the table's count was too high the flags that are right stay. */
+static int keep_right_copied(struct image *img, uint8_t *l2)
 {
-    for (uint32_t i = 0; i < geo->l2_entries; i++)
-        l2[(size_t)i * geo->l2_entry_size] &= 0x7f;
+    int ret = 0;
+    for (uint32_t i = 0; ret == 0 && i < img->geo.l2_entries; i++) {
+        uint8_t *entry = l2 + (size_t)i * img->geo.l2_entry_size;
+        uint64_t raw = load_be64(entry);
+        bool ours = false;
+        if (raw & QCOW2_ENTRY_COPIED)
+            ret = batch_is_ours(img, raw, &ours);
+        if (!ours)
+            store_be64(entry, raw & ~QCOW2_ENTRY_COPIED);
+    }
+    return ret;
 }
 
 int batch_table(struct batch *batch, uint32_t l1_idx, struct batch_table **out)
@@ -48,14 +59,14 @@ int batch_table(struct batch *batch, uint32_t l1_idx, struct batch_table **out)
         int ret = map_read_l2(img, l1_entry, table.bytes);
         if (ret == 0)
             ret = batch_is_ours(img, l1_entry, &ours);
+        if (ret == 0 && !ours)
+            ret = keep_right_copied(img, table.bytes);
         if (ret < 0) {
             free(table.bytes);
             return ret;
         }
         if (ours)
             table.host_off = l1_entry & QCOW2_OFFSET_MASK;
-        else /* shared with a snapshot, so all below it is */
-            clear_copied(&img->geo, table.bytes);
     }
     batch->tables[batch->count] = table;
     *out = &batch->tables[batch->count++];

@@ -259,7 +259,7 @@ struct known_sector {
 
 struct rollback {
     struct io *log, *image;
-    uint8_t *buf;
+    uint8_t *buf, *now; /* a record; what the image has there */
     uint64_t size_now, size_first, size_min, size_max;
     void *record_offs; /* uint64_t: where the whole records start, in order */
     size_t record_count;
@@ -425,15 +425,20 @@ static int restore_record(struct rollback *rb, uint64_t log_off)
     if (ret < 0 || rec.host_off >= rb->size_first)
         return ret;
     uint64_t room = rb->size_first - rec.host_off;
-    return io_write(
-        rb->image, rec.host_off, rb->buf, (size_t)(rec.length < room ? rec.length : room));
+    size_t length = (size_t)(rec.length < room ? rec.length : room);
+    ret = io_read_padded(rb->image, rec.host_off, rb->now, length);
+    /* Where the write that it was saved for never came there may be a hole, or no room. */
+    return ret < 0 || memcmp(rb->now, rb->buf, length) == 0
+               ? ret
+               : io_write(rb->image, rec.host_off, rb->buf, length);
 }
 
 int io_undo_rollback(struct io *log, struct io *image)
 {
     struct rollback rb = {.log = log, .image = image};
     rb.buf = malloc((size_t)payload_bytes(PIECE_BYTES + SECTOR));
-    int ret = rb.buf ? check_identity(&rb) : -ENOMEM;
+    rb.now = malloc((size_t)payload_bytes(PIECE_BYTES + SECTOR));
+    int ret = rb.buf && rb.now ? check_identity(&rb) : -ENOMEM;
     if (ret == 0 && (rb.size_now < rb.size_min || rb.size_now > rb.size_max))
         ret = -ESTALE; /* not a length that the log explains */
     if (ret == 0)
@@ -447,6 +452,7 @@ int io_undo_rollback(struct io *log, struct io *image)
         ret = io_resize(image, rb.size_first);
     if (ret == 0)
         ret = io_flush(image);
+    free(rb.now);
     free(rb.buf);
     free(rb.record_offs);
     free(rb.known);
