@@ -345,8 +345,8 @@ struct l2_look {
 };
 
 /* The first entries name blocks in the file, and one of these counts the clusters in its range as
- * they are used: the others may have been lost when the table was written.  It may also be a cluster
- * further on in the table. */
+ * they are used: the others may have been lost when the table was written.  It may also be a
+ * cluster further on in the table. */
 bool walk_looks_like_reftable(struct walk *walk, uint64_t off);
 
 /* No byte is a control character, as in the ID and the name of a snapshot. */
