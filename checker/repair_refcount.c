@@ -307,6 +307,10 @@ int repair_rebuild(struct repair *repair)
 
 int repair_make_room(struct repair *repair)
 {
-    /* A block's span more: copies to come find their counts there. */
-    return may_rebuild(repair) ? plan_rebuild(repair, repair->walk->geo.refblock_entries) : 0;
+    const uint64_t *hits = repair->report.hits;
+    /* Copies to come find their counts there. */
+    uint64_t copies = hits[CHECK_l1_entry_shared] + hits[CHECK_l2_entry_shared] +
+                      hits[CHECK_l2_entry_into_metadata];
+    uint64_t span = repair->walk->geo.refblock_entries;
+    return may_rebuild(repair) ? plan_rebuild(repair, copies > span ? copies : span) : 0;
 }

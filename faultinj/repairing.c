@@ -29,7 +29,9 @@ void repairing_release(struct repairing *r)
 static int make_room(struct repairing *r, const struct state *crash)
 {
     uint32_t bits = load_be32(crash->bytes + QCOW2_HDR_CLUSTER_BITS);
-    uint64_t wanted = crash->room_bytes + ((uint64_t)GROWTH_CLUSTERS << (bits > 21 ? 21 : bits));
+    /* With --lossy it may copy most of the image. */
+    uint64_t wanted =
+        2 * crash->room_bytes + ((uint64_t)GROWTH_CLUSTERS << (bits > 21 ? 21 : bits));
     struct state **const states[] = {&r->start, &r->now, &r->first};
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < sizeof(states) / sizeof(states[0]); i++) {
