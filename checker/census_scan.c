@@ -10,7 +10,7 @@ static uint32_t unmarked_run(const struct page *page, enum mark mark, uint32_t i
     const uint8_t *bits = page->marks[mark];
     uint32_t k = 0;
     while (bits && k < count) {
-        unsigned byte = bits[(i + k) / 8] >> (i + k) % 8;
+        unsigned byte = (unsigned)bits[(i + k) / 8] >> (i + k) % 8;
         if (byte) {
             k += (uint32_t)__builtin_ctz(byte);
             return k < count ? k : count;

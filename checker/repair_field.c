@@ -76,12 +76,15 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
 }
 
-/* In a data file every guest offset has its own place (spec: external data file bit). */
+/* In a data file every guest offset has its own place (spec: external data file bit).  Where the
+ * image counts the cluster that the entry names, and nothing uses it, it is that bit which is
+ * wrong, and the entry the way to the data. */
 static int set_offset(struct repair *repair, const struct finding *finding)
 {
-    uint64_t off = repair_entry_off(repair, finding), value;
+    uint64_t off = repair_entry_off(repair, finding), value = 0;
     int ret = plan_peek(&repair->plan, off, &value);
-    if (ret == 0)
+    uint64_t cluster = cluster_of(&repair->walk->geo, value & QCOW2_OFFSET_MASK);
+    if (ret == 0 && !walk_leaked(repair->walk, cluster))
         ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off,
             (value & ~QCOW2_OFFSET_MASK) | finding->want);
     return ret;

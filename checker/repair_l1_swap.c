@@ -26,6 +26,7 @@ struct swap_search {
     struct match *m;
     struct few l1_indices, table_offs; /* about which something was found */
     int tree;
+    bool falling; /* only tables that do not stand in the order of their making */
     struct suspect items[MAX_SUSPECTS];
     size_t count;
 };
@@ -125,9 +126,10 @@ static int compare_suspects(const void *a, const void *b)
 
 static bool swapped(struct swap_search *s, const struct suspect *a, const struct suspect *b)
 {
-    return in_one_sector(s, a->l1_idx, b->l1_idx) && a->table.host_off != b->table.host_off &&
-           belongs(s, a, b->l1_idx) && belongs(s, b, a->l1_idx) && !belongs(s, a, a->l1_idx) &&
-           !belongs(s, b, b->l1_idx);
+    bool falling = a->table.host_off > b->table.host_off;
+    return in_one_sector(s, a->l1_idx, b->l1_idx) && (falling || !s->falling) &&
+           a->table.host_off != b->table.host_off && belongs(s, a, b->l1_idx) &&
+           belongs(s, b, a->l1_idx) && !belongs(s, a, a->l1_idx) && !belongs(s, b, b->l1_idx);
 }
 
 /* One pair a round. */
@@ -142,24 +144,35 @@ static int swap_pair(struct swap_search *s)
     return 0;
 }
 
+static int search_tree(struct swap_search *s)
+{
+    int ret = 0;
+    s->count = 0;
+    for (size_t i = 0; ret == 0 && i < s->l1_indices.count; i++)
+        ret = add_suspect(s, s->l1_indices.values[i]);
+    qsort(s->items, s->count, sizeof(s->items[0]), compare_suspects);
+    if (ret == 0)
+        ret = swap_pair(s);
+    for (size_t i = 0; i < s->count; i++)
+        free(s->items[i].table.bytes);
+    return ret;
+}
+
+/* Of two disks that disagree each may be wrong; tables are mostly made in their order. */
 int match_swap_back(struct match *m)
 {
+    const struct plan *plan = &m->repair->plan;
     const struct walk *walk = m->repair->walk;
     struct swap_search s = {.m = m};
     int ret = 0;
     find_suspects(&s);
-    for (size_t t = 0; ret == 0 && m->repair->plan.count == 0 && s.l1_indices.count > 1 &&
-                       t < walk->tree_count && t < MAX_TREES;
-         t++) {
-        s.tree = (int)t;
-        s.count = 0;
-        for (size_t i = 0; ret == 0 && i < s.l1_indices.count; i++)
-            ret = add_suspect(&s, s.l1_indices.values[i]);
-        qsort(s.items, s.count, sizeof(s.items[0]), compare_suspects);
-        if (ret == 0)
-            ret = swap_pair(&s);
-        for (size_t i = 0; i < s.count; i++)
-            free(s.items[i].table.bytes);
+    for (int pass = 0; pass < 2 && s.l1_indices.count > 1; pass++) {
+        s.falling = pass == 0;
+        for (size_t t = 0; ret == 0 && plan->count == 0 && t < walk->tree_count && t < MAX_TREES;
+             t++) {
+            s.tree = (int)t;
+            ret = search_tree(&s);
+        }
     }
     return ret;
 }

@@ -40,6 +40,19 @@ static int drop_l2_entry(struct repair *repair, const struct finding *f)
     return ret;
 }
 
+/* No compressed data can be in a data file; where it is here, it is the feature bit that is wrong.
+ */
+static int drop_compressed(struct repair *repair, const struct finding *f)
+{
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry entry;
+    int ret = io_read_padded(repair->io, repair_entry_off(repair, f), bytes, sizeof(bytes));
+    if (ret < 0)
+        return ret;
+    qcow2_l2_decode(&repair->walk->geo, bytes, &entry);
+    return repair_decodes(repair, &entry) ? 0 : drop_l2_entry(repair, f);
+}
+
 /* The shortest length with which the data makes a whole cluster. */
 static int shorten_compressed(struct repair *repair, const struct finding *f)
 {
@@ -163,7 +176,7 @@ static const struct {
     {CHECK_l2_compressed_outside, drop_l2_entry},
     {CHECK_l2_entry_past_end, drop_l2_entry},
     {CHECK_l2_compressed_size, shorten_compressed},
-    {CHECK_l2_compressed_data_file, drop_l2_entry},
+    {CHECK_l2_compressed_data_file, drop_compressed},
     {CHECK_compressed_undecodable, drop_l2_entry},
     {CHECK_compressed_short, drop_l2_entry},
     {CHECK_l2_subcluster_conflict, settle_subclusters},

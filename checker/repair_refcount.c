@@ -88,6 +88,9 @@ int repair_lower(struct repair *repair)
         return 0; /* it may be what somebody is looking for */
     if (repair->options->leaks_only && repair->report.corruptions > 0)
         return 0;
+    if (repair_has(repair, CHECK_l2_data_file_offset) ||
+        repair_has(repair, CHECK_l2_compressed_data_file))
+        return 0; /* what seems to leak may be the data, and the data file's bit wrong */
     int ret = plan_blocks(repair, true);
     return ret == 0 && repair->plan.count > 0 ? tell_orphans(repair) : ret;
 }
