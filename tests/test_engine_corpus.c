@@ -166,8 +166,9 @@ static bool was_there(const struct report *before, const struct finding *finding
 }
 
 /* What follows from what was wrong before.  Clusters that leak are looked at for lost tables, and
- * deleting leaks more of them.  Where counts are too low, what is in use is taken for free, or
- * freed with its other owner: only a full check would know. */
+ * deleting leaks more of them.  A table that hangs in two places shows as data shared by two entries
+ * once one of its owners has a copy of it.  Where counts are too low, what is in use is taken for
+ * free, or freed with its other owner: only a full check would know. */
 static bool follows(const struct trial *t, enum check_id check)
 {
     static const enum check_id lost[] = {
@@ -180,6 +181,8 @@ static bool follows(const struct trial *t, enum check_id check)
         if (check == lost[i])
             return true;
     }
+    if (check == CHECK_l2_entry_shared && t->before.hits[CHECK_l1_entry_shared] > 0)
+        return true;
     return t->before.hits[CHECK_refcount_too_low] > 0;
 }
 
