@@ -93,7 +93,7 @@ static struct cluster_facts entry_facts(
 struct alike {
     uint64_t flags, stored, refs;
     bool stored_known;
-    uint64_t hits;
+    struct verdicts said;
 };
 
 static void show_alike(struct walk *walk, const struct subject *subject, struct alike *before)
@@ -102,9 +102,9 @@ static void show_alike(struct walk *walk, const struct subject *subject, struct 
     uint64_t flags = subject->l2.entry.raw & ~QCOW2_OFFSET_MASK;
     if (flags != before->flags || facts->stored_known != before->stored_known ||
         facts->stored != before->stored || facts->refs != before->refs)
-        *before =
-            (struct alike){flags, facts->stored, facts->refs, facts->stored_known, HITS_UNKNOWN};
-    walk_show_alike(walk, subject, &before->hits);
+        *before = (struct alike){
+            flags, facts->stored, facts->refs, facts->stored_known, {.hits = HITS_UNKNOWN}};
+    walk_show_alike(walk, subject, &before->said);
 }
 
 static void judge_entry(struct walk *walk, const struct table *table, uint32_t idx,
@@ -156,12 +156,13 @@ static void judge_table(struct walk *walk, const struct table *table, const uint
 {
     const struct qcow2_geometry *geo = &walk->geo;
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
-    struct alike before = {.hits = HITS_UNKNOWN};
+    struct alike before = {.said = {.hits = HITS_UNKNOWN}};
     uint64_t refs = refs_are_known(walk, (size_t)(table - walk->tables.items)) ? table->refs : 0;
     struct l2_run run = {0};
     uint32_t plain_end = 0; /* entries before it are known to be plain */
-    for (uint32_t i = 0, n; i < geo->l2_entries; i += n ? n : 1) {
+    for (uint32_t i = 0, n = 0; i < geo->l2_entries; i += n ? n : 1) {
         struct qcow2_l2_entry e;
+        bool behind_right = n > 0; /* then there is something about this one */
         qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
         n = 0;
         if (e.raw == 0 && e.bitmap == 0)
@@ -169,7 +170,7 @@ static void judge_table(struct walk *walk, const struct table *table, const uint
         if (fast && i >= plain_end)
             plain_end = i + plain_run(walk, table, i, &e, l2_run_at(geo, bytes, i, NULL, &run));
         bool plain = i < plain_end;
-        if (plain)
+        if (plain && !behind_right)
             n = (uint32_t)census_right_run(
                 walk->census, cluster_of(geo, e.host_off), plain_end - i);
         if (n > 0)

@@ -37,16 +37,17 @@ static bool list_push(struct finding_list *list, const struct finding *finding)
     return true;
 }
 
-static void tally(struct report *report, const struct finding *finding)
+static void tally(struct report *report, enum check_id check, uint64_t weight)
 {
-    switch (check_rows[finding->check].tally) {
+    report->hits[check]++;
+    switch (check_rows[check].tally) {
     case TALLY_CORRUPTION_QEMU:
     case TALLY_CORRUPTION_OWN:
-        report->corruptions = capped_sum(report->corruptions, finding->weight);
+        report->corruptions = capped_sum(report->corruptions, weight);
         break;
     case TALLY_LEAK_QEMU:
     case TALLY_LEAK_OWN:
-        report->leaks = capped_sum(report->leaks, finding->weight);
+        report->leaks = capped_sum(report->leaks, weight);
         break;
     case TALLY_NONE:
         break;
@@ -58,21 +59,32 @@ static size_t kept_of(const struct report *report, int severity)
     return report->by_severity[severity].count + report->kept_before[severity];
 }
 
+/* How many are kept of this severity and worse. */
+static size_t kept_from(const struct report *report, enum severity severity)
+{
+    size_t kept = 0;
+    for (int s = (int)severity; s < SEVERITY_COUNT; s++)
+        kept += kept_of(report, s);
+    return kept;
+}
+
+bool report_full(const struct report *report, enum check_id check)
+{
+    return kept_from(report, check_rows[check].severity) >= report->max_findings;
+}
+
 /* Keeps the finding if the cap allows. */
 static void keep(struct report *report, const struct finding *finding)
 {
     enum severity severity = check_rows[finding->check].severity;
-    size_t kept = 0;
-    for (int s = (int)severity; s < SEVERITY_COUNT; s++)
-        kept += kept_of(report, s);
-    if (kept >= report->max_findings || !list_push(&report->by_severity[severity], finding)) {
+    if (report_full(report, finding->check) ||
+        !list_push(&report->by_severity[severity], finding)) {
         report->omitted++;
         return;
     }
     /* One too many now, perhaps: the mildest gives way. */
-    for (int s = 0; s < (int)severity; s++)
-        kept += kept_of(report, s);
-    for (int s = 0; s < (int)severity && kept >= report->max_findings; s++) {
+    bool over = kept_from(report, SEVERITY_NOTE) > report->max_findings;
+    for (int s = 0; s < (int)severity && over; s++) {
         if (report->by_severity[s].count > 0) {
             report->by_severity[s].count--;
             report->omitted++;
@@ -83,9 +95,14 @@ static void keep(struct report *report, const struct finding *finding)
 
 void report_add(struct report *report, const struct finding *finding)
 {
-    tally(report, finding);
-    report->hits[finding->check]++;
+    tally(report, finding->check, finding->weight);
     keep(report, finding);
+}
+
+void report_count(struct report *report, enum check_id check, uint64_t weight)
+{
+    tally(report, check, weight);
+    report->omitted++;
 }
 
 void report_init_part(struct report *part, const struct report *whole)

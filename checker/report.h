@@ -75,6 +75,11 @@ void report_release(struct report *report);
  * lower.  Never fails: without memory it is counted and omitted. */
 void report_add(struct report *report, const struct finding *finding);
 
+/* For those who find the same again and again: whether a finding of that check would only be
+ * counted, and counting one that is not even made. */
+bool report_full(const struct report *report, enum check_id check);
+void report_count(struct report *report, enum check_id check, uint64_t weight);
+
 /* The report of a part of the check, which is to be appended to the whole. */
 void report_init_part(struct report *part, const struct report *whole);
 

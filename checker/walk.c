@@ -70,8 +70,17 @@ static uint64_t find_hits(const struct walk *walk, const struct subject *subject
     return hits;
 }
 
-/* Reports what these checks find; the predicates, being pure, say it again. */
-static enum after report_hits(struct walk *walk, const struct subject *subject, uint64_t hits)
+static uint64_t data_at_risk(
+    int check, const struct subject *subject, uint64_t guest_len, uint64_t weight)
+{
+    bool counts = check_rows[check].severity == SEVERITY_DAMAGE && !subject->risk_counted;
+    return counts ? capped_product(guest_len, weight) : 0;
+}
+
+/* Reports what these checks find; the predicates, being pure, say it again.  *weight becomes that
+ * of the last finding. */
+static enum after report_hits(
+    struct walk *walk, const struct subject *subject, uint64_t hits, uint64_t *weight)
 {
     enum after after = AFTER_GO_ON;
     uint64_t lost = 0;
@@ -84,8 +93,9 @@ static enum after report_hits(struct walk *walk, const struct subject *subject, 
         report_add(walk->report, &finding);
         if (walk->options->found)
             walk->options->found(walk->options->found_arg, &finding);
-        uint64_t at_risk = capped_product(finding.guest_len, finding.weight);
-        if (row->severity == SEVERITY_DAMAGE && !subject->risk_counted && at_risk > lost)
+        *weight = finding.weight;
+        uint64_t at_risk = data_at_risk(check, subject, finding.guest_len, finding.weight);
+        if (at_risk > lost)
             lost = at_risk;
         if (row->after > after)
             after = row->after;
@@ -97,14 +107,33 @@ static enum after report_hits(struct walk *walk, const struct subject *subject, 
 
 enum after walk_show(struct walk *walk, const struct subject *subject)
 {
-    return report_hits(walk, subject, find_hits(walk, subject));
+    uint64_t weight;
+    return report_hits(walk, subject, find_hits(walk, subject), &weight);
 }
 
-void walk_show_alike(struct walk *walk, const struct subject *subject, uint64_t *hits)
+/* When a single check objects and its finding would not be kept, it is not made. */
+static bool count_again(
+    struct walk *walk, const struct subject *subject, const struct verdicts *before)
 {
-    if (*hits == HITS_UNKNOWN || walk->options->no_fast_paths)
-        *hits = find_hits(walk, subject);
-    report_hits(walk, subject, *hits);
+    if (before->hits == 0 || (before->hits & (before->hits - 1)) != 0 || walk->options->found)
+        return false;
+    int check = walk->rows[subject->kind].first + __builtin_ctzll(before->hits);
+    if (!report_full(walk->report, (enum check_id)check))
+        return false;
+    uint64_t lost = data_at_risk(check, subject, subject->guest_len, before->weight);
+    report_count(walk->report, (enum check_id)check, before->weight);
+    walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, lost);
+    return true;
+}
+
+void walk_show_alike(struct walk *walk, const struct subject *subject, struct verdicts *before)
+{
+    bool again = before->hits != HITS_UNKNOWN && !walk->options->no_fast_paths;
+    if (again && count_again(walk, subject, before))
+        return;
+    if (!again)
+        before->hits = find_hits(walk, subject);
+    report_hits(walk, subject, before->hits, &before->weight);
 }
 
 enum after walk_after(const struct walk *walk, const struct subject *subject)

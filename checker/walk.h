@@ -175,11 +175,16 @@ void walk_close(struct walk *walk); /* NULL is allowed */
 /* Shows the subject to all checks of its kind; returns what the worst of the rows hit demands. */
 enum after walk_show(struct walk *walk, const struct subject *subject);
 
-/* The same for a subject that no check can tell from an earlier one but for its place: predicates
- * are pure, so those that found something then will now.  *hits, HITS_UNKNOWN at first, keeps which
- * they are. */
+/* What the checks said of a subject. */
+struct verdicts {
+    uint64_t hits;   /* which of them found something; HITS_UNKNOWN at first */
+    uint64_t weight; /* of the finding, where there is one */
+};
 #define HITS_UNKNOWN UINT64_MAX
-void walk_show_alike(struct walk *walk, const struct subject *subject, uint64_t *hits);
+
+/* The same for a subject that no check can tell from an earlier one but for its place: predicates
+ * are pure, so what they said then, which *before keeps, they will say now. */
+void walk_show_alike(struct walk *walk, const struct subject *subject, struct verdicts *before);
 
 /* The same answer, without reporting anything: for decisions on the way. */
 enum after walk_after(const struct walk *walk, const struct subject *subject);

@@ -70,7 +70,7 @@ static int parts_work(struct walk *walk, struct part *parts, size_t most, uint64
  * slow. */
 static size_t parts_wanted(const struct walk *walk)
 {
-    enum { EACH = 4, BUF_BYTES = 2 << 20 };
+    enum { EACH = 8, BUF_BYTES = 2 << 20 };
     size_t threads = crew_count(walk->crew) + 1, parts = EACH * threads;
     size_t room = BUF_BYTES / walk->geo.cluster_size;
     if (parts > room)

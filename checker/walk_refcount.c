@@ -255,7 +255,7 @@ static void judge_reftable(struct walk *walk)
 struct alike {
     struct cluster_facts facts;
     bool past_end;
-    uint64_t hits;
+    struct verdicts said;
 };
 
 static void show_cluster(struct walk *walk, uint64_t cluster, int64_t balance, struct alike *before)
@@ -264,7 +264,7 @@ static void show_cluster(struct walk *walk, uint64_t cluster, int64_t balance, s
     bool past_end = cluster >= walk->cluster_end;
     if (facts.stored_known != before->facts.stored_known || facts.stored != before->facts.stored ||
         facts.refs != before->facts.refs || past_end != before->past_end)
-        *before = (struct alike){facts, past_end, HITS_UNKNOWN};
+        *before = (struct alike){facts, past_end, {.hits = HITS_UNKNOWN}};
     struct subject subject = {
         .kind = OBJECT_CLUSTER,
         .tree = TREE_NONE,
@@ -282,12 +282,12 @@ static void show_cluster(struct walk *walk, uint64_t cluster, int64_t balance, s
         subject.table_off = owner->table_off;
         subject.index = owner->index;
     }
-    walk_show_alike(walk, &subject, &before->hits);
+    walk_show_alike(walk, &subject, &before->said);
 }
 
 static void compare_part(struct walk *walk, uint64_t first, uint64_t end)
 {
-    struct alike before = {.hits = HITS_UNKNOWN};
+    struct alike before = {.said = {.hits = HITS_UNKNOWN}};
     int64_t balance;
     for (uint64_t cluster = first;
          census_next_wrong(walk->census, cluster, &cluster, &balance) && cluster < end; cluster++) {
