@@ -372,27 +372,50 @@ static pid_t mount_slow(const struct bench *b, const char *file, char path[PATH_
     return 0;
 }
 
+/* One read at a time, and ahead. */
+static void print_slow(const struct bench *b, const char *label, const char *path)
+{
+    const char *const one[] = {b->qcheck, "-q", "-j1", path, NULL};
+    const char *const many[] = {b->qcheck, "-q", path, NULL};
+    struct cost slow = {0}, fast = {0};
+    for (int i = 0; i < ROUNDS; i++) {
+        if (i < 2)
+            measure(one, &slow);
+        measure(many, &fast);
+    }
+    printf("%s: qcheck -j 1 %.3f s, qcheck %.3f s: %.1f times faster", label, slow.seconds,
+        fast.seconds, slow.seconds / fast.seconds);
+}
+
+/* A block device whose sectors are that file's, where the machine lends one. */
+static void row_loop(const struct bench *b, const char *path)
+{
+    struct proc_result r = proc_run("losetup --read-only --direct-io=on --find --show '%s'", path);
+    if (r.exit_code == 0) {
+        r.out[strcspn(r.out, "\n")] = '\0';
+        print_slow(b, "\nA block device upon that file (a loop device)", r.out);
+        puts(".");
+        proc_exit("losetup --detach %s", r.out);
+    } else {
+        printf("\nA block device: skipped, there is none to be had. %s", r.err);
+    }
+    proc_free(&r);
+}
+
 static void row_fuse(struct bench *b)
 {
     char file[PATH_MAX], path[PATH_MAX];
     make(b, "cold", &(struct bigimage){.cluster_bits = 16, .size_bytes = TIB, .percent = 100});
     in_dir(b, "cold", file);
     pid_t pid = mount_slow(b, file, path);
-    const char *const one[] = {b->qcheck, "-q", "-j1", path, NULL};
-    const char *const many[] = {b->qcheck, "-q", path, NULL};
-    struct cost slow = {0}, fast = {0};
-    for (int i = 0; pid > 0 && i < ROUNDS; i++) {
-        if (i < 2)
-            measure(one, &slow);
-        measure(many, &fast);
-    }
-    if (pid > 0)
-        printf("\nThe same through the kernel, a FUSE file that takes 1 ms a read: qcheck -j 1 "
-               "%.3f s, qcheck %.3f s: %.1f times faster (target 20).\n",
-            slow.seconds, fast.seconds, slow.seconds / fast.seconds);
-    else
+    if (pid > 0) {
+        print_slow(b, "\nThe same through the kernel, a FUSE file that takes 1 ms a read", path);
+        puts(" (target 20).");
+        row_loop(b, path);
+    } else {
         printf("\nThrough the kernel: skipped, for bench_slow was not built (it needs libfuse3) or "
                "may not mount here.\n");
+    }
     if (pid > 0 && kill(pid, SIGTERM) == 0)
         waitpid(pid, NULL, 0);
     shell(b, "rmdir slow && rm cold");
