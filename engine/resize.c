@@ -94,23 +94,13 @@ int discard_range(struct image *img, uint64_t guest_off, uint64_t length)
     return ret;
 }
 
-/* 0. bitmaps and dirty bit as for a write
+/* 0. write_begin()
  * 1. as batch_commit(): entries become unallocated; what they pointed to is lowered, and offered
  *    to the host, only after the next barrier */
 int image_discard(struct image *img, uint64_t guest_off, uint64_t length)
 {
-    uint64_t end;
-    int ret = image_begin(img, true);
-    if (ret < 0)
-        return ret;
-    if (!range_end(guest_off, length, &end) || end > img->header.size_bytes)
-        return image_fail(img, -ERANGE, "the range passes the end of the disk");
-    ret = bitmap_mark(img, guest_off, length);
-    if (ret == 0)
-        ret = image_lazy_begin(img);
-    if (ret == 0)
-        ret = discard_range(img, guest_off, length);
-    return image_end(img, ret);
+    int ret = write_begin(img, guest_off, length);
+    return ret < 0 ? ret : image_end(img, discard_range(img, guest_off, length));
 }
 
 /* ---- resize -------------------------------------------------------------------------------- */

@@ -188,6 +188,15 @@ static int check_idx(struct image *img, uint32_t idx)
                : image_fail(img, -ENOENT, "there is no snapshot number %" PRIu32, idx);
 }
 
+/* What changes a snapshot begins with: all that was written before is durable. */
+static int change_begin(struct image *img, uint32_t idx)
+{
+    int ret = image_begin(img, true);
+    if (ret == 0)
+        ret = image_flush(img);
+    return ret < 0 ? ret : check_idx(img, idx);
+}
+
 static uint64_t disk_size(const struct image *img, const struct qcow2_snapshot *snap)
 {
     return snap->has_disk_size ? snap->disk_size : img->header.size_bytes;
@@ -311,11 +320,7 @@ static int committed(struct image *img, const char *what, int ret)
 int snapshot_apply(struct image *img, uint32_t idx)
 {
     struct apply ap = {0};
-    int ret = image_begin(img, true);
-    if (ret == 0)
-        ret = image_flush(img);
-    if (ret == 0)
-        ret = check_idx(img, idx);
+    int ret = change_begin(img, idx);
     if (ret < 0)
         return ret;
     ret = apply_prepare(img, &img->snaps.list[idx], &ap);
@@ -369,11 +374,7 @@ int snapshot_delete(struct image *img, uint32_t idx)
     struct tree gone = {0};
     struct new_table table = {0};
     uint64_t *l1 = NULL;
-    int ret = image_begin(img, true);
-    if (ret == 0)
-        ret = image_flush(img);
-    if (ret == 0)
-        ret = check_idx(img, idx);
+    int ret = change_begin(img, idx);
     if (ret < 0)
         return ret;
     struct qcow2_snapshot snap = img->snaps.list[idx];

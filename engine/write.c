@@ -171,20 +171,24 @@ int write_range(struct image *img, uint64_t guest_off, const uint8_t *src, uint6
     return ret;
 }
 
-/* 0. bitmaps get their bits, lazy images their dirty bit, each with its barrier
- * 1. per 8 MiB: data, in place or in new clusters; then as batch_commit() */
-int image_write(struct image *img, uint64_t guest_off, const void *buf, size_t length)
+int write_begin(struct image *img, uint64_t guest_off, uint64_t length)
 {
     uint64_t end;
     int ret = image_begin(img, true);
+    if (ret == 0 && (!range_end(guest_off, length, &end) || end > img->header.size_bytes))
+        ret = image_fail(img, -ERANGE, "the range passes the end of the disk");
     if (ret < 0)
         return ret;
-    if (!range_end(guest_off, length, &end) || end > img->header.size_bytes)
-        return image_fail(img, -ERANGE, "the range passes the end of the disk");
     ret = bitmap_mark(img, guest_off, length);
     if (ret == 0)
         ret = image_lazy_begin(img);
-    if (ret == 0)
-        ret = write_range(img, guest_off, buf, length);
     return image_end(img, ret);
+}
+
+/* 0. write_begin()
+ * 1. per 8 MiB: data, in place or in new clusters; then as batch_commit() */
+int image_write(struct image *img, uint64_t guest_off, const void *buf, size_t length)
+{
+    int ret = write_begin(img, guest_off, length);
+    return ret < 0 ? ret : image_end(img, write_range(img, guest_off, buf, length));
 }

@@ -180,6 +180,14 @@ static uint64_t offset_mask(const struct recipe *r, enum ref_kind kind, uint64_t
     return QCOW2_OFFSET_MASK;
 }
 
+static int ref_read(struct cursor *c, const struct ref *ref, uint8_t *bytes, unsigned length)
+{
+    int ret = io_read_padded(c->io, ref->host_off, bytes, length);
+    return ret == 0 ? 0
+                    : recipe_fail(c->r, "reading at %#llx: %s", (unsigned long long)ref->host_off,
+                          strerror(-ret));
+}
+
 int ref_load(struct cursor *c, const struct ref *ref, uint64_t *value)
 {
     if (ref->kind == REF_CONST) {
@@ -188,10 +196,9 @@ int ref_load(struct cursor *c, const struct ref *ref, uint64_t *value)
     }
     uint8_t bytes[8];
     unsigned n = ref_bytes(c->r, ref);
-    int ret = io_read_padded(c->io, ref->host_off, bytes, n);
+    int ret = ref_read(c, ref, bytes, n);
     if (ret < 0)
-        return recipe_fail(
-            c->r, "reading at %#llx: %s", (unsigned long long)ref->host_off, strerror(-ret));
+        return ret;
     uint64_t v = load_be(bytes, n);
     if (ref->kind == REF_REFCOUNT && c->r->geo.refcount_order < 3)
         v = qcow2_refcount_get(bytes, c->r->geo.refcount_order, ref->sub_idx);
@@ -207,10 +214,9 @@ int ref_store(struct cursor *c, const struct ref *ref, uint64_t value)
         return recipe_fail(c->r, "this is where something is; it cannot be assigned to");
     uint8_t bytes[8];
     unsigned n = ref_bytes(c->r, ref);
-    int ret = io_read_padded(c->io, ref->host_off, bytes, n);
+    int ret = ref_read(c, ref, bytes, n);
     if (ret < 0)
-        return recipe_fail(
-            c->r, "reading at %#llx: %s", (unsigned long long)ref->host_off, strerror(-ret));
+        return ret;
     uint64_t old = load_be(bytes, n), max = UINT64_MAX >> ((8 - n) % 8 * 8);
     if (ref->kind == REF_REFCOUNT && c->r->geo.refcount_order < 3)
         max = c->r->geo.refcount_max;
