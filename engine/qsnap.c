@@ -18,6 +18,7 @@
 #include "image.h"
 #include "options.h"
 #include "snapshot.h"
+#include "text.h"
 
 enum { COPY_BYTES = 1 << 20 };
 
@@ -34,7 +35,11 @@ struct call {
 
 static int complain(const char *path, const char *text)
 {
-    fprintf(stderr, "qsnap: %s: %s\n", path, text);
+    fputs("qsnap: ", stderr);
+    text_print(stderr, path, strlen(path), 0);
+    fputs(": ", stderr);
+    text_print(stderr, text, strlen(text), 0); /* it may have names from the image */
+    fputc('\n', stderr);
     return -1;
 }
 
@@ -117,8 +122,18 @@ static void print_snapshot(const struct qcow2_snapshot *s)
         sec / 3600, sec / 60 % 60, sec % 60, ms % 1000);
     if (s->has_icount && s->icount != UINT64_MAX)
         snprintf(icount, sizeof(icount), "%" PRIu64, s->icount);
-    printf("%-9.*s %-16.*s %8s%20s%13s%11s\n", s->id_len, (const char *)s->id, s->name_len,
-        (const char *)s->name, size, date, clock, icount);
+    text_print(stdout, s->id, s->id_len, 9);
+    putchar(' ');
+    text_print(stdout, s->name, s->name_len, 16);
+    printf(" %8s%20s%13s%11s\n", size, date, clock, icount);
+}
+
+/* JSON numbers are read as signed 64-bit by most; what does not fit is a string of digits. */
+static json_t *json_number(uint64_t value)
+{
+    char digits[24];
+    snprintf(digits, sizeof(digits), "%" PRIu64, value);
+    return value <= INT64_MAX ? json_integer((json_int_t)value) : json_string(digits);
 }
 
 static json_t *json_snapshot(const struct qcow2_snapshot *s)
@@ -127,14 +142,14 @@ static json_t *json_snapshot(const struct qcow2_snapshot *s)
     json_t *o = json_object();
     json_object_set_new(o, "id", json_stringn((const char *)s->id, s->id_len));
     json_object_set_new(o, "name", json_stringn((const char *)s->name, s->name_len));
-    json_object_set_new(o, "vm-state-size", json_integer((json_int_t)s->vm_state_size));
+    json_object_set_new(o, "vm-state-size", json_number(s->vm_state_size));
     json_object_set_new(o, "date-sec", json_integer((json_int_t)s->date_sec));
     json_object_set_new(o, "date-nsec", json_integer((json_int_t)s->date_nsec));
-    json_object_set_new(o, "vm-clock-nsec", json_integer((json_int_t)s->vm_clock_nsec));
+    json_object_set_new(o, "vm-clock-nsec", json_number(s->vm_clock_nsec));
     if (s->has_disk_size)
-        json_object_set_new(o, "disk-size", json_integer((json_int_t)s->disk_size));
+        json_object_set_new(o, "disk-size", json_number(s->disk_size));
     if (s->has_icount && s->icount != UINT64_MAX)
-        json_object_set_new(o, "icount", json_integer((json_int_t)s->icount));
+        json_object_set_new(o, "icount", json_number(s->icount));
     return o;
 }
 
@@ -422,15 +437,15 @@ static int open_image(struct call *call, bool write)
     unsigned flags = write ? IO_FILE_WRITE : flags_for_reading(call);
     int ret = io_file_open(call->path, flags, &call->io, &info);
     if (ret == -EBUSY) {
-        fprintf(stderr, "qsnap: %s: in use by %s (process %ld), which holds the %s lock\n",
-            call->path, info.holder_name[0] ? info.holder_name : "another program", info.holder_pid,
+        snprintf(why.text, sizeof(why.text), "in use by %s (process %ld), which holds the %s lock",
+            info.holder_name[0] ? info.holder_name : "another program", info.holder_pid,
             io_file_lock_name(info.lock_byte));
-        return -1;
+        return complain(call->path, why.text);
     }
     if (ret < 0)
         return complain(call->path, strerror(-ret));
     if (write && info.unlocked)
-        fprintf(stderr, "qsnap: %s: no locks here: make sure nobody else uses it\n", call->path);
+        complain(call->path, "no locks here: make sure nobody else uses it");
     if (image_open(call->io, write ? IMAGE_WRITE : 0, &call->img, &why) < 0)
         return complain(call->path, why.text);
     return 0;

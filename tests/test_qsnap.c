@@ -245,6 +245,36 @@ START_TEST(backing_files_that_are_refused)
 }
 END_TEST
 
+/* Names are the image's: they are shown, but control no terminal, and are no second line. */
+START_TEST(names_on_a_terminal)
+{
+    static const struct {
+        const char *bytes, *shown;
+    } names[] = {
+        {"gr\\\\303\\\\274\\\\303\\\\237 \\\\342\\\\202\\\\254", "gr\xc3\xbc\xc3\x9f \xe2\x82\xac"},
+        {"a\\\\033[2Jb\\\\rc\\\\177", "a\\x1b[2Jb\\x0dc\\x7f"},
+        {"a\\\\302\\\\2332J", "a\\xc2\\x9b2J"}, /* a control character of Unicode */
+        {"a\\\\233\\\\303", "a\\x9b\\xc3"},     /* no UTF-8 */
+        {"\\\\355\\\\240\\\\200\\\\300\\\\257",
+            "\\xed\\xa0\\x80\\xc0\\xaf"},                   /* a surrogate, an overlong slash */
+        {"\\\\342\\\\200\\\\256txt", "\\xe2\\x80\\xaetxt"}, /* from right to left */
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct desk desk = desk_open();
+        char command[300], line[100];
+        snprintf(command, sizeof(command),
+            "qsnap new a.qcow2 1M && qsnap create a.qcow2 \\\"\\$(printf '%s')\\\"",
+            names[i].bytes);
+        desk_works(&desk, command);
+        snprintf(line, sizeof(line), "1         %s", names[i].shown);
+        desk_want(&desk, "qsnap list a.qcow2", 0, line, "");
+        snprintf(command, sizeof(command), "qsnap list \\\"\\$(printf '%s')\\\"", names[i].bytes);
+        desk_want(&desk, command, 1, "", names[i].shown);
+        desk_close(&desk);
+    }
+}
+END_TEST
+
 /* ---- a failing world ----------------------------------------------------------------------- */
 
 START_TEST(no_room_for_the_file)
@@ -269,7 +299,8 @@ START_TEST(no_room_for_the_file)
 END_TEST
 
 /* The process dies at some moment of a loop of operations; what it leaves must be sound, at worst
- * with leaks, and whole: each disk is one of those there were. */
+ * with leaks, and whole: each disk is one of those there were.  An L1 table that was not yet, or no
+ * longer, pointed to looks like that of a snapshot that was lost, and is not freed unasked. */
 START_TEST(killed_in_the_middle)
 {
     struct desk desk = desk_open();
@@ -279,18 +310,22 @@ START_TEST(killed_in_the_middle)
     for (int i = 0; i < 12; i++) {
         char command[512];
         snprintf(command, sizeof(command),
-            "(while :; do qsnap create a.qcow2 x; qsnap apply a.qcow2 one; qsnap apply a.qcow2 x; "
-            "qsnap delete a.qcow2 x; done) >/dev/null 2>&1 & loop=\\$!; sleep 0.%02d; "
-            "kill -9 \\$loop; pkill -9 -P \\$loop; pkill -9 -f '^qsnap .* a.qcow2'; wait; true",
+            "setsid sh -c 'while :; do qsnap create a.qcow2 x; qsnap apply a.qcow2 one; "
+            "qsnap apply a.qcow2 x; qsnap delete a.qcow2 x; done' >/dev/null 2>&1 & loop=\\$!; "
+            "sleep 0.%02d; kill -9 -\\$loop; wait; "
+            "until qsnap list a.qcow2 >/dev/null 2>&1; do sleep 0.02; done", /* the lock is gone */
             7 + i * 5);
         desk_works(&desk, command);
-        desk_want(&desk, "qcheck -q a.qcow2; test \\$? = 0 -o \\$? = 3", 0, "", "");
+        desk_want(&desk,
+            "qcheck a.qcow2 > said; test \\$? = 0 -o \\$? = 3 || "
+            "! grep -E '^  (damage|danger):' said | grep -v orphan-l1-table",
+            0, "", "");
         desk_works(&desk,
             "qsnap export a.qcow2 one one.raw && tr -d '\\\\001' < one.raw | wc -c > n "
             "&& echo 0 | cmp - n && rm one.raw");
         desk_works(&desk, "qsnap read a.qcow2 0 8M > disk && (tr -d '\\\\001' < disk | cmp -s - "
                           "/dev/null || tr -d '\\\\002' < disk | cmp - /dev/null)");
-        desk_works(&desk, "qcheck -q --repair a.qcow2");
+        desk_works(&desk, "qcheck -q --repair a.qcow2 || qcheck -q --repair --lossy a.qcow2");
         desk_works(&desk, "qsnap delete a.qcow2 x 2>/dev/null; qcheck -q a.qcow2");
     }
     desk_close(&desk);
@@ -310,6 +345,7 @@ Suite *test_qsnap(void)
     tcase_add_test(tc, an_image_in_use);
     tcase_add_test(tc, data_of_a_backing_chain);
     tcase_add_test(tc, backing_files_that_are_refused);
+    tcase_add_test(tc, names_on_a_terminal);
     tcase_add_test(tc, no_room_for_the_file);
     tcase_add_test(tc, killed_in_the_middle);
     suite_add_tcase(suite, tc);
