@@ -44,6 +44,7 @@ static int read_directory(struct image *img, const uint8_t *bytes, uint64_t leng
 {
     struct bitmaps *bitmaps = &img->bitmaps;
     uint32_t count = bitmaps->ext.bitmap_count;
+    uint64_t tables = 0, room = clusters_for(&img->geo, img->file_size) << img->geo.cluster_bits;
     bitmaps->list = calloc(count, sizeof(*bitmaps->list));
     if (!bitmaps->list)
         return image_no_memory(img);
@@ -57,6 +58,9 @@ static int read_directory(struct image *img, const uint8_t *bytes, uint64_t leng
         int ret = check_entry(img, entry);
         if (ret < 0)
             return ret;
+        tables += entry->table_size * UINT64_C(8);
+        if (tables > room) /* each would be written, one over the other */
+            return image_fail(img, -EUCLEAN, "bitmap tables lie on each other; run qcheck");
     }
     return 0;
 }

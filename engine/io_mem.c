@@ -90,16 +90,19 @@ static struct page *page_own(struct page **slot)
     return page;
 }
 
-static int slots_grow(struct io_mem *mem, size_t count)
+static int slots_grow(struct io_mem *mem, uint64_t count)
 {
     if (count <= mem->chunk_count)
         return 0;
-    struct chunk **chunks = realloc(mem->chunks, count * sizeof(struct chunk *));
+    if (count > SIZE_MAX / sizeof(struct chunk *))
+        return -ENOMEM;
+    struct chunk **chunks = realloc(mem->chunks, (size_t)count * sizeof(struct chunk *));
     if (!chunks)
         return -ENOMEM;
-    memset(chunks + mem->chunk_count, 0, (count - mem->chunk_count) * sizeof(struct chunk *));
+    memset(
+        chunks + mem->chunk_count, 0, (size_t)(count - mem->chunk_count) * sizeof(struct chunk *));
     mem->chunks = chunks;
-    mem->chunk_count = count;
+    mem->chunk_count = (size_t)count;
     return 0;
 }
 
@@ -139,7 +142,7 @@ static int mem_write(struct io *io, uint64_t host_off, const void *buf, size_t l
 {
     struct io_mem *mem = self(io);
     const uint8_t *src = buf;
-    int ret = slots_grow(mem, (size_t)((host_off + length - 1) / CHUNK_BYTES + 1));
+    int ret = slots_grow(mem, (host_off + length - 1) / CHUNK_BYTES + 1);
     if (ret < 0)
         return ret;
     while (length > 0) {

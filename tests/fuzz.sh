@@ -26,7 +26,8 @@ seeds() {
 # Each runs a target and its children to the end; what it found out goes to $work/TARGET.log.
 run_libfuzzer() {
     ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=1 "$build/fuzz/fuzz_$1" \
-        -max_total_time="$seconds" -max_len=65536 -timeout=60 -rss_limit_mb=4096 \
+        -max_total_time="$seconds" -max_len=65536 -timeout=60 -report_slow_units=60 \
+        -rss_limit_mb=4096 \
         -malloc_limit_mb=1024 -print_final_stats=1 -reload=0 -ignore_crashes=1 -fork=1 \
         -artifact_prefix="$work/$1.broken/" "$work/$1" "$work/$1.seeds" \
         "$work/$1.afl/default/queue" >"$work/$1.log" 2>&1
