@@ -14,7 +14,7 @@
  *   walk_parts.c     judging on several threads
  *   judge.c          second look at what the first pass found unusual
  *   walk_leaks.c     going over leaked clusters
- *   orphan.c         leaked clusters that look like a lost table
+ *   orphan.c         leaked clusters that look like a lost table (orphan_look.c: what that is)
  *   deep.c           decoding of compressed clusters
  *   chain.c          data file and backing chain
  *   deploy.c         rules of the pre-deploy gate

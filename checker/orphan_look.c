@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the bytes of a leaked cluster look like: an L2 table whose entries make sense and name what
+ * is leaked as well, or one of the tables that look much like it but are none (those of bitmaps,
+ * the refcount table).  Which of these were lost is for orphan.c to say.  Nothing is reported here,
+ * and nothing is changed. */
+#include <stdlib.h>
+
+#include "orphan.h"
+
+bool orphan_missed(const struct walk *walk, uint64_t cluster)
+{
+    return census_get(walk->census, cluster).balance > 0 && cluster < walk->cluster_end &&
+           census_known(walk->census, cluster);
+}
+
+/* ---- L2 tables ---- */
+
+/* Takes in one entry; false when the bytes are no L2 table after all. */
+static bool look_at_entry(
+    const struct walk *walk, const struct qcow2_l2_entry *e, uint32_t idx, struct l2_look *look)
+{
+    enum { MOST_ODD = 8 };
+    const struct qcow2_geometry *geo = &walk->geo;
+    /* COPIED on a compressed or unallocated entry is fishy, too: not plain. */
+    if (!l2_entry_plain(walk, e, e->host_off))
+        return ++look->odd <= MOST_ODD;
+    if (e->kind < QCOW2_L2_ZERO_ALLOC)
+        return true;
+    look->named++;
+    look->marked += e->copied || e->kind == QCOW2_L2_COMPRESSED;
+    if (!geo->data_file) {
+        look->orphaned += orphan_missed(walk, cluster_of(geo, e->host_off));
+        enum area_kind area = walk_area_at(walk, cluster_of(geo, e->host_off), NULL);
+        look->metadata += area != AREA_NONE && area != AREA_L2_TABLE; /* that an L1 table names */
+        return true;
+    }
+    /* There offsets are those of the guest, and tell where the table belongs. */
+    uint64_t guest_off = e->host_off - ((uint64_t)idx << geo->cluster_bits);
+    if (guest_off % geo->l2_span != 0 || (look->orphaned > 0 && guest_off != look->guest_off))
+        return ++look->odd <= MOST_ODD;
+    look->guest_off = guest_off;
+    look->orphaned++;
+    return true;
+}
+
+bool orphan_look_at_entries(
+    const struct walk *walk, const uint8_t *bytes, size_t length, struct l2_look *look)
+{
+    *look = (struct l2_look){0};
+    for (size_t at = 0; at < length; at += walk->geo.l2_entry_size) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(&walk->geo, bytes + at, &e);
+        if (!look_at_entry(walk, &e, (uint32_t)(at / walk->geo.l2_entry_size), look))
+            return false;
+    }
+    return true;
+}
+
+/* A bitmap of the directory, whether that may be followed or not, has its table there. */
+static bool is_in_directory(const struct walk *walk, uint64_t host_off)
+{
+    enum { MOST_BYTES = 1 << 20 };
+    uint64_t size = walk->bitmaps.directory_size;
+    uint8_t *bytes = size > 0 && size <= MOST_BYTES ? malloc((size_t)size) : NULL;
+    bool found = false;
+    struct qcow2_bitmap bitmap;
+    if (bytes && io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, (size_t)size) == 0) {
+        for (uint64_t pos = 0; !found && pos < size; pos += bitmap.record_len) {
+            if (qcow2_bitmap_decode(bytes + pos, (size_t)(size - pos), &bitmap) < 0)
+                break;
+            found = host_off - bitmap.table_off < bitmap.table_size * UINT64_C(8);
+        }
+    }
+    free(bytes);
+    return found;
+}
+
+/* Bitmaps that were not followed (being marked inconsistent, say) leave tables behind that look
+ * like an L2 table without flags.  Only a snapshot has such a one, too. */
+static bool may_be_bitmap_table(
+    const struct walk *walk, uint64_t host_off, const struct l2_look *look)
+{
+    if (walk->has_bitmaps_ext &&
+        host_off - walk->bitmaps.directory_off < walk->bitmaps.directory_size)
+        return true; /* or their directory */
+    return walk->has_bitmaps_ext && look->marked == 0 &&
+           (walk->header.snapshot_count == 0 || is_in_directory(walk, host_off));
+}
+
+/* What lies at block_off counts clusters as refcount block `idx` of a table at table_off would:
+ * those in use and these two themselves.  A sector of it tells. */
+static bool counts_what_is_used(
+    const struct walk *walk, uint64_t block_off, uint64_t idx, uint64_t table_off)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint8_t block[QCOW2_SECTOR_BYTES];
+    if (io_read_padded(walk->io, block_off, block, sizeof(block)) < 0)
+        return false;
+    uint64_t agreed = 0, differed = 0, first = idx << geo->refblock_bits;
+    for (uint64_t i = 0; i < (QCOW2_SECTOR_BYTES * UINT64_C(8)) >> geo->refcount_order; i++) {
+        uint64_t cluster = first + i;
+        bool counted = qcow2_refcount_get(block, geo->refcount_order, i) != 0;
+        bool used = cluster == cluster_of(geo, block_off) ||
+                    cluster == cluster_of(geo, table_off) ||
+                    census_get(walk->census, cluster).claimed;
+        agreed += counted && used;
+        differed += counted ? cluster >= walk->cluster_end : used;
+    }
+    return agreed > differed;
+}
+
+/* The entries in a sector could be those of a refcount table. */
+static bool could_be_reftable(const struct walk *walk, uint64_t off, uint8_t *sector)
+{
+    if (io_read_padded(walk->io, off, sector, QCOW2_SECTOR_BYTES) < 0)
+        return false;
+    for (size_t at = 0; at < QCOW2_SECTOR_BYTES; at += 8) {
+        uint64_t entry = load_be64(sector + at);
+        if ((entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
+            entry >= walk->file_size || entry == off)
+            return false;
+    }
+    return true;
+}
+
+/* One of the first blocks that the sector names counts what it would with these indices. */
+static bool names_blocks(
+    const struct walk *walk, uint64_t off, const uint8_t *sector, uint64_t first_idx)
+{
+    enum { MOST_BLOCKS = 8 };
+    unsigned named = 0;
+    for (size_t i = 0; i < QCOW2_SECTOR_BYTES / 8 && named < MOST_BLOCKS; i++) {
+        uint64_t entry = load_be64(sector + i * 8);
+        named += entry != 0;
+        if (entry != 0 && counts_what_is_used(walk, entry, first_idx + i, off))
+            return true;
+    }
+    return false;
+}
+
+bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
+{
+    enum { MOST_CLUSTERS = 64 };
+    uint8_t sector[QCOW2_SECTOR_BYTES], before[QCOW2_SECTOR_BYTES];
+    if (!could_be_reftable(walk, off, sector))
+        return false;
+    uint64_t size = walk->geo.cluster_size;
+    for (uint64_t k = 0; k < MOST_CLUSTERS; k++) { /* the cluster may be one further on in it */
+        if (names_blocks(walk, off, sector, k * size / 8))
+            return true;
+        if (off < (k + 2) * size || !could_be_reftable(walk, off - (k + 1) * size, before))
+            return false;
+    }
+    return false;
+}
+
+/* True if that is what the bytes of a whole cluster look like. */
+bool orphan_is_lost_l2(
+    struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
+{
+    if (!orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) ||
+        may_be_bitmap_table(walk, host_off, look) ||
+        (look->marked == 0 && (look->metadata > 0 || walk_looks_like_reftable(walk, host_off))))
+        return false;
+    return look->orphaned > 0 && look->orphaned >= look->named - look->orphaned &&
+           look->orphaned >= look->odd;
+}
+
+/* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */
+bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
+{
+    uint64_t off = cluster << walk->geo.cluster_bits;
+    uint8_t *bytes = walk->buf;
+    return io_read_padded(walk->io, off, bytes, QCOW2_SECTOR_BYTES) == 0 &&
+           orphan_look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, look) &&
+           io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) == 0 &&
+           orphan_is_lost_l2(walk, off, bytes, look);
+}
