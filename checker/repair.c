@@ -276,6 +276,10 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
         return stage == repair_lower && !repair->walk->without_counts;
     if (!repair->walk->judgeable)
         return stage == repair_header_fields;
+    /* What was not read may be what refers to that which seems to miss a reference. */
+    if (repair->walk->refs_incomplete &&
+        (stage == repair_l1 || stage == repair_l2 || stage == repair_holes))
+        return false;
     return !repair->walk->without_counts || stage == repair_header_fields ||
            stage == repair_records || stage == repair_disks || stage == repair_find_structure ||
            stage == repair_rebuild;

@@ -78,10 +78,14 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
 
 /* In a data file every guest offset has its own place (spec: external data file bit).  Where the
  * image counts the cluster that the entry names, and nothing uses it, it is that bit which is
- * wrong, and the entry the way to the data. */
+ * wrong, and the entry the way to the data.  Of a table that hangs on two places it was judged at
+ * the first of them, which may be the wrong one. */
 static int set_offset(struct repair *repair, const struct finding *finding)
 {
     uint64_t off = repair_entry_off(repair, finding), value = 0;
+    const struct table *table = table_find(&repair->walk->tables, finding->table_off);
+    if (table && table->elsewhere)
+        return 0;
     int ret = plan_peek(&repair->plan, off, &value);
     uint64_t cluster = cluster_of(&repair->walk->geo, value & QCOW2_OFFSET_MASK);
     if (ret == 0 && !walk_leaked(repair->walk, cluster))

@@ -298,6 +298,12 @@ static int fill_from_others(struct hole_search *s)
     return ret;
 }
 
+/* What is empty there may be somebody's data. */
+static bool lies_on_other(const struct walk *walk, const struct table *table)
+{
+    return census_get(walk->census, cluster_of(&walk->geo, table->host_off)).conflict;
+}
+
 int repair_holes(struct repair *repair)
 {
     struct walk *walk = repair->walk;
@@ -314,7 +320,7 @@ int repair_holes(struct repair *repair)
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
         s.table = &walk->tables.items[i];
-        if (s.table->skip)
+        if (s.table->skip || lies_on_other(walk, s.table))
             continue;
         walk_read_again(walk, s.table->host_off, s.bytes, walk->geo.cluster_size);
         memcpy(s.old, s.bytes, walk->geo.cluster_size);

@@ -62,6 +62,10 @@ static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, boo
     c.bare = !fits && !known;
     if (c.bare && !(empty_too && c.look.named == 0 && c.look.odd == 0))
         return 0;
+    /* Zeros that somebody maps are guest data: of those a reference is missing, not of a table. */
+    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, host_off));
+    if (c.bare && cell.claimed && cell.balance > 0)
+        return 0;
     c.bytes = malloc(walk->geo.cluster_size);
     if (!c.bytes)
         return -ENOMEM;
