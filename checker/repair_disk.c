@@ -52,6 +52,11 @@ static bool may_start_l1(const struct walk *walk, uint64_t off)
     return off != 0 && cluster_aligned(&walk->geo, off) && off < walk->file_size;
 }
 
+static bool is_used(const struct walk *walk, uint64_t host_off)
+{
+    return census_get(walk->census, cluster_of(&walk->geo, host_off)).claimed;
+}
+
 static void try_orphans(const struct repair *repair, const struct tree *tree, struct tries *tries)
 {
     for (size_t i = 0; i < repair->findings.count && repair_may_try(repair, 1); i++) {
@@ -132,7 +137,7 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     try_leaked(repair, tree, &tries);
     for (unsigned bit = 0; bit < 63; bit++) {
         uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
-        if (may_start_l1(repair->walk, off))
+        if (may_start_l1(repair->walk, off) && !is_used(repair->walk, off))
             try_also(&tries, patch_be64(l1_off_at(tree), off));
     }
     uint64_t below = tree->l1_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
@@ -251,7 +256,23 @@ static void try_sizes(
         try_also(tries, patch_be64(off, most));
 }
 
-/* Of a snapshot without VM state: up to the last L2 table it is disk. */
+/* Behind the last entry of an L2 table that is not empty: 1 where none is to be had. */
+static uint64_t entries_end(const struct repair *repair, uint64_t l2_off)
+{
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    uint64_t end = 1;
+    uint8_t *bytes = table_find(&repair->walk->tables, l2_off) ? malloc(geo->cluster_size) : NULL;
+    if (bytes && io_read_padded(repair->io, l2_off, bytes, geo->cluster_size) == 0) {
+        for (uint64_t i = 0; i < geo->l2_entries; i++) {
+            if (!walk_bytes_zero(bytes + i * geo->l2_entry_size, geo->l2_entry_size))
+                end = (i << geo->cluster_bits) + 1;
+        }
+    }
+    free(bytes);
+    return end;
+}
+
+/* Of a snapshot without VM state: up to the last entry it is disk. */
 static uint64_t tables_end(const struct repair *repair, const struct tree *tree)
 {
     uint64_t raw;
@@ -261,7 +282,7 @@ static uint64_t tables_end(const struct repair *repair, const struct tree *tree)
         if (plan_peek(&repair->plan, tree->l1_off + i * 8, &raw) < 0)
             return 0;
         if (raw != 0)
-            return i * repair->walk->geo.l2_span + 1;
+            return i * repair->walk->geo.l2_span + entries_end(repair, raw & QCOW2_OFFSET_MASK);
     }
     return 0;
 }
@@ -366,13 +387,28 @@ static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
     return repair_take_better(repair, f->check, tries.patches, tries.count, now);
 }
 
+/* Refcounts are made anew elsewhere, if it is they that lie on the table. */
+static bool is_on_counts(const struct walk *walk, const struct tree *tree)
+{
+    for (size_t i = 0; i < walk->areas.count; i++) {
+        const struct area *area = &walk->areas.items[i];
+        if ((area->kind == AREA_REFCOUNT_TABLE || area->kind == AREA_REFCOUNT_BLOCK) &&
+            ranges_overlap(area->host_off, area->length, tree->l1_off, tree->l1_size * UINT64_C(8)))
+            return true;
+    }
+    return false;
+}
+
 static int mend_disk(struct repair *repair, const struct finding *f)
 {
     struct walk *walk = repair->walk;
     const struct tree *tree = &walk->trees[f->tree > TREE_ACTIVE ? f->tree : TREE_ACTIVE];
     switch (f->check) {
-    case CHECK_area_shared: /* a snapshot's table on top of the header */
-        return f->tree > TREE_ACTIVE && f->host_off == 0 ? find_l1(repair, f->check, tree) : 0;
+    case CHECK_area_shared: /* a snapshot's table on top of something else, which is not read */
+        return f->tree > TREE_ACTIVE && !tree->usable && f->host_off == tree->l1_off &&
+                       !is_on_counts(repair->walk, tree)
+                   ? find_l1(repair, f->check, tree)
+                   : 0;
     case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
         return tree->usable ? mend_size(repair, f->check, tree) : find_l1(repair, f->check, tree);
     case CHECK_header_l1_unaligned:

@@ -9,7 +9,10 @@
 
 #include "repair.h"
 
-/* How much is wrong with the image under the patch: UINT64_MAX if it cannot be judged at all. */
+#define WRONG_UNREAD (UINT64_C(1) << 62)
+
+/* How much is wrong with the image under the patch: WRONG_UNREAD and more if a part of it is not
+ * judged, UINT64_MAX if it cannot be judged at all. */
 static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
 {
     struct io *overlay;
@@ -24,7 +27,9 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
         check_image(overlay, NULL, &options, &report);
         /* A leak may be what another damage leaves behind. */
         *wrong = 4 * report.corruptions + report.leaks;
-        if (report.unsupported || report.incomplete || report.check_errors)
+        if (report.incomplete) /* as good as any other only where as little was judged before */
+            *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
+        if (report.unsupported || report.check_errors)
             *wrong = UINT64_MAX;
         report_release(&report);
     }

@@ -17,25 +17,52 @@ static int tell_loss(struct repair *repair, const struct finding *f)
         f->tree > TREE_ACTIVE ? "a snapshot" : "the disk", name);
 }
 
-/* An entry without a cluster: zeros where a backing file would show through otherwise. */
+static int put_zeros(struct repair *repair, enum check_id why, uint64_t host_off)
+{
+    uint8_t *zeros = calloc(1, repair->walk->geo.cluster_size);
+    return zeros ? plan_data(&repair->plan, PHASE_NEW, why, host_off, zeros,
+                       repair->walk->geo.cluster_size)
+                 : -ENOMEM;
+}
+
+/* Makes an entry for a new cluster of zeros; none if there is no room for it. */
+static int make_zeros(
+    struct repair *repair, const struct finding *f, const struct table *table, uint8_t *entry)
+{
+    uint64_t cluster;
+    int ret = plan_alloc(&repair->plan, f->check, 1, table->refs, &cluster);
+    if (ret < 0)
+        return ret == -ENOSPC ? 0 : ret;
+    uint64_t host_off = cluster << repair->walk->geo.cluster_bits;
+    bool copied = table->refs == 1 && table->active_refs == 1;
+    store_be64(entry, host_off | (copied ? QCOW2_ENTRY_COPIED : 0));
+    return put_zeros(repair, f->check, host_off);
+}
+
+/* An entry without a cluster: zeros where a backing file would show through otherwise.  Version 2
+ * has no entry that says so, and needs a cluster of them: if the file was cut off that which was
+ * lost, whose place reads as zeros already. */
 static int drop_l2_entry(struct repair *repair, const struct finding *f)
 {
     const struct walk *walk = repair->walk;
+    const struct table *table = table_find(&walk->tables, f->table_off);
     uint8_t bytes[16] = {0};
-    if (walk->view.has_backing && walk->geo.version >= 3) {
-        if (walk->geo.extended_l2)
-            store_be64(bytes + 8, QCOW2_SUBCLUSTER_ZERO);
-        else
-            store_be64(bytes, QCOW2_ENTRY_ZERO);
-    }
+    bool covers = walk->view.has_backing && f->check != CHECK_l2_entry_past_end;
+    bool cut_off = f->check == CHECK_l2_entry_outside && repair_was_cut_off(repair, f->host_off);
     int ret = tell_loss(repair, f);
+    if (ret == 0 && covers && walk->geo.version < 3 && cut_off)
+        return put_zeros(repair, f->check, f->host_off);
+    if (ret == 0 && covers && walk->geo.version < 3 && table)
+        ret = make_zeros(repair, f, table, bytes);
+    else if (covers && walk->geo.extended_l2)
+        store_be64(bytes + 8, QCOW2_SUBCLUSTER_ZERO);
+    else if (covers && walk->geo.version >= 3)
+        store_be64(bytes, QCOW2_ENTRY_ZERO);
     if (ret == 0)
         ret = plan_bytes(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), bytes,
             walk->geo.l2_entry_size);
     /* Were the file to grow over what it still counts, zeros would pass for what was lost. */
-    const struct table *table = table_find(&walk->tables, f->table_off);
-    if (ret == 0 && table && f->check == CHECK_l2_entry_outside &&
-        repair_was_cut_off(repair, f->host_off))
+    if (ret == 0 && table && cut_off)
         ret = plan_lower(&repair->plan, f->check, cluster_of(&walk->geo, f->host_off), table->refs);
     return ret;
 }

@@ -114,6 +114,8 @@ int guest_cluster(struct guest_disk *disk, const struct qcow2_l2_entry *e, uint8
         return read_compressed(disk, e, out);
     if (disk->geo.version < 3 && (e->raw & QCOW2_ENTRY_ZERO)) /* programs refuse it */
         return -EBADMSG;
+    if (disk->geo.extended_l2 && (e->bitmap & e->bitmap >> 32 & UINT32_MAX)) /* as well */
+        return -EBADMSG;
     if (e->kind != QCOW2_L2_NORMAL)
         return 0;
     if (!cluster_aligned(&disk->geo, e->host_off))

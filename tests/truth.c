@@ -63,10 +63,10 @@ static void read_one(struct guest_disk *guest, const struct truth *content, stru
         run.digest = TRUTH_UNREADABLE;
     } else if (e.kind == QCOW2_L2_UNALLOCATED) {
         run.digest = content->background;
-    } else if (!past_end(guest, &e)) {
+    } else {
         run.digest = guest_cluster(guest, &e, buf) < 0 ? TRUTH_UNREADABLE
                                                        : digest(buf, guest->geo.cluster_size);
-        if (e.kind == QCOW2_L2_NORMAL || e.kind == QCOW2_L2_COMPRESSED) {
+        if (!past_end(guest, &e) && (e.kind == QCOW2_L2_NORMAL || e.kind == QCOW2_L2_COMPRESSED)) {
             run.host_off = e.host_off;
             run.length = e.length;
         }
