@@ -51,7 +51,8 @@ struct repair {
     const char *filename;
     struct check_options check;
     const struct repair_options *options;
-    unsigned trials;   /* patches that were tried out so far; each costs a check */
+    unsigned trials; /* patches that were tried out so far; each costs a check */
+    bool geometry_tried;
     uint64_t compared; /* counts that were looked at so far, to find lost blocks */
     /* One round: */
     struct report report;

@@ -279,6 +279,52 @@ static bool is_about_encryption(enum check_id check)
            check == CHECK_ext_crypto_unexpected;
 }
 
+/* ---- a geometry that is possible, but not that of the image ---- */
+
+/* Neither table begins where a cluster does. */
+static bool is_unaligned(const struct repair *repair)
+{
+    return repair_has(repair, CHECK_header_reftable_unaligned) &&
+           repair_has(repair, CHECK_header_l1_unaligned);
+}
+
+/* Most counts are wrong though they were found (not only leaks, which lost tables leave behind), or
+ * there are more references than a count can say, which no program makes. */
+static bool is_miscounted(const struct repair *repair)
+{
+    const uint64_t *hits = repair->report.hits;
+    const struct walk *walk = repair->walk;
+    uint64_t wrong = hits[CHECK_refcount_too_low] + hits[CHECK_refcount_too_high];
+    return walk->judgeable && !walk->without_counts && !repair->void_counts &&
+           !repair->report.incomplete &&
+           ((wrong > walk->cluster_end / 8 &&
+                wrong + hits[CHECK_cluster_leaked] > walk->cluster_end / 2) ||
+               hits[CHECK_refcount_overflow] > 0);
+}
+
+/* With the right size of clusters, or width of counts, nearly all of them are right.  Tried once a
+ * repair: the whole image is checked for each. */
+static int mend_geometry(struct repair *repair)
+{
+    enum { LEAST_GAIN = 4, ORDERS = QCOW2_MAX_REFCOUNT_ORDER + 1 };
+    struct patch patches[QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 1 + ORDERS];
+    size_t count = 0;
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    bool unaligned = is_unaligned(repair);
+    if (repair->geometry_tried || (!unaligned && !is_miscounted(repair)))
+        return 0;
+    repair->geometry_tried = true;
+    for (uint32_t bits = QCOW2_MIN_CLUSTER_BITS; bits <= QCOW2_MAX_CLUSTER_BITS; bits++)
+        patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
+    for (uint32_t order = 0; repair->walk->header.version >= 3 && order < ORDERS; order++)
+        patches[count++] = patch_be32(QCOW2_HDR_REFCOUNT_ORDER, order);
+    int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
+        unaligned ? WRONG_UNREAD : now / LEAST_GAIN);
+    if (repair->plan.count > 0 && repair->plan.edits[0].host_off == QCOW2_HDR_REFCOUNT_ORDER)
+        repair->plan.edits[0].why = CHECK_header_refcount_order;
+    return ret;
+}
+
 /* One field a round: each changes what the others mean. */
 int repair_header_fields(struct repair *repair)
 {
@@ -292,5 +338,5 @@ int repair_header_fields(struct repair *repair)
                 ret = mend_field(repair, f);
         }
     }
-    return ret;
+    return ret == 0 && repair->plan.count == 0 ? mend_geometry(repair) : ret;
 }

@@ -25,7 +25,8 @@ struct patient {
     bool lossy;
     struct io *broken;
     struct truth before, after; /* of the whole repair */
-    struct report report;       /* of a check before */
+    struct report report;       /* of a check before, */
+    struct walk *walk;          /* and what it learnt; may be NULL */
     int exit_code;              /* after the whole repair */
     struct journal journal;     /* of the whole repair */
     bool failed;
@@ -66,11 +67,11 @@ static int repair(struct patient *s, struct io *io)
     return exit_code;
 }
 
-static void check(struct io *io, struct report *report)
+static void look(struct io *io, struct report *report, struct walk **walk)
 {
     struct check_options options = {.threads = 1};
     report_init(report, 100);
-    check_image(io, NULL, &options, report);
+    walk_open(io, NULL, &options, report, walk);
 }
 
 /* ---- what must hold ---------------------------------------------------------------------------
@@ -94,27 +95,41 @@ static void judge_content(struct patient *s, struct io *io, const char *what, si
     truth_free(&now);
 }
 
-/* A count that could not be read is not known to be too low; once its block is back, it is. */
-static bool counts_were_hidden(const struct report *report)
+/* Before the repair there was a count of the cluster that could be read: of another one it is not
+ * known whether it was too low, and once its block is back, it is. */
+static bool was_counted(const struct walk *walk, const struct walk *now, uint64_t host_off)
 {
-    static const enum check_id hiding[] = {CHECK_reftable_entry_unaligned,
-        CHECK_reftable_entry_outside, CHECK_header_reftable_unaligned,
-        CHECK_header_reftable_outside};
-    bool hidden = false;
-    for (size_t i = 0; i < sizeof(hiding) / sizeof(hiding[0]); i++)
-        hidden |= report->hits[hiding[i]] > 0;
-    return hidden;
+    if (!walk || !walk->census || walk->geo.cluster_size != now->geo.cluster_size ||
+        walk->geo.refcount_order != now->geo.refcount_order)
+        return false;
+    uint64_t cluster = cluster_of(&walk->geo, host_off);
+    return census_known(walk->census, cluster) &&
+           walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
+}
+
+/* Clusters whose count is too low in `now` and could be read in `walk`. */
+static uint64_t count_low(const struct walk *walk, const struct walk *now)
+{
+    uint64_t cluster = 0, low = 0;
+    while (now && now->census && census_next_mismatch(now->census, cluster, &cluster) &&
+           cluster < now->cluster_end) {
+        low += census_get(now->census, cluster).balance < 0 &&
+               was_counted(walk, now, cluster << now->geo.cluster_bits);
+        cluster++;
+    }
+    return low;
 }
 
 static void judge_counts(struct patient *s, struct io *io, const char *what, size_t n)
 {
     struct report report;
-    check(io, &report);
-    if (!counts_were_hidden(&s->report) &&
-        report.hits[CHECK_refcount_too_low] > s->report.hits[CHECK_refcount_too_low])
+    struct walk *now;
+    look(io, &report, &now);
+    uint64_t before = count_low(s->walk, s->walk), low = count_low(s->walk, now);
+    if (low > before)
         complain(s, "%s %zu: %llu counts too low, before the repair %llu", what, n,
-            (unsigned long long)report.hits[CHECK_refcount_too_low],
-            (unsigned long long)s->report.hits[CHECK_refcount_too_low]);
+            (unsigned long long)low, (unsigned long long)before);
+    walk_close(now);
     report_release(&report);
 }
 
@@ -213,7 +228,7 @@ static void patient_run(struct patient *s)
 {
     struct io *whole = branch(s->broken);
     struct io *device = journal_open(&s->journal, IMAGE, whole);
-    check(s->broken, &s->report);
+    look(s->broken, &s->report, &s->walk);
     truth_read(s->broken, NULL, UINT64_MAX, &s->before);
     s->exit_code = repair(s, device);
     truth_read(whole, NULL, UINT64_MAX, &s->after);
@@ -222,6 +237,7 @@ static void patient_run(struct patient *s)
     roll_back(s);
     truth_free(&s->before);
     truth_free(&s->after);
+    walk_close(s->walk);
     report_release(&s->report);
     io_close(device);
     journal_free(&s->journal);
