@@ -57,6 +57,7 @@ struct table {
     int tree;                      /* first disk that uses it; the active one if any does */
     bool copied_set, copied_clear; /* COPIED as seen in active L1 entries */
     bool elsewhere;                /* referred to at another L1 index, too */
+    bool below_end;                /* a disk has it at l1_idx, and goes on behind that */
     bool empty;                    /* read, and all zeros */
     bool odd;                      /* judge its entries in the second pass */
     bool skip;                     /* not an L2 table after all: not interpreted */

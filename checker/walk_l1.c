@@ -144,6 +144,8 @@ static int add_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t 
     }
     if (l1_idx >= l1_entries_for(geo, tree->disk_size))
         walk->judge_l1 = true;
+    else if (l1_idx == table->l1_idx)
+        table->below_end = true;
     return 0;
 }
 
@@ -378,25 +380,14 @@ static bool active_past_end(struct walk *walk, uint32_t l1_idx, const struct tab
 
 /* What lies behind a snapshot's end is VM state, unless another disk has it for its data, or there
  * is no disk at all. */
-static bool snapshot_past_end(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
+static bool snapshot_past_end(
+    const struct walk *walk, int tree_idx, uint32_t l1_idx, const struct table *table)
 {
-    enum { MOST_DISKS = 1024 };
     const struct tree *tree = &walk->trees[tree_idx];
-    if (!tree->disk_size_known || tree->vm_state_size > 0 || walk->tree_count > MOST_DISKS ||
+    if (!tree->disk_size_known || tree->vm_state_size > 0 ||
         l1_idx < l1_entries_for(&walk->geo, tree->disk_size))
         return false;
-    if (tree->disk_size == 0)
-        return true;
-    for (size_t i = 0; i < walk->tree_count; i++) {
-        const struct tree *other = &walk->trees[i];
-        uint8_t entry[8];
-        if (other->usable && l1_idx < l1_entries_for(&walk->geo, other->disk_size) &&
-            l1_idx < other->l1_size &&
-            io_read_padded(walk->io, other->l1_off + l1_idx * UINT64_C(8), entry, 8) == 0 &&
-            ((load_be64(entry) ^ raw) & QCOW2_OFFSET_MASK) == 0)
-            return true;
-    }
-    return false;
+    return tree->disk_size == 0 || (table && table->below_end && table->l1_idx == l1_idx);
 }
 
 static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
@@ -433,7 +424,7 @@ static int judge_l1_entry(struct walk *walk, int tree_idx, uint32_t l1_idx, uint
     if (off != 0 && tree_idx == TREE_ACTIVE)
         subject.l1.past_end = active_past_end(walk, l1_idx, table);
     else if (off != 0)
-        subject.l1.past_end = snapshot_past_end(walk, tree_idx, l1_idx, raw);
+        subject.l1.past_end = snapshot_past_end(walk, tree_idx, l1_idx, table);
     if (off != 0)
         walk_note_owner(walk, cluster_of(geo, off), &subject);
     walk_show(walk, &subject);
