@@ -23,10 +23,11 @@ void names_sort(struct named *names, size_t count)
     qsort(names, count, sizeof(*names), compare_named);
 }
 
-bool names_other_has(
-    const struct named *names, size_t count, const uint8_t *name, size_t length, size_t idx)
+/* The first one not below it. */
+static size_t lower_bound(
+    const struct named *names, size_t count, const uint8_t *name, size_t length)
 {
-    size_t low = 0, high = count; /* the first one not below it */
+    size_t low = 0, high = count;
     while (low < high) {
         size_t middle = (low + high) / 2;
         if (compare_bytes(names[middle].name, names[middle].length, name, length) < 0)
@@ -34,7 +35,25 @@ bool names_other_has(
         else
             high = middle;
     }
-    if (low < count && names[low].idx == idx)
-        low++;
-    return low < count && compare_bytes(names[low].name, names[low].length, name, length) == 0;
+    return low;
+}
+
+static bool is_named(const struct named *named, const uint8_t *name, size_t length)
+{
+    return compare_bytes(named->name, named->length, name, length) == 0;
+}
+
+bool names_other_has(
+    const struct named *names, size_t count, const uint8_t *name, size_t length, size_t idx)
+{
+    size_t at = lower_bound(names, count, name, length);
+    if (at < count && names[at].idx == idx)
+        at++;
+    return at < count && is_named(&names[at], name, length);
+}
+
+size_t names_first(const struct named *names, size_t count, const uint8_t *name, size_t length)
+{
+    size_t at = lower_bound(names, count, name, length);
+    return at < count && is_named(&names[at], name, length) ? names[at].idx : SIZE_MAX;
 }

@@ -22,4 +22,7 @@ void names_sort(struct named *names, size_t count);
 bool names_other_has(
     const struct named *names, size_t count, const uint8_t *name, size_t length, size_t idx);
 
+/* In sorted names: the lowest idx among those that are `name`, SIZE_MAX if there is none. */
+size_t names_first(const struct named *names, size_t count, const uint8_t *name, size_t length);
+
 #endif

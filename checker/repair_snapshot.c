@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "names.h"
 #include "repair.h"
 
 enum { EXTRA_ROOM = QCOW2_SNAPSHOT_EXTRA_V3, ID_ROOM = 24 };
@@ -21,7 +22,9 @@ struct record {
 struct table_copy {
     uint8_t *bytes; /* the old table */
     struct record *records;
+    struct named *ids; /* as they stand in the old table, sorted */
     size_t count;
+    uint64_t next_id; /* one more than any number used as an ID so far */
     bool changed;
 };
 
@@ -29,6 +32,30 @@ static void copy_free(struct table_copy *copy)
 {
     free(copy->bytes);
     free(copy->records);
+    free(copy->ids);
+}
+
+/* 0 for what is no number, or too long a one. */
+static uint64_t numeric_id(const struct qcow2_snapshot *s)
+{
+    enum { MOST_DIGITS = 18 };
+    uint64_t value = 0;
+    size_t k = 0;
+    while (k < s->id_len && k < MOST_DIGITS && s->id[k] >= '0' && s->id[k] <= '9')
+        value = value * 10 + (uint64_t)(s->id[k++] - '0');
+    return k == s->id_len ? value : 0;
+}
+
+static void note_ids(struct table_copy *copy)
+{
+    copy->next_id = 1;
+    for (size_t i = 0; i < copy->count; i++) {
+        const struct qcow2_snapshot *s = &copy->records[i].snapshot;
+        uint64_t value = numeric_id(s);
+        copy->ids[i] = (struct named){.name = s->id, .length = s->id_len, .idx = i};
+        copy->next_id = value >= copy->next_id ? value + 1 : copy->next_id;
+    }
+    names_sort(copy->ids, copy->count);
 }
 
 static int copy_read(const struct walk *walk, struct table_copy *copy)
@@ -37,13 +64,16 @@ static int copy_read(const struct walk *walk, struct table_copy *copy)
     copy->count = walk->tree_count - 1;
     copy->bytes = malloc(length);
     copy->records = calloc(copy->count + 1, sizeof(*copy->records));
-    if (!copy->bytes || !copy->records)
+    copy->ids = calloc(copy->count + 1, sizeof(*copy->ids));
+    if (!copy->bytes || !copy->records || !copy->ids)
         return -ENOMEM;
     int ret = io_read_padded(walk->io, walk->header.snapshots_off, copy->bytes, length);
     for (size_t i = 0; ret == 0 && i < copy->count; i++) {
         ret = qcow2_snapshot_decode(copy->bytes + pos, length - pos, &copy->records[i].snapshot);
         pos += (size_t)copy->records[i].snapshot.record_len;
     }
+    if (ret == 0)
+        note_ids(copy);
     return ret;
 }
 
@@ -51,6 +81,8 @@ static int copy_read(const struct walk *walk, struct table_copy *copy)
 static void complete_extra(const struct walk *walk, struct record *record)
 {
     struct qcow2_snapshot *s = &record->snapshot;
+    if (s->extra_len >= EXTRA_ROOM)
+        return; /* not what was judged: the device says something else each time */
     if (s->extra_len > 0)
         memcpy(record->extra, s->extra, s->extra_len);
     if (s->extra_len < 8)
@@ -60,27 +92,11 @@ static void complete_extra(const struct walk *walk, struct record *record)
     s->extra_len = EXTRA_ROOM;
 }
 
-/* One more than any number used as an ID so far. */
-static uint64_t next_id(const struct table_copy *copy)
-{
-    uint64_t next = 1;
-    for (size_t i = 0; i < copy->count; i++) {
-        const struct qcow2_snapshot *s = &copy->records[i].snapshot;
-        uint64_t value = 0;
-        size_t k = 0;
-        while (k < s->id_len && k < 18 && s->id[k] >= '0' && s->id[k] <= '9')
-            value = value * 10 + (uint64_t)(s->id[k++] - '0');
-        if (k == s->id_len && value >= next)
-            next = value + 1;
-    }
-    return next;
-}
-
 static int give_id(struct repair *repair, struct table_copy *copy, struct record *record)
 {
     if (record->new_id)
         return 0;
-    int n = snprintf(record->id, sizeof(record->id), "%llu", (unsigned long long)next_id(copy));
+    int n = snprintf(record->id, sizeof(record->id), "%llu", (unsigned long long)copy->next_id++);
     record->snapshot.id = (const uint8_t *)record->id;
     record->snapshot.id_len = (uint16_t)n;
     record->new_id = true;
@@ -92,12 +108,7 @@ static int give_id(struct repair *repair, struct table_copy *copy, struct record
 static bool keeps_id(const struct table_copy *copy, size_t me)
 {
     const struct qcow2_snapshot *s = &copy->records[me].snapshot;
-    for (size_t i = 0; i < me; i++) {
-        const struct qcow2_snapshot *other = &copy->records[i].snapshot;
-        if (other->id_len == s->id_len && !memcmp(other->id, s->id, s->id_len))
-            return false;
-    }
-    return true;
+    return names_first(copy->ids, copy->count, s->id, s->id_len) >= me;
 }
 
 /* Entries for the disk and the VM state behind it. */
@@ -131,7 +142,7 @@ static int mend_record(struct repair *repair, struct table_copy *copy, const str
         copy->changed = true;
         return give_id(repair, copy, record);
     case CHECK_snapshot_extra_long:
-        if (!lossy)
+        if (!lossy || record->snapshot.extra_len <= QCOW2_MAX_SNAPSHOT_EXTRA)
             return 0;
         record->snapshot.extra_len = QCOW2_MAX_SNAPSHOT_EXTRA;
         break;

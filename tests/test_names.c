@@ -23,6 +23,8 @@ START_TEST(names_of_others)
     ck_assert_uint_eq(names[0].idx, 4);
     ck_assert_uint_eq(names[1].idx, 1);
     ck_assert_uint_eq(names[2].idx, 3);
+    ck_assert_uint_eq(names_first(names, 6, (const uint8_t *)"a", 1), 1);
+    ck_assert_uint_eq(names_first(names, 6, (const uint8_t *)"bb", 2), SIZE_MAX);
     ck_assert(other_has(names, 6, "a", 1) && other_has(names, 6, "a", 3));
     ck_assert(!other_has(names, 6, "b", 0) && other_has(names, 6, "b", 7));
     ck_assert(!other_has(names, 6, "", 4) && other_has(names, 6, "", 0));
