@@ -293,6 +293,8 @@ static int run_stage(
         return 0;
     plan_init(&repair->plan, repair->walk, repair->named_end);
     int ret = stage(repair);
+    if (ret == 0 && repair->decoding->given_up)
+        ret = -E2BIG;
     if (ret == 0 && repair->plan.count == 0)
         print_remarks(repair);
     if (ret == 0 && repair->plan.count > 0) {
@@ -405,7 +407,9 @@ static int clear_marks(struct repair *repair, const struct outcome *outcome)
 int repair_image(struct io *io, const char *filename, const struct check_options *check,
     const struct repair_options *options, struct report *report)
 {
-    struct repair repair = {.io = io, .filename = filename, .check = *check, .options = options};
+    struct repair_decoding decoding = {0};
+    struct repair repair = {
+        .io = io, .filename = filename, .check = *check, .options = options, .decoding = &decoding};
     struct outcome outcome = {0};
     repair.check.deploy = NULL; /* a policy has no say in what is repaired */
     repair.check.stop_without_counts = !options->leaks_only;
@@ -420,6 +424,9 @@ int repair_image(struct io *io, const char *filename, const struct check_options
         report->leaks_fixed = outcome.leaks - report->leaks;
     if (ret == -EINTR)
         report_problem(report, "the repair was stopped at a safe point; run it again to go on");
+    else if (decoding.given_up)
+        report_problem(report, "the repair was given up: it would have to decode more compressed "
+                               "data than an image of this kind can have");
     else if (ret < 0)
         report_problem(report, "the repair could not be completed: %s", strerror(-ret));
     return ret < 0 ? ret : checked;

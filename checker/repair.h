@@ -46,6 +46,14 @@ struct finding_set {
     bool failed; /* out of memory: the rest is left for another round */
 };
 
+/* How much compressed data a repair decodes to see what an entry is: a file of some megabytes can
+ * name one cluster that takes long a hundred thousand times. */
+#define REPAIR_MOST_DECODED (UINT64_C(1) << 30)
+struct repair_decoding {
+    uint64_t bytes; /* so far, read and made */
+    bool given_up;  /* more were asked for: nothing that follows from the answer may be done */
+};
+
 struct repair {
     struct io *io;
     const char *filename;
@@ -53,7 +61,8 @@ struct repair {
     const struct repair_options *options;
     unsigned trials; /* patches that were tried out so far; each costs a check */
     bool geometry_tried;
-    uint64_t compared; /* counts that were looked at so far, to find lost blocks */
+    uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
+    struct repair_decoding *decoding; /* not owned: for those who only look, too */
     /* One round: */
     struct report report;
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
@@ -138,7 +147,8 @@ bool repair_on_nonsense(const struct repair *repair, const struct finding *findi
 /* Where the data of the header extension lies; 0 if it is not there in that length. */
 uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length);
 
-/* The compressed data of the entry makes a whole cluster. */
+/* The compressed data of the entry makes a whole cluster.  Once too much was decoded the answer is
+ * no, and the stage that asked comes to nothing. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);
 
 /* Every cluster that the entry touches misses a reference, or is in the range that the entry which

@@ -80,25 +80,47 @@ static int drop_compressed(struct repair *repair, const struct finding *f)
     return repair_decodes(repair, &entry) ? 0 : drop_l2_entry(repair, f);
 }
 
-/* The shortest length with which the data makes a whole cluster. */
+/* The entry with `more` additional sectors. */
+static struct qcow2_l2_entry with_sectors(
+    const struct qcow2_geometry *geo, uint64_t raw, uint64_t more)
+{
+    uint64_t sectors = QCOW2_ENTRY_COMPRESSED - (UINT64_C(1) << geo->compressed_shift);
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry e;
+    store_be64(bytes, (raw & ~sectors) | more << geo->compressed_shift);
+    qcow2_l2_decode(geo, bytes, &e);
+    return e;
+}
+
+/* The shortest length with which the data makes a whole cluster: with more it still does. */
 static int shorten_compressed(struct repair *repair, const struct finding *f)
 {
-    const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint64_t raw, most = geo->cluster_size / QCOW2_SECTOR_BYTES;
-    uint64_t sectors = QCOW2_ENTRY_COMPRESSED - (UINT64_C(1) << geo->compressed_shift);
+    const struct walk *walk = repair->walk;
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t raw;
     int ret = plan_peek(&repair->plan, repair_entry_off(repair, f), &raw);
     if (ret < 0)
         return ret;
-    for (uint64_t more = 0; more <= most; more++) {
-        uint8_t bytes[16] = {0};
-        struct qcow2_l2_entry e;
-        store_be64(bytes, (raw & ~sectors) | more << geo->compressed_shift);
-        qcow2_l2_decode(geo, bytes, &e);
-        if (!check_outside(&repair->walk->view, e.host_off, e.length) && repair_decodes(repair, &e))
-            return plan_be64(
-                &repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), e.raw);
+    struct qcow2_l2_entry e = with_sectors(geo, raw, 0);
+    uint64_t low = 0,
+             high = (geo->cluster_size - 2 + e.host_off % QCOW2_SECTOR_BYTES) / QCOW2_SECTOR_BYTES;
+    while (check_outside(&walk->view, e.host_off, with_sectors(geo, raw, high).length)) {
+        if (high-- == 0)
+            return drop_l2_entry(repair, f);
     }
-    return drop_l2_entry(repair, f);
+    e = with_sectors(geo, raw, high);
+    if (!repair_decodes(repair, &e))
+        return drop_l2_entry(repair, f);
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        e = with_sectors(geo, raw, middle);
+        if (repair_decodes(repair, &e))
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f),
+        with_sectors(geo, raw, high).raw);
 }
 
 static int drop_l1_entry(struct repair *repair, const struct finding *f)

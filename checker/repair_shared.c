@@ -45,6 +45,11 @@ bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
     int ret;
     if (sectors > most / QCOW2_SECTOR_BYTES + 1)
         return false;
+    repair->decoding->bytes += e->length + (uint64_t)repair->walk->geo.cluster_size;
+    if (repair->decoding->bytes > REPAIR_MOST_DECODED) {
+        repair->decoding->given_up = true;
+        return false;
+    }
     uint8_t *plain = decode(repair->walk, e, &ret);
     free(plain);
     return plain != NULL;

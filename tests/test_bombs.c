@@ -94,6 +94,123 @@ START_TEST(one_table_for_all_bitmaps)
 }
 END_TEST
 
+/* ---- check and repair ---------------------------------------------------------------------- */
+
+struct record {
+    uint64_t l1_off, disk_size;
+    uint32_t l1_size;
+    unsigned id;
+};
+
+/* Snapshot records that follow each other from `host_off` on, and the header that names them. */
+static void write_records(
+    struct recipe *recipe, uint64_t host_off, const struct record *records, unsigned count)
+{
+    enum { RECORD_BYTES = 64 };
+    uint8_t *bytes = calloc(count, RECORD_BYTES), head[12];
+    ck_assert_ptr_nonnull(bytes);
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
+        char id[16];
+        snprintf(id, sizeof(id), "%08u", records[i].id);
+        store_be64(p, records[i].l1_off);
+        store_be32(p + 8, records[i].l1_size);
+        store_be16(p + 12, 8);  /* length of the ID */
+        store_be32(p + 36, 16); /* extra data: VM state size, then the disk's */
+        store_be64(p + 48, records[i].disk_size);
+        memcpy(p + 56, id, 8);
+    }
+    ck_assert_int_eq(io_write(recipe_io(recipe), host_off, bytes, (size_t)count * RECORD_BYTES), 0);
+    store_be32(head, count);
+    store_be64(head + 4, host_off);
+    ck_assert_int_eq(io_write(recipe_io(recipe), QCOW2_HDR_SNAPSHOT_COUNT, head, sizeof(head)), 0);
+    free(bytes);
+}
+
+/* Half of the snapshots have L2 tables behind their end, where the others have their data: whether
+ * any has the same one was asked for each entry of all of them. */
+START_TEST(snapshots_longer_than_their_disk)
+{
+    enum { SNAPSHOTS = 400, ENTRIES = 512, TABLES = 32 };
+    const uint64_t table_off = 1 << 20, l1_off = 2 << 20, l2_off = 8 << 20;
+    struct recipe *recipe = build("image cluster=512 size=512\ndamage truncate %uM\n", 16);
+    struct record records[SNAPSHOTS];
+    for (unsigned i = 0; i < SNAPSHOTS; i++) {
+        records[i] = (struct record){.l1_off = l1_off + i * UINT64_C(8) * ENTRIES,
+            .l1_size = ENTRIES,
+            .id = i,
+            .disk_size = i % 2 ? ENTRIES * UINT64_C(32768) : 512};
+        for (unsigned e = 0; e < ENTRIES; e += TABLES)
+            write_entries(recipe, records[i].l1_off + e * UINT64_C(8),
+                l2_off + (i % 2) * UINT64_C(512) * TABLES, 512, TABLES);
+    }
+    write_records(recipe, table_off, records, SNAPSHOTS);
+    struct check_options options = {.threads = 1};
+    struct report report;
+    struct io *meter;
+    ck_assert_int_eq(io_meter_open(recipe_io(recipe), 0, &meter), 0);
+    report_init(&report, 10);
+    ck_assert_int_eq(check_image(meter, NULL, &options, &report), 0);
+    ck_assert_uint_eq(report.hits[CHECK_l1_entry_shared], SNAPSHOTS * ENTRIES);
+    ck_assert_uint_eq(report.hits[CHECK_l1_entry_past_end], 0);
+    ck_assert_uint_lt(io_meter_counts(meter).reads, 20 * SNAPSHOTS);
+    report_release(&report);
+    io_close(meter);
+    recipe_free(recipe);
+}
+END_TEST
+
+static struct report repair(struct recipe *recipe, bool lossy)
+{
+    const struct repair_options how = {.lossy = lossy};
+    struct check_options options = {.threads = 1};
+    struct report report;
+    report_init(&report, 10);
+    repair_image(recipe_io(recipe), NULL, &options, &how, &report);
+    return report;
+}
+
+/* Each gets a new ID, and none of them twice. */
+START_TEST(snapshots_with_one_id)
+{
+    enum { SNAPSHOTS = 65536 };
+    struct recipe *recipe = build("image cluster=64k size=1M\ndamage truncate %uM\n", 8);
+    struct record *records = calloc(SNAPSHOTS, sizeof(*records));
+    ck_assert_ptr_nonnull(records);
+    write_records(recipe, 2 << 20, records, SNAPSHOTS);
+    free(records);
+    struct report report = repair(recipe, false);
+    ck_assert_uint_eq(report.snapshot_count, SNAPSHOTS);
+    ck_assert_uint_eq(report.hits[CHECK_snapshot_id_repeated], 0);
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* Entries that are longer than what they name: each length used to be tried. */
+START_TEST(compressed_data_that_is_too_long)
+{
+    static const struct {
+        unsigned entries;
+        int exit_code;
+    } rows[] = {{4, 0}, {262144, 1}};
+    const char *text = "image cluster=2M size=512G refcount_bits=64\ncompressed 0 2M seed=%u\n"
+                       "damage l2[0][0] |= 0x3ffe000000000000\ndamage truncate 64M\n";
+    struct recipe *recipe = build(text, 1);
+    uint64_t l2_off = eval(recipe, "l2[0].offset"), raw = eval(recipe, "l2[0][0]");
+    write_entries(recipe, l2_off, raw, 0, rows[_i].entries);
+    struct report report = repair(recipe, true);
+    ck_assert_int_eq(report_exit_code(&report), rows[_i].exit_code);
+    if (rows[_i].exit_code == 1)
+        ck_assert_ptr_nonnull(strstr(report.problem, "decode"));
+    else
+        ck_assert_uint_eq(report.data_at_risk, 0); /* nothing was given up */
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_bombs(void);
 Suite *test_bombs(void)
 {
@@ -102,6 +219,9 @@ Suite *test_bombs(void)
     tcase_set_timeout(tc, 60 * SLOWER);
     tcase_add_test(tc, one_l2_table_for_everything);
     tcase_add_test(tc, one_table_for_all_bitmaps);
+    tcase_add_test(tc, snapshots_longer_than_their_disk);
+    tcase_add_test(tc, snapshots_with_one_id);
+    tcase_add_loop_test(tc, compressed_data_that_is_too_long, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
 }
