@@ -19,13 +19,32 @@ uint64_t repair_entry_off(const struct repair *repair, const struct finding *fin
     return finding->table_off + finding->index * size;
 }
 
+/* The first of the round's findings, which are sorted, that does not come before these. */
+static size_t first_finding(const struct repair *repair, enum check_id check, uint64_t host_off)
+{
+    size_t low = 0, high = repair->findings.count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct finding *f = &repair->findings.items[middle];
+        if (f->check < check || (f->check == check && f->host_off < host_off))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 bool repair_has(const struct repair *repair, enum check_id check)
 {
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        if (repair->findings.items[i].check == check)
-            return true;
-    }
-    return false;
+    size_t at = first_finding(repair, check, 0);
+    return at < repair->findings.count && repair->findings.items[at].check == check;
+}
+
+bool repair_has_at(const struct repair *repair, enum check_id check, uint64_t host_off)
+{
+    size_t at = first_finding(repair, check, host_off);
+    return at < repair->findings.count && repair->findings.items[at].check == check &&
+           repair->findings.items[at].host_off == host_off;
 }
 
 bool repair_deficit(const struct repair *repair, uint64_t host_off)
@@ -98,19 +117,26 @@ static bool loses_references(enum check_id check)
 }
 
 /* What the finding says that is named; 0 if that is not about what may lie outside the file. */
-static uint64_t named_outside(const struct finding *finding)
+static uint64_t named_outside(const struct repair *repair, const struct finding *finding)
 {
+    uint64_t named;
     switch (finding->check) {
     case CHECK_l1_entry_outside:
     case CHECK_l2_entry_outside:
     case CHECK_l2_compressed_outside:
     case CHECK_snapshot_l1_outside:
-        return finding->host_off;
+        named = finding->host_off;
+        break;
     case CHECK_header_l1_outside:
-        return finding->got;
+        if (finding->got == 0)
+            return 0;
+        named = finding->got;
+        break;
     default:
         return 0;
     }
+    /* What begins in the file goes on behind its end. */
+    return named > repair->file_size ? named : repair->file_size;
 }
 
 static void collect(void *arg, const struct finding *finding)
@@ -118,8 +144,8 @@ static void collect(void *arg, const struct finding *finding)
     struct repair *repair = arg;
     struct finding_set *set = &repair->findings;
     repair->lost_references |= loses_references(finding->check);
-    uint64_t named = named_outside(finding);
-    if (named > 0 && named >= repair->file_size && named < repair->named_end)
+    uint64_t named = named_outside(repair, finding);
+    if (named > 0 && named < repair->named_end)
         repair->named_end = named;
     enum object_kind kind = check_rows[finding->check].kind;
     bool in_header = (kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY) &&

@@ -48,9 +48,9 @@ struct finding_set {
 
 /* How much compressed data a repair decodes to see what an entry is: a file of some megabytes can
  * name one cluster that takes long a hundred thousand times. */
-#define REPAIR_MOST_DECODED (UINT64_C(1) << 30)
+#define REPAIR_MOST_DECODED (UINT64_C(512) << 20)
 struct repair_decoding {
-    uint64_t bytes; /* so far, read and made */
+    uint64_t bytes; /* made so far */
     bool given_up;  /* more were asked for: nothing that follows from the answer may be done */
 };
 
@@ -124,6 +124,9 @@ int repair_make_room(struct repair *repair);
 
 /* The round has a finding of that check. */
 bool repair_has(const struct repair *repair, enum check_id check);
+
+/* One about that host offset. */
+bool repair_has_at(const struct repair *repair, enum check_id check, uint64_t host_off);
 
 /* Where the entry lies that a finding is about. */
 uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding);

@@ -108,8 +108,9 @@ static int make_l1(struct repair *repair, enum check_id why, const struct tree *
     if (entries == 0 || entries > QCOW2_MAX_L1_BYTES / 8)
         return 0;
     uint64_t clusters = clusters_for(geo, entries * 8), bytes = clusters << geo->cluster_bits;
-    if (repair->plan.alloc_end == tree->l1_off) /* that pointer goes */
-        repair->plan.alloc_end = UINT64_MAX;
+    if (repair->plan.alloc_end ==
+        (tree->l1_off > repair->file_size ? tree->l1_off : repair->file_size))
+        repair->plan.alloc_end = UINT64_MAX; /* that pointer goes */
     int ret = plan_alloc(&repair->plan, why, clusters, 1, &cluster);
     uint8_t *zeros = ret == 0 ? calloc(1, (size_t)bytes) : NULL, fields[12];
     if (ret == -ENOSPC) {

@@ -109,24 +109,14 @@ static int header_bit(struct repair *repair, const struct finding *finding)
         &repair->plan, PHASE_SWITCH, finding->check, QCOW2_HDR_AUTOCLEAR, value & ~clear);
 }
 
-/* The table is guest data as well: what looks like an entry may be that. */
-static bool is_in_data(const struct repair *repair, const struct finding *finding)
-{
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check == CHECK_l1_entry_into_data && f->host_off == finding->table_off)
-            return true;
-    }
-    return false;
-}
-
 int repair_fields(struct repair *repair)
 {
-    bool in_data = repair_has(repair, CHECK_l1_entry_into_data);
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *finding = &repair->findings.items[i];
-        if (in_data && finding->has_table && is_in_data(repair, finding))
+        /* The table is guest data as well: what looks like an entry may be that. */
+        if (finding->has_table &&
+            repair_has_at(repair, CHECK_l1_entry_into_data, finding->table_off))
             continue;
         ret = header_bit(repair, finding);
         for (size_t k = 0; ret == 0 && k < sizeof(rules) / sizeof(rules[0]); k++) {

@@ -9,9 +9,12 @@
 #include "codec.h"
 #include "repair.h"
 
-/* The uncompressed content of an entry, malloc'd; NULL with *ret set. */
-static uint8_t *decode(const struct walk *walk, const struct qcow2_l2_entry *e, int *ret)
+/* The uncompressed content of an entry, malloc'd; NULL with *ret set.  Decoding costs much more
+ * than reading does. */
+static uint8_t *decode(const struct repair *repair, const struct qcow2_l2_entry *e, int *ret)
 {
+    enum { READ_BYTES_PER_MADE = 16 };
+    const struct walk *walk = repair->walk;
     uint8_t *packed = malloc(e->length), *plain = malloc(walk->geo.cluster_size);
     struct codec *codec = NULL;
     *ret = packed && plain ? 0 : -ENOMEM;
@@ -25,6 +28,7 @@ static uint8_t *decode(const struct walk *walk, const struct qcow2_l2_entry *e, 
         *ret = codec_decode(codec, packed, e->length, plain, walk->geo.cluster_size);
     if (*ret == -EOVERFLOW)
         *ret = 0;
+    repair->decoding->bytes += e->length / READ_BYTES_PER_MADE + (codec ? codec_made(codec) : 0);
     codec_close(codec);
     free(packed);
     if (*ret < 0) {
@@ -45,12 +49,11 @@ bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
     int ret;
     if (sectors > most / QCOW2_SECTOR_BYTES + 1)
         return false;
-    repair->decoding->bytes += e->length + (uint64_t)repair->walk->geo.cluster_size;
     if (repair->decoding->bytes > REPAIR_MOST_DECODED) {
         repair->decoding->given_up = true;
         return false;
     }
-    uint8_t *plain = decode(repair->walk, e, &ret);
+    uint8_t *plain = decode(repair, e, &ret);
     free(plain);
     return plain != NULL;
 }
@@ -67,7 +70,7 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
         return ret;
     qcow2_l2_decode(geo, bytes, &e);
     if (e.kind == QCOW2_L2_COMPRESSED) {
-        plain = decode(repair->walk, &e, &ret);
+        plain = decode(repair, &e, &ret);
         if (!plain) /* nobody can copy it: left to --lossy */
             return ret == -ENOMEM ? ret : 0;
     } else if (!cluster_aligned(geo, e.host_off)) {
@@ -100,63 +103,89 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
     return ret;
 }
 
-/* Findings of one check are sorted by host offset: whether `other` is one of `me`'s, and starts
- * near enough to share clusters with it. */
-static bool is_near(const struct repair *repair, size_t me, size_t other)
+/* Compressed data among what is shared. */
+struct packed_ranges {
+    struct packed_range {
+        uint64_t host_off, end; /* end: the highest of this one and those before it */
+    } * items;                  /* by host offset */
+    size_t count;
+};
+
+static bool is_packed(const struct repair *repair, const struct finding *f)
 {
-    const struct finding *x = &repair->findings.items[me], *y = &repair->findings.items[other];
-    uint64_t far = 2 * (uint64_t)repair->walk->geo.cluster_size;
-    return x->check == y->check && y->host_off + far > x->host_off &&
-           x->host_off + far > y->host_off;
+    uint64_t raw;
+    return plan_peek(&repair->plan, repair_entry_off(repair, f), &raw) == 0 &&
+           (raw & QCOW2_ENTRY_COMPRESSED);
 }
 
-/* Compressed data that lies in the cluster, too. */
-static bool shares_with(const struct repair *repair, size_t me, size_t other)
+/* Findings of one check are sorted by host offset. */
+static int find_packed(const struct repair *repair, struct packed_ranges *packed)
 {
-    const struct finding *x = &repair->findings.items[me], *y = &repair->findings.items[other];
-    uint64_t raw;
-    return ranges_overlap(x->host_off, x->length, y->host_off, y->length) &&
-           plan_peek(&repair->plan, repair_entry_off(repair, y), &raw) == 0 &&
-           (raw & QCOW2_ENTRY_COMPRESSED);
+    uint64_t end = 0;
+    packed->items = calloc(repair->findings.count + 1, sizeof(*packed->items));
+    if (!packed->items)
+        return -ENOMEM;
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_l2_entry_shared || !is_packed(repair, f))
+            continue;
+        end = f->host_off + f->length > end ? f->host_off + f->length : end;
+        packed->items[packed->count++] = (struct packed_range){f->host_off, end};
+    }
+    return 0;
+}
+
+/* Compressed data lies in the cluster, too. */
+static bool meets_packed(const struct packed_ranges *packed, const struct finding *f)
+{
+    size_t low = 0, high = packed->count; /* the first that begins behind it */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (packed->items[middle].host_off < f->host_off + f->length)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low > 0 && packed->items[low - 1].end > f->host_off;
 }
 
 /* The first owner of a cluster, by guest place, keeps it; so do others at the same place.  Beside
  * compressed data, which lies where it does together with other such data, nobody else does. */
-static bool keeps_it(const struct repair *repair, size_t me)
+static bool keeps_it(const struct repair *repair, const struct packed_ranges *packed,
+    const struct finding *f, const struct finding *first)
 {
-    const struct finding *items = repair->findings.items;
-    uint64_t raw, first = items[me].guest_off;
-    bool packed = false;
-    for (size_t i = me; i > 0 && is_near(repair, me, i - 1); i--) {
-        packed |= shares_with(repair, me, i - 1);
-        if (items[i - 1].host_off == items[me].host_off)
-            first = items[i - 1].guest_off;
-    }
-    for (size_t i = me + 1; i < repair->findings.count && is_near(repair, me, i); i++)
-        packed |= shares_with(repair, me, i);
-    if (packed && plan_peek(&repair->plan, repair_entry_off(repair, &items[me]), &raw) == 0 &&
-        !(raw & QCOW2_ENTRY_COMPRESSED))
+    if (meets_packed(packed, f) && !is_packed(repair, f))
         return false;
-    return first == items[me].guest_off;
+    return first->guest_off == f->guest_off;
+}
+
+/* What is wrong with the entry is put right by a cluster of its own. */
+static int separate(struct repair *repair, const struct finding *f)
+{
+    const struct table *table = table_find(&repair->walk->tables, f->table_off);
+    int ret = table ? copy_for(repair, f, table) : 0;
+    if (ret < 0 || f->check != CHECK_l2_entry_shared)
+        return ret;
+    return plan_remark(&repair->plan,
+        "guest 0x%llx gets its own copy of the cluster at 0x%llx; which owner's content it "
+        "is cannot be told",
+        (unsigned long long)f->guest_off, (unsigned long long)f->host_off);
 }
 
 static int separate_data(struct repair *repair)
 {
-    int ret = 0;
+    struct packed_ranges packed = {0};
+    int ret = find_packed(repair, &packed);
+    const struct finding *first = NULL; /* of those that share a cluster */
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
-        if (f->check != CHECK_l2_entry_into_metadata &&
-            (f->check != CHECK_l2_entry_shared || keeps_it(repair, i)))
-            continue;
-        const struct table *table = table_find(&repair->walk->tables, f->table_off);
-        if (table)
-            ret = copy_for(repair, f, table);
-        if (ret == 0 && f->check == CHECK_l2_entry_shared)
-            ret = plan_remark(&repair->plan,
-                "guest 0x%llx gets its own copy of the cluster at 0x%llx; which owner's content it "
-                "is cannot be told",
-                (unsigned long long)f->guest_off, (unsigned long long)f->host_off);
+        if (!first || first->check != f->check || first->host_off != f->host_off)
+            first = f;
+        if (f->check == CHECK_l2_entry_into_metadata ||
+            (f->check == CHECK_l2_entry_shared && !keeps_it(repair, &packed, f, first)))
+            ret = separate(repair, f);
     }
+    free(packed.items);
     return ret;
 }
 

@@ -14,6 +14,7 @@ struct codec {
     enum qcow2_compression type;
     z_stream zlib;
     ZSTD_DCtx *zstd;
+    size_t made;
 };
 
 int codec_open(enum qcow2_compression type, struct codec **out)
@@ -49,8 +50,9 @@ void codec_close(struct codec *codec)
 }
 
 static int decode_zlib(
-    z_stream *z, const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
+    struct codec *codec, const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
 {
+    z_stream *z = &codec->zlib;
     if (inflateReset(z) != Z_OK)
         return -EBADMSG;
     z->next_in = (z_const Bytef *)src;
@@ -58,6 +60,7 @@ static int decode_zlib(
     z->next_out = dst;
     z->avail_out = (uInt)dst_len;
     int ret = inflate(z, Z_SYNC_FLUSH);
+    codec->made = dst_len - z->avail_out;
     if (ret == Z_MEM_ERROR)
         return -ENOMEM;
     if (ret == Z_STREAM_END)
@@ -75,8 +78,9 @@ static int decode_zlib(
 }
 
 static int decode_zstd(
-    ZSTD_DCtx *ctx, const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
+    struct codec *codec, const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
 {
+    ZSTD_DCtx *ctx = codec->zstd;
     ZSTD_DCtx_reset(ctx, ZSTD_reset_session_only);
     ZSTD_inBuffer in = {.src = src, .size = src_len};
     ZSTD_outBuffer out = {.dst = dst, .size = dst_len};
@@ -84,6 +88,7 @@ static int decode_zstd(
     while (out.pos < out.size) {
         size_t in_before = in.pos, out_before = out.pos;
         left = ZSTD_decompressStream(ctx, &out, &in);
+        codec->made = out.pos;
         if (ZSTD_isError(left))
             return -EBADMSG;
         if (in.pos == in_before && out.pos == out_before)
@@ -99,7 +104,12 @@ static int decode_zstd(
 int codec_decode(
     struct codec *codec, const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len)
 {
-    if (codec->type == QCOW2_ZLIB)
-        return decode_zlib(&codec->zlib, src, src_len, dst, dst_len);
-    return decode_zstd(codec->zstd, src, src_len, dst, dst_len);
+    codec->made = 0;
+    return codec->type == QCOW2_ZLIB ? decode_zlib(codec, src, src_len, dst, dst_len)
+                                     : decode_zstd(codec, src, src_len, dst, dst_len);
+}
+
+size_t codec_made(const struct codec *codec)
+{
+    return codec->made;
 }

@@ -25,4 +25,7 @@ void codec_close(struct codec *codec); /* NULL is allowed */
 int codec_decode(
     struct codec *codec, const uint8_t *src, size_t src_len, uint8_t *dst, size_t dst_len);
 
+/* Bytes that the last codec_decode() made, whatever it came to: what it cost. */
+size_t codec_made(const struct codec *codec);
+
 #endif

@@ -188,6 +188,25 @@ START_TEST(snapshots_with_one_id)
 }
 END_TEST
 
+/* Each owner was compared with each other one. */
+START_TEST(one_cluster_for_everything)
+{
+    enum { TABLES = 16, ENTRIES = 512 };
+    struct recipe *recipe = build("image cluster=4k size=32M\ndata 0 %uM\n", 32);
+    uint64_t raw = eval(recipe, "l2[0][0]");
+    for (unsigned i = 0; i < TABLES; i++) {
+        char table[32];
+        snprintf(table, sizeof(table), "l2[%u].offset", i);
+        write_entries(recipe, eval(recipe, table), raw, 0, ENTRIES);
+    }
+    struct report report = repair(recipe, false);
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    ck_assert_uint_ge(report.corruptions_fixed, TABLES * ENTRIES);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 /* Entries that are longer than what they name: each length used to be tried. */
 START_TEST(compressed_data_that_is_too_long)
 {
@@ -221,6 +240,7 @@ Suite *test_bombs(void)
     tcase_add_test(tc, one_table_for_all_bitmaps);
     tcase_add_test(tc, snapshots_longer_than_their_disk);
     tcase_add_test(tc, snapshots_with_one_id);
+    tcase_add_test(tc, one_cluster_for_everything);
     tcase_add_loop_test(tc, compressed_data_that_is_too_long, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
