@@ -11,6 +11,18 @@
 
 #define WRONG_UNREAD (UINT64_C(1) << 62)
 
+/* Guest data that the active disk maps: with the right geometry it is no less than with another. */
+static uint64_t mapped_bytes(struct io *io, const struct report *report)
+{
+    uint8_t field[4];
+    if (io_read_padded(io, QCOW2_HDR_CLUSTER_BITS, field, sizeof(field)) < 0)
+        return 0;
+    uint32_t bits = load_be32(field);
+    return bits > QCOW2_MAX_CLUSTER_BITS
+               ? 0
+               : capped_product(report->allocated_clusters, UINT64_C(1) << bits);
+}
+
 /* How much is wrong with the image under the patch: WRONG_UNREAD and more if a part of it is not
  * judged, UINT64_MAX if it cannot be judged at all. */
 static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
@@ -29,7 +41,8 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
         *wrong = 4 * report.corruptions + report.leaks;
         if (report.incomplete) /* as good as any other only where as little was judged before */
             *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
-        if (report.unsupported || report.check_errors)
+        if (report.unsupported || report.check_errors ||
+            mapped_bytes(overlay, &report) < repair->least_mapped)
             *wrong = UINT64_MAX;
         report_release(&report);
     }
@@ -318,8 +331,10 @@ static int mend_geometry(struct repair *repair)
         patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
     for (uint32_t order = 0; repair->walk->header.version >= 3 && order < ORDERS; order++)
         patches[count++] = patch_be32(QCOW2_HDR_REFCOUNT_ORDER, order);
+    repair->least_mapped = unaligned ? 0 : mapped_bytes(repair->io, &repair->report);
     int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
         unaligned ? WRONG_UNREAD : now / LEAST_GAIN);
+    repair->least_mapped = 0;
     if (repair->plan.count > 0 && repair->plan.edits[0].host_off == QCOW2_HDR_REFCOUNT_ORDER)
         repair->plan.edits[0].why = CHECK_header_refcount_order;
     return ret;
