@@ -104,11 +104,13 @@ static int operate(struct io *io, uint64_t seed)
 }
 
 /* Leaks that look like lost tables are told as damage, and whether they do depends on what is
- * around them. */
-static bool is_about_leaks(int check)
+ * around them.  VM state that an apply has brought along stays when its snapshot is deleted, and is
+ * known by how it begins, if it does. */
+static bool is_left_over(int check)
 {
-    return check == CHECK_orphan_l2_table || check == CHECK_orphan_l1_table ||
-           check == CHECK_orphan_snapshot_table || check == CHECK_l1_hole;
+    return check == CHECK_l1_entry_past_end || check == CHECK_orphan_l2_table ||
+           check == CHECK_orphan_l1_table || check == CHECK_orphan_snapshot_table ||
+           check == CHECK_l1_hole;
 }
 
 /* The name of a check that found other damage, or why nothing is known; NULL: sound. */
@@ -119,7 +121,7 @@ static const char *damage_of(struct io *io, bool *leaks)
     const char *name = exit_code == 1 || exit_code == 63 ? "not judged" : NULL;
     for (int check = 0; check < CHECK_COUNT && !name; check++) {
         enum tally tally = check_rows[check].tally;
-        if (report.hits[check] > 0 && !is_about_leaks(check) &&
+        if (report.hits[check] > 0 && !is_left_over(check) &&
             (tally == TALLY_CORRUPTION_OWN || tally == TALLY_CORRUPTION_QEMU))
             name = check_rows[check].name;
     }
