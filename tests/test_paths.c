@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Ways through engine and checker that need an image or a device of their own, and that no suite
+ * about something else comes by: one row each. */
+#include <check.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "corpus.h"
+#include "desk.h"
+#include "engine_kit.h"
+#include "recipe.h"
+#include "repair.h"
+
+/* ---- programs ------------------------------------------------------------------------------ */
+
+static const struct row {
+    const char *recipe, *command; /* the image is `a` */
+    int exit_code;
+    const char *out, *err;
+} rows[] = {
+    /* each kind of edit, as a dry run tells it */
+    {"image\ndata 0 256k\ndamage l2[0][1] = l2[0][0]\ndamage refcount[@l2[0][2]] = 0\n",
+        "qcheck --repair -n a", 0, "refcounts of block 0 raised", ""},
+    {"image cluster=4k\ndata 0 16k\ndamage l2[0][16] = l2[0][1]\n"
+     "damage refcount[@l2[0][1]] = 2\n",
+        "qcheck --repair --lossy -n a", 0, "copy of the cluster at 0x", ""},
+    {"image cluster=4k\ndata 0 16k\ndamage l2[0][16] = l2[0][1]\n"
+     "damage refcount[@l2[0][1]] = 2\n",
+        "qcheck --repair --lossy -n a", 0, " falls by 1", ""},
+    {"image cluster=4k\ndata 0 16k\ndamage l2[0][16] = l2[0][1]\n"
+     "damage refcount[@l2[0][1]] = 2\n",
+        "qcheck --repair --lossy -n a", 0, " becomes 1", ""},
+    {"image\ndata 0 64k\ndamage header.reftable_offset = 0\ndamage fill reftable.offset 64k 0\n",
+        "qcheck --repair -n a", 0, "new table of 65536 bytes", ""},
+    /* what is asked for and not there */
+    {"image\n", "qcheck --rollback gone a", 1, "the undo log gone cannot be opened: No such", ""},
+    {"image\n", "qsnap export a gone b", 1, "", "no snapshot"},
+    {"image\n", "mkfifo f && (printf x > f & qsnap write a 0 4k --from f)", 1, "",
+        "f: shorter than the range"},
+    {"image\n", "qsnap write a 0 4k --pattern x", 1, "", "not a size"},
+    {"image\n", "qcheck -j 2 gone a", 1, "gone: incomplete", ""},
+    /* snapshots */
+    {"image\nsnapshot icount=7\n", "qsnap list a", 0, "          7\n", ""},
+    {"image\nsnapshot icount=7\n", "qsnap list --output=json a", 0, "\"icount\": 7", ""},
+    {"image\nsnapshot id=1\ndata 0 64k\n", "qsnap diff a 1", 0, "0x0 0x10000\n", ""},
+    {"image\nsnapshot id=1\ndata 0 64k\n", "qsnap create a b && qsnap diff a b 1", 0,
+        "0x0 0x10000\n", ""},
+    /* bitmaps that the engine does not understand */
+    {"image\nbitmap auto extra=8\n", "qsnap write a 0 4k", 1, "", "extra data of unknown meaning"},
+    {"image cluster=4k\ndata 0 4k\nbitmap auto granularity=4k fill=none\n"
+     "damage bitmap[0].table[0] = 0x100000000000000\n",
+        "qsnap write a 0 4k", 1, "", "a bitmap table has reserved bits"},
+    /* backing files */
+    {"image backing=b backing_format=raw\next 0xabcdef01 00112233\n",
+        "printf yes > b && qsnap read a 0 3", 0, "yes", ""},
+    {"image backing=b backing_format=raw\ndamage header.backing_offset = 1M\n",
+        "printf yes > b && qsnap read a 0 3", 1, "", "the backing file is misplaced"},
+    {"image backing=b backing_format=qcow2\n",
+        "qsnap new b 1M && printf '\\\\377\\\\000\\\\000\\\\000\\\\000\\\\001' | dd of=b bs=1 "
+        "seek=196608 conv=notrunc status=none && "
+        "qsnap read a 0 3",
+        1, "", "cannot read the backing file b: L1 entry 0xff"},
+    {"image version=2 backing=b backing_format=raw size=128k\ndata 0 64k\n",
+        "truncate -s 128k b && qsnap discard a 0 128k && qcheck -q a", 0, "", ""},
+    {"image backing=b backing_format=raw size=128k\nzero 0 64k\n",
+        "truncate -s 128k b && qsnap discard a 0 64k && qcheck -q a", 0, "", ""},
+    {"image extended_l2 cluster=16k\ncompressed 0 16k\n", "qsnap discard a 0 8k && qcheck -q a", 0,
+        "", ""},
+};
+
+START_TEST(a_way)
+{
+    const struct row *row = &rows[_i];
+    struct desk desk = desk_open();
+    corpus_make(desk.dir, "a", row->recipe);
+    desk_want(&desk, row->command, row->exit_code, row->out, row->err);
+    desk_close(&desk);
+}
+END_TEST
+
+/* ---- the engine's own refusals ------------------------------------------------------------- */
+
+START_TEST(new_images_that_cannot_be)
+{
+    struct image_options odd = image_options_default(1000), version = image_options_default(1024);
+    struct image_error why;
+    struct io *io;
+    version.version = 4;
+    ck_assert_int_eq(io_mem_open(0, &io), 0);
+    ck_assert_int_eq(image_create(io, &odd, &why), -EINVAL);
+    ck_assert_str_eq(why.text, "the size of a disk is a multiple of 512 bytes");
+    ck_assert_int_eq(image_create(io, &version, &why), -EINVAL);
+    ck_assert_str_eq(why.text, "compat must be 0.10 or 1.1");
+    io_close(io);
+}
+END_TEST
+
+/* ---- a repair that is stopped -------------------------------------------------------------- */
+
+/* A device that is asked to stop, as by a signal, with its first write. */
+struct stopper {
+    struct io io;
+    struct io *next;
+    volatile sig_atomic_t stop;
+};
+
+static int stopper_read(struct io *io, uint64_t host_off, void *buf, size_t length)
+{
+    return io_read(((struct stopper *)io)->next, host_off, buf, length);
+}
+
+static int stopper_write(struct io *io, uint64_t host_off, const void *buf, size_t length)
+{
+    ((struct stopper *)io)->stop = 1;
+    return io_write(((struct stopper *)io)->next, host_off, buf, length);
+}
+
+static int stopper_flush(struct io *io)
+{
+    return io_flush(((struct stopper *)io)->next);
+}
+
+static int stopper_size(struct io *io, uint64_t *size_bytes)
+{
+    return io_size(((struct stopper *)io)->next, size_bytes);
+}
+
+static const struct io_ops stopper_ops = {
+    .read = stopper_read, .write = stopper_write, .flush = stopper_flush, .size = stopper_size};
+
+static int repair_on(struct io *io, const volatile sig_atomic_t *stop, struct report *report)
+{
+    const struct repair_options how = {0};
+    struct check_options options = {.threads = 1, .stop = stop};
+    report_init(report, 10);
+    return repair_image(io, NULL, &options, &how, report);
+}
+
+START_TEST(stopped_at_a_safe_point)
+{
+    char error[RECIPE_ERROR_BYTES];
+    struct recipe *recipe;
+    struct report report;
+    ck_assert_int_eq(
+        recipe_text("stop", "image\ndata 0 64k\ndamage reftable[0] = 0\n", &recipe, error), 0);
+    struct stopper stopper = {.io = {.ops = &stopper_ops}, .next = recipe_io(recipe)};
+    ck_assert_int_eq(repair_on(&stopper.io, &stopper.stop, &report), -EINTR);
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    ck_assert_ptr_nonnull(strstr(report.problem, "stopped"));
+    report_release(&report);
+    ck_assert_int_eq(repair_on(recipe_io(recipe), NULL, &report), 0);
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+Suite *test_paths(void);
+Suite *test_paths(void)
+{
+    Suite *suite = suite_create("paths");
+    TCase *tc = tcase_create("paths");
+    tcase_set_timeout(tc, 60);
+    tcase_add_loop_test(tc, a_way, 0, (int)(sizeof(rows) / sizeof(rows[0])));
+    tcase_add_test(tc, new_images_that_cannot_be);
+    tcase_add_test(tc, stopped_at_a_safe_point);
+    suite_add_tcase(suite, tc);
+    return suite;
+}
