@@ -21,6 +21,14 @@ struct image {
     struct report report;
 };
 
+/* A name as it may be shown: whoever made the file must not control the terminal. */
+enum { SHOWN_BYTES = 512 };
+static const char *shown(const char *name, char out[SHOWN_BYTES])
+{
+    report_escape((const uint8_t *)name, strlen(name), out, SHOWN_BYTES);
+    return out;
+}
+
 static void open_failed(struct report *report, int error, const struct io_file_info *info)
 {
     if (error == -EBUSY) {
@@ -54,9 +62,10 @@ static int add_undo(struct report *report, const char *undo, struct io **io)
         else
             *io = layer;
     }
+    char name[SHOWN_BYTES];
     if (ret < 0)
-        report_problem(report, "the undo log %s cannot be made: %s; nothing was changed", undo,
-            strerror(-ret));
+        report_problem(report, "the undo log %s cannot be made: %s; nothing was changed",
+            shown(undo, name), strerror(-ret));
     return ret;
 }
 
@@ -78,16 +87,19 @@ static void repair_one(struct io **io, struct image *image, const struct check_o
         repair_image(overlay ? overlay : *io, image->filename, options, &repair, report);
     else if (args->dry_run)
         report_problem(report, "%s", strerror(-ret));
+    char name[SHOWN_BYTES];
     if (overlay)
         fprintf(out, "%s: nothing was written (--dry-run); what follows is how it would be\n",
-            image->filename);
+            shown(image->filename, name));
     io_close(overlay);
 }
 
-static void roll_back(struct io *io, const char *undo, struct report *report)
+static void roll_back(struct io *io, const char *path, struct report *report)
 {
     struct io *log;
-    int ret = io_file_open(undo, IO_FILE_NO_LOCK, &log, NULL);
+    char undo[SHOWN_BYTES];
+    int ret = io_file_open(path, IO_FILE_NO_LOCK, &log, NULL);
+    shown(path, undo);
     if (ret < 0) {
         report_problem(report, "the undo log %s cannot be opened: %s", undo, strerror(-ret));
         return;
@@ -127,6 +139,7 @@ static int check_one(struct image *image)
     const struct arguments *args = image->args;
     const char *filename = image->filename;
     struct report *report = &image->report;
+    char name[SHOWN_BYTES];
     struct io *io = NULL;
     struct io_file_info info = {0};
     bool writes = (args->repair && !args->dry_run) || args->rollback;
@@ -142,7 +155,8 @@ static int check_one(struct image *image)
     }
     if (io) {
         if (info.unlocked)
-            fprintf(image->err, "qcheck: %s: has no image locks here; not locked\n", filename);
+            fprintf(image->err, "qcheck: %s: has no image locks here; not locked\n",
+                shown(filename, name));
         handle_image(&io, image);
         io_close(io);
     }
@@ -153,7 +167,8 @@ static int check_one(struct image *image)
         report_print(report, filename, &args->style, image->out);
     int exit_code = report_exit_code(report);
     if (ret < 0) {
-        fprintf(image->err, "qcheck: %s: writing the report: %s\n", filename, strerror(-ret));
+        fprintf(image->err, "qcheck: %s: writing the report: %s\n", shown(filename, name),
+            strerror(-ret));
         exit_code = 1;
     }
     report_release(report);

@@ -8,14 +8,17 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "report.h"
 
 static volatile sig_atomic_t stop_wanted;
 static volatile sig_atomic_t line_wanted;
 
 struct progress {
-    const char *filename;
+    char filename[256]; /* as it may be shown */
     struct progress_place place;
     bool always, automatic, shown;
     double started, last; /* seconds, monotonic */
@@ -55,7 +58,8 @@ struct progress *progress_start(
     struct progress *progress = calloc(1, sizeof(*progress));
     if (!progress)
         return NULL;
-    progress->filename = filename;
+    report_escape((const uint8_t *)filename, strlen(filename), progress->filename,
+        sizeof(progress->filename));
     progress->place = *place;
     progress->always = wanted == 1;
     progress->automatic = wanted == -1 && isatty(STDERR_FILENO);

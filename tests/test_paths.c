@@ -42,6 +42,17 @@ static const struct row {
         "f: shorter than the range"},
     {"image\n", "qsnap write a 0 4k --pattern x", 1, "", "not a size"},
     {"image\n", "qcheck -j 2 gone a", 1, "gone: incomplete", ""},
+    /* names of files */
+    {"image\n",
+        "b=\\\"\\$(printf 'b\\\\033[2J')\\\"; mv a \\\"\\$b\\\" && "
+        "qcheck --repair -n --progress b*",
+        0, "b\\x1b[2J: nothing was written", ""},
+    {"image\n", "qcheck --rollback \\\"\\$(printf 'u\\\\033[2J')\\\" a", 1,
+        "the undo log u\\x1b[2J cannot", ""},
+    {"image\n",
+        "u=\\\"\\$(printf 'u\\\\033[2J')\\\"; mkdir \\\"\\$u\\\"; qcheck --repair --undo "
+        "\\\"\\$u\\\" a",
+        1, "the undo log u\\x1b[2J cannot", ""},
     /* snapshots */
     {"image\nsnapshot icount=7\n", "qsnap list a", 0, "          7\n", ""},
     {"image\nsnapshot icount=7\n", "qsnap list --output=json a", 0, "\"icount\": 7", ""},

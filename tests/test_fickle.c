@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A device whose content changes while it is read, behind everybody's back: from the n-th read on
+ * it is that of another image, for each n.  Nothing that was judged may be trusted when it is read
+ * again; whatever is said then, the program lives, and what it says is one of its verdicts. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image.h"
+#include "recipe.h"
+#include "repair.h"
+#include "snapshot.h"
+
+struct fickle {
+    struct io io;
+    struct io *first, *then;
+    unsigned long left; /* reads until it changes */
+};
+
+static struct fickle *self(struct io *io)
+{
+    return (struct fickle *)io;
+}
+
+static struct io *now(struct fickle *fickle)
+{
+    return fickle->left > 0 ? fickle->first : fickle->then;
+}
+
+/* The length is that of the longer one: a device that shrinks is another suite's. */
+static int fickle_read(struct io *io, uint64_t host_off, void *buf, size_t length)
+{
+    struct io *device = now(self(io));
+    self(io)->left -= self(io)->left > 0;
+    return io_read_padded(device, host_off, buf, length);
+}
+
+static int fickle_write(struct io *io, uint64_t host_off, const void *buf, size_t length)
+{
+    int ret = io_write(self(io)->first, host_off, buf, length);
+    return ret < 0 ? ret : io_write(self(io)->then, host_off, buf, length);
+}
+
+static int fickle_flush(struct io *io)
+{
+    (void)io;
+    return 0;
+}
+
+static int fickle_size(struct io *io, uint64_t *size_bytes)
+{
+    uint64_t other = 0;
+    int ret = io_size(self(io)->first, size_bytes);
+    if (ret == 0)
+        ret = io_size(self(io)->then, &other);
+    *size_bytes = other > *size_bytes ? other : *size_bytes;
+    return ret;
+}
+
+static const struct io_ops fickle_ops = {
+    .read = fickle_read, .write = fickle_write, .flush = fickle_flush, .size = fickle_size};
+
+/* Pairs: what an image is at first, and becomes. */
+#define TREE "image cluster=4k size=1M\ndata 0 32k\ncompressed 32k 8k seed=1\nsnapshot id=1\n"
+#define TWO  TREE "data 0 8k\nsnapshot id=2 name=second\ndata 8k 8k\n"
+static const char *const pairs[][2] = {
+    {TWO, "image cluster=512 size=64k\ndata 0 8k\n"},
+    {TWO, TWO "damage l1[0] = 0x8000000000001000\ndamage l2[0][0] = 0xffffffffffffffff\n"},
+    {TWO "damage snapshot[0].extra_length = 0\n", TWO "damage snapshot[0].extra_length = 0x400\n"},
+    {TWO "damage snapshot[1].extra_length = 0x500\n", TWO "damage snapshot[1].id_length = 65535\n"},
+    {TWO "damage snapshot[1].id_length = 0\n", TWO "damage snapshot[0].l1_size = 0xffffffff\n"},
+    {TREE "bitmap name=a\nbitmap name=b\ndamage bitmap[0].flags = 0x80\n",
+        TREE "bitmap name=a\nbitmap name=b\ndamage bitmap[0].extra_length = 0xffffffff\n"},
+    {TREE "damage l2[0][8] |= 0x3c00000000000000\n", TREE "damage l2[0][8] = 0x7fffffffffffffff\n"},
+    {TREE "damage reftable[0] = 0\n", TREE "damage header.refcount_order = 0\n"},
+    {TREE "damage l2[0][1] = l2[0][0]\n", TREE "damage l2[0][1] = 0x4fffffffffffffff\n"},
+};
+
+static struct io *build(const char *text)
+{
+    char error[RECIPE_ERROR_BYTES];
+    struct recipe *recipe = NULL;
+    struct io *io;
+    ck_assert_msg(recipe_text("fickle", text, &recipe, error) == 0, "%s", error);
+    ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &io), 0);
+    recipe_free(recipe);
+    return io;
+}
+
+static void judge(struct io *io)
+{
+    struct check_options options = {.threads = 1, .deep = true};
+    struct report report;
+    report_init(&report, 10);
+    check_image(io, NULL, &options, &report);
+    int code = report_exit_code(&report);
+    ck_assert(code == 0 || code == 1 || code == 2 || code == 3 || code == 63);
+    report_release(&report);
+}
+
+static void mend(struct io *io)
+{
+    const struct repair_options how = {.lossy = true};
+    struct check_options options = {.threads = 1};
+    struct report report;
+    report_init(&report, 10);
+    repair_image(io, NULL, &options, &how, &report);
+    report_release(&report);
+}
+
+static void use(struct io *io)
+{
+    struct snapshot_info info = {.name = "fickle"};
+    struct image *img;
+    uint32_t count;
+    if (image_open(io, IMAGE_WRITE, &img, NULL) < 0)
+        return;
+    (void)snapshot_create(img, &info);
+    (void)image_write(img, 4096, "fickle", 6);
+    snapshot_list(img, &count);
+    if (count > 0)
+        (void)snapshot_apply(img, 0);
+    if (count > 1)
+        (void)snapshot_delete(img, 1);
+    image_close(img);
+}
+
+START_TEST(another_image_from_the_nth_read_on)
+{
+    static void (*const works[])(struct io *) = {judge, mend, use};
+    enum { MOST_READS = 400 };
+    for (size_t w = 0; w < sizeof(works) / sizeof(works[0]); w++) {
+        bool all = false;
+        for (unsigned long n = 0; !all && n < MOST_READS; n++) {
+            struct fickle fickle = {.io = {.ops = &fickle_ops},
+                .first = build(pairs[_i][0]),
+                .then = build(pairs[_i][1]),
+                .left = n};
+            works[w](&fickle.io);
+            all = n > 0 && fickle.left > 0; /* it was over before the change */
+            io_close(fickle.first);
+            io_close(fickle.then);
+        }
+    }
+}
+END_TEST
+
+Suite *test_fickle(void);
+Suite *test_fickle(void)
+{
+    Suite *suite = suite_create("fickle");
+    TCase *tc = tcase_create("fickle");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(
+        tc, another_image_from_the_nth_read_on, 0, (int)(sizeof(pairs) / sizeof(pairs[0])));
+    suite_add_tcase(suite, tc);
+    return suite;
+}
