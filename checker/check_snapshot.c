@@ -121,7 +121,7 @@ CHECK_FN(snapshot_vm_state_size)
     if (s->vm_state_size == 0 || size_unmappable(view, size))
         return false;
     uint64_t first = l1_entries_for(view->geo, size);
-    uint64_t room = s->l1_size > first ? (s->l1_size - first) * view->geo->l2_span : 0;
+    uint64_t room = s->l1_size > first ? capped_product(s->l1_size - first, view->geo->l2_span) : 0;
     return wrong_want(finding, s->vm_state_size > room, s->vm_state_size, room);
 }
 

@@ -238,7 +238,7 @@ static void try_sizes(
     const struct repair *repair, const struct tree *tree, uint64_t least, struct tries *tries)
 {
     const struct walk *walk = repair->walk;
-    uint64_t most = tree->l1_size * walk->geo.l2_span, off = disk_size_at(tree);
+    uint64_t most = capped_product(tree->l1_size, walk->geo.l2_span), off = disk_size_at(tree);
     for (size_t i = 0; i < walk->tree_count; i++) {
         const struct tree *other = &walk->trees[i];
         if (other != tree && other->disk_size_known && other->disk_size >= least &&

@@ -107,7 +107,7 @@ static unsigned doubts(const struct walk *walk, const struct reading *r, size_t 
     uint64_t disk = s->extra_len < QCOW2_SNAPSHOT_EXTRA_V3
                         ? 0
                         : load_be64(r->bytes + pos + QCOW2_SNAPSHOT_HEAD_BYTES + 8);
-    if (disk > (uint64_t)s->l1_size * walk->geo.l2_span)
+    if (disk > capped_product(s->l1_size, walk->geo.l2_span))
         sum += DISK_SIZE;
     bool zeros = next + QCOW2_SNAPSHOT_HEAD_BYTES > r->length ||
                  walk_bytes_zero(r->bytes + next, QCOW2_SNAPSHOT_HEAD_BYTES);
