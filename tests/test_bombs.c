@@ -127,6 +127,24 @@ static void write_records(
     free(bytes);
 }
 
+/* Each is compared with those before it: some hundred thousand fit a cluster. */
+START_TEST(header_extensions_without_end)
+{
+    enum { EXTENSIONS = 1001 };
+    struct check_options options = {.threads = 1};
+    struct report report;
+    struct recipe *recipe = build("image cluster=64k size=%uM\n", 1);
+    for (unsigned i = 0; i < EXTENSIONS; i++)
+        write_entries(recipe, 112 + i * UINT64_C(8), (UINT64_C(0xabc00000) + i) << 32, 0, 1);
+    report_init(&report, 10);
+    ck_assert_int_eq(check_image(recipe_io(recipe), NULL, &options, &report), 0);
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    ck_assert_ptr_nonnull(strstr(report.problem, "more than 1000 header extensions"));
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 /* Half of the snapshots have L2 tables behind their end, where the others have their data: whether
  * any has the same one was asked for each entry of all of them. */
 START_TEST(snapshots_longer_than_their_disk)
@@ -241,6 +259,7 @@ Suite *test_bombs(void)
     tcase_set_timeout(tc, 60 * SLOWER);
     tcase_add_test(tc, one_l2_table_for_everything);
     tcase_add_test(tc, one_table_for_all_bitmaps);
+    tcase_add_test(tc, header_extensions_without_end);
     tcase_add_test(tc, snapshots_longer_than_their_disk);
     tcase_add_test(tc, snapshots_with_one_id);
     tcase_add_loop_test(tc, one_cluster_for_everything, 0, 2);
