@@ -166,9 +166,9 @@ static bool was_there(const struct report *before, const struct finding *finding
 }
 
 /* What follows from what was wrong before.  Clusters that leak are looked at for lost tables, and
- * deleting leaks more of them.  A table that hangs in two places shows as data shared by two entries
- * once one of its owners has a copy of it.  Where counts are too low, what is in use is taken for
- * free, or freed with its other owner: only a full check would know. */
+ * deleting leaks more of them.  A table that hangs in two places shows as data shared by two
+ * entries once one of its owners has a copy of it.  Where counts are too low, what is in use is
+ * taken for free, or freed with its other owner: only a full check would know. */
 static bool follows(const struct trial *t, enum check_id check)
 {
     static const enum check_id lost[] = {
