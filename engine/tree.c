@@ -11,11 +11,24 @@
 #include "map.h"
 #include "refcount.h"
 
+/* Each index has a table of its own: more of them than clusters are one again and again, and would
+ * be read that often. */
+static int check_tables(struct image *img, const struct tree *tree)
+{
+    uint64_t tables = 0;
+    for (uint32_t i = 0; i < tree->l1_size; i++)
+        tables += (tree->l1[i] & QCOW2_OFFSET_MASK) != 0;
+    return tables <= clusters_for(&img->geo, img->file_size)
+               ? 0
+               : image_fail(
+                     img, -EUCLEAN, "an L1 table names more tables than there are; run qcheck");
+}
+
 int tree_init(struct image *img, const uint64_t *l1, uint32_t l1_size, struct tree *tree)
 {
     *tree = (struct tree){
         .l1 = l1, .l1_size = l1_size, .copied = calloc(1, l1_size / 8 + 1), .limit = UINT64_MAX};
-    return tree->copied ? 0 : image_no_memory(img);
+    return tree->copied ? check_tables(img, tree) : image_no_memory(img);
 }
 
 void tree_release(struct tree *tree)
@@ -156,28 +169,12 @@ static int add_below(struct walk *walk, uint32_t idx)
     return ret;
 }
 
-/* Each index has a table of its own: more of them than clusters are one again and again, and would
- * be read that often. */
-static int check_tables(struct image *img, const struct tree *tree)
-{
-    uint64_t tables = 0;
-    for (uint32_t i = 0; i < tree->l1_size; i++)
-        tables += (tree->l1[i] & QCOW2_OFFSET_MASK) != 0;
-    return tables <= clusters_for(&img->geo, img->file_size)
-               ? 0
-               : image_fail(
-                     img, -EUCLEAN, "an L1 table names more tables than there are; run qcheck");
-}
-
 int tree_add(struct image *img, struct tree *tree, int delta)
 {
-    int ret = check_tables(img, tree);
-    if (ret < 0)
-        return ret;
     struct walk walk = {.img = img, .tree = tree, .delta = delta};
     walk.l2 = malloc(img->geo.cluster_size);
     walk.other = tree->other ? malloc(img->geo.cluster_size) : NULL;
-    ret = walk.l2 && (walk.other || !tree->other) ? 0 : image_no_memory(img);
+    int ret = walk.l2 && (walk.other || !tree->other) ? 0 : image_no_memory(img);
     tree->done = 0;
     for (uint32_t i = 0; ret == 0 && i < tree->l1_size && tree->done < tree->limit; i++) {
         if (tree->l1[i] & QCOW2_OFFSET_MASK && !shared(tree, i))

@@ -15,7 +15,8 @@ struct tree {
     uint64_t limit;           /* and how many it may */
 };
 
-/* Makes room for `copied`. */
+/* Makes room for `copied`.  -EUCLEAN when the L1 names more tables than the file has clusters:
+ * walks would read one of them again and again. */
 int tree_init(struct image *img, const uint64_t *l1, uint32_t l1_size, struct tree *tree);
 void tree_release(struct tree *tree);
 
