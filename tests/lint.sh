@@ -52,6 +52,12 @@ includes() {
         done
     done
 }
+# Only where git knows what belongs to the tree.
+strangers() {
+    git ls-files 2>/dev/null | sed 's,/.*,,' | sort -u |
+        grep -vxE 'engine|checker|faultinj|tests|corpus|Makefile|README[.]md|LICENSE|[.].*'
+}
+rule "at the top are the rooms, Makefile, README.md, LICENSE" strangers
 inside() { printf '%s\n' "${code[@]}" | grep -E "$1"; }
 rule "engine knows only itself" includes "" $(inside '^engine/')
 rule "checker knows of the engine only io.h, the pure format and threads" \
