@@ -376,6 +376,17 @@ static const struct command *command_named(const char *name)
     return NULL;
 }
 
+/* Output that could not be written must not look like success. */
+static int finish_output(int ret)
+{
+    return fflush(stdout) != 0 && ret == 0 ? complain("stdout", strerror(errno)) : ret;
+}
+
+static int exit_code(int ret)
+{
+    return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 static int parse_call(int argc, char **argv, const struct command *command, struct call *call)
 {
     static const struct option options[] = {{"id", required_argument, NULL, 'i'},
@@ -414,7 +425,7 @@ static int parse_call(int argc, char **argv, const struct command *command, stru
             break;
         default:
             usage(c == 'h' ? stdout : stderr);
-            exit(c == 'h' ? EXIT_SUCCESS : EXIT_FAILURE);
+            exit(c == 'h' ? exit_code(finish_output(0)) : EXIT_FAILURE);
         }
     }
     if (call->has_pattern && call->from)
@@ -479,10 +490,10 @@ int main(int argc, char **argv)
         bool help = argc > 1 && strcmp(argv[1], "--help") == 0;
         if (argc > 1 && strcmp(argv[1], "--version") == 0) {
             puts("qsnap 1.0");
-            return EXIT_SUCCESS;
+            return exit_code(finish_output(0));
         }
         usage(help ? stdout : stderr);
-        return help ? EXIT_SUCCESS : EXIT_FAILURE;
+        return help ? exit_code(finish_output(0)) : EXIT_FAILURE;
     }
     struct call call = {0};
     if (parse_call(argc - 1, argv + 1, command, &call) < 0)
@@ -493,7 +504,5 @@ int main(int argc, char **argv)
     }
     int ret = run(command, &call);
     io_close(call.io);
-    if (fflush(stdout) != 0 && ret == 0)
-        ret = complain("stdout", strerror(errno));
-    return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return exit_code(finish_output(ret));
 }

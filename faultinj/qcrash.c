@@ -309,6 +309,15 @@ static int complain(const char *what, const char *text)
     return -1;
 }
 
+/* Output that could not be written must not look like success. */
+static int finish_output(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    fprintf(stderr, "qcrash: writing the output: %s\n", strerror(errno));
+    return EXIT_FAILURE;
+}
+
 static int parse_option(const struct command *command, struct call *call, size_t idx, char *value)
 {
     const struct option_row *row = &option_rows[idx];
@@ -337,7 +346,7 @@ static int parse(int argc, char **argv, const struct command *command, struct ca
     for (int c; (c = getopt_long(argc, argv, ":h", options, &idx)) != -1;) {
         if (c == 'h') {
             usage();
-            exit(EXIT_SUCCESS);
+            exit(finish_output(EXIT_SUCCESS));
         }
         if (c != 'o')
             return complain(argv[optind - 1], c == ':' ? "needs a value" : "no such option");
@@ -359,11 +368,11 @@ int main(int argc, char **argv)
     const struct command *command = command_named(first);
     if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
         usage();
-        return EXIT_SUCCESS;
+        return finish_output(EXIT_SUCCESS);
     }
     if (strcmp(first, "--version") == 0) {
         puts("qcrash 1.0");
-        return EXIT_SUCCESS;
+        return finish_output(EXIT_SUCCESS);
     }
     struct call call = {.run = {.explore = explore_options_default()}};
     call.run.images = call.images;
@@ -379,5 +388,5 @@ int main(int argc, char **argv)
         (struct output){.style = call.style, .out = stdout, .seed = call.run.explore.seed};
     int code = command->run(&call);
     output_release(&call.output);
-    return code;
+    return finish_output(code);
 }

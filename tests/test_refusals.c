@@ -41,6 +41,17 @@ static const struct refusal {
     {"@/qsnap list image --output=xml", "not an output format", 1},
     {"@/qsnap list --output=json image > /dev/full", "No space left", 1},
     {"@/qsnap read image 0 4k > /dev/full", "No space left", 1},
+    {"@/qsnap --help > /dev/full", "No space left", 1},
+    {"@/qsnap list --help > /dev/full", "No space left", 1},
+    {"@/qsnap --version > /dev/full", "No space left", 1},
+    {"@/qcrash list > /dev/full", "No space left", 1},
+    {"@/qcrash --help > /dev/full", "No space left", 1},
+    {"@/qcrash list --help > /dev/full", "No space left", 1},
+    {"@/qcrash run shrink > /dev/full", "No space left", 1},
+    {"@/qcrash run shrink --output=json > /dev/full", "No space left", 1},
+    {"@/qcrash run shrink --output=tap > /dev/full", "No space left", 1},
+    {"@/qcrash replay apply@c512/sector/1/p0.1+apply_counts_early > /dev/full", "No space left", 1},
+    {"@/qcrash flushes shrink > /dev/full", "No space left", 1},
 };
 
 START_TEST(is_refused)
