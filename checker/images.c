@@ -134,6 +134,17 @@ static void handle_image(struct io **io, struct image *image)
     progress_end(progress);
 }
 
+static bool stop_wanted(void)
+{
+    return __atomic_load_n(progress_stop_flag(), __ATOMIC_RELAXED) != 0;
+}
+
+/* Scripts want an object for each image; people who stop it, nothing more. */
+static bool is_left_out(const struct arguments *args)
+{
+    return stop_wanted() && !args->json;
+}
+
 static int check_one(struct image *image)
 {
     const struct arguments *args = image->args;
@@ -145,7 +156,9 @@ static int check_one(struct image *image)
     bool writes = (args->repair && !args->dry_run) || args->rollback;
     report_init(report, args->max_findings);
     int ret = 0;
-    if (strcmp(filename, "-") == 0) {
+    if (stop_wanted()) {
+        report_problem(report, "stopped before it was looked at");
+    } else if (strcmp(filename, "-") == 0) {
         report_problem(report, "standard input cannot be checked: an image is read out of order");
     } else {
         unsigned flags = writes ? IO_FILE_WRITE : args->share ? IO_FILE_SHARE : 0;
@@ -220,7 +233,7 @@ static void run_image(void *arg, size_t index, unsigned worker)
         .err = open_memstream(&said->err, &said->err_len),
         .place = {&run->turn, index}};
     said->exit_code = 1;
-    if (!__atomic_load_n(progress_stop_flag(), __ATOMIC_RELAXED) && image.out && image.err)
+    if (!is_left_out(run->args) && image.out && image.err)
         said->exit_code = check_one(&image);
     if ((image.out && fclose(image.out) != 0) || (image.err && fclose(image.err) != 0))
         said->exit_code = 1;
@@ -256,7 +269,7 @@ static int check_side_by_side(const struct arguments *args, char **names, size_t
 static int check_one_by_one(const struct arguments *args, char **names, size_t count)
 {
     int exit_code = 0;
-    for (_Atomic size_t i = 0; i < count && !*progress_stop_flag(); i++) {
+    for (_Atomic size_t i = 0; i < count && !is_left_out(args); i++) {
         struct image image = {
             .args = args, .filename = names[i], .out = stdout, .err = stderr, .place = {&i, i}};
         exit_code = worse_exit_code(check_one(&image), exit_code);

@@ -34,10 +34,13 @@ static void on_signal(int signo)
 
 void progress_catch_signals(void)
 {
-    static const int signals[] = {SIGINT, SIGTERM, SIGUSR1};
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        sigaction(signals[i], &action, NULL);
+    static const int signals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGPIPE};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, before;
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+        bool ours = signals[i] != SIGHUP && signals[i] != SIGPIPE;
+        if (ours || (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN))
+            sigaction(signals[i], &action, NULL);
+    }
 }
 
 const volatile sig_atomic_t *progress_stop_flag(void)

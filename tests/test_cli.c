@@ -336,16 +336,36 @@ END_TEST
 
 /* ---- stopping ------------------------------------------------------------------------------- */
 
-START_TEST(sigint_ends_it)
+START_TEST(a_signal_ends_it)
 {
+    static const char *const signals[] = {"INT", "TERM", "HUP"};
     struct shelf shelf = shelf_open();
     struct proc_result r =
         proc_run("cd '%s' && ln -s clean i && images=$(yes i | head -n 100000) && "
                  "timeout --preserve-status -s %s 0.8 '%s' --output=json $images",
-            shelf.dir, _i ? "TERM" : "INT", shelf.qcheck);
+            shelf.dir, signals[_i], shelf.qcheck);
     ck_assert_msg(r.exit_code == 1, "exit %d %s", r.exit_code, r.err);
-    size_t length = strlen(r.out);
+    size_t length = strlen(r.out), lines = 0;
     ck_assert(length > 0 && r.out[length - 1] == '\n' && r.out[length - 2] == '}');
+    for (const char *at = r.out; (at = strchr(at, '\n')) != NULL; at++)
+        lines++;
+    ck_assert_uint_eq(lines, 100000); /* also of those that were not looked at */
+    ck_assert_ptr_nonnull(strstr(r.out, "\"problem\":\"stopped before it was looked at\""));
+    proc_free(&r);
+    shelf_close(&shelf);
+}
+END_TEST
+
+/* Nobody reads the output any more: that ends no repair at just any point. */
+START_TEST(a_closed_pipe_ends_it)
+{
+    struct shelf shelf = shelf_open();
+    struct proc_result r =
+        proc_run("cd '%s' && cp corrupt copy && trap - PIPE && "
+                 "{ { sleep 0.5; '%s' -q %s corrupt; echo \"exit $?\" >&2; } | true; } && "
+                 "{ [ ! -e undo ] || '%s' -q --rollback undo corrupt; cmp corrupt copy; }",
+            shelf.dir, shelf.qcheck, _i ? "--repair -v --undo undo" : "", shelf.qcheck);
+    ck_assert_msg(r.exit_code == 0 && strstr(r.err, "exit 1\n"), "%d %s", r.exit_code, r.err);
     proc_free(&r);
     shelf_close(&shelf);
 }
@@ -422,7 +442,8 @@ Suite *test_cli(void)
     tcase_add_loop_test(tc, nothing_is_written, 0, IMAGES);
     tcase_add_loop_test(tc, images_in_use, 0, (int)(sizeof(holders) / sizeof(holders[0])));
     tcase_add_test(tc, qemu_has_it_open);
-    tcase_add_loop_test(tc, sigint_ends_it, 0, 2);
+    tcase_add_loop_test(tc, a_signal_ends_it, 0, 3);
+    tcase_add_loop_test(tc, a_closed_pipe_ends_it, 0, 2);
     tcase_add_test(tc, sigusr1_asks_how_far_it_is);
     tcase_add_test(tc, a_check_can_be_stopped);
     suite_add_tcase(suite, tc);
