@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
 # Completion of qsnap for bash.
 
-# IDs and names of the snapshots in the image that was named.
+# IDs and names of the snapshots in the image that was named, those that begin so: quoted, and not
+# through compgen, which would carry out what a name says.  Names that JSON escapes are left out.
 _qsnap_snapshots()
 {
-    "$1" list -U "$2" --output=json 2>/dev/null |
-        sed -n 's/^ *"\(id\|name\)": "\(.*\)",\{0,1\}$/\2/p'
+    local name
+    while IFS= read -r name; do
+        [[ $name == "$3"* ]] && COMPREPLY+=("$(printf %q "$name")")
+    done < <("$1" list -U --output=json -- "$2" 2>/dev/null |
+        sed -n 's/^ *"\(id\|name\)": "\([^\\]*\)",\{0,1\}$/\2/p')
 }
 
 _qsnap_options()
@@ -71,8 +75,8 @@ _qsnap()
         compopt -o filenames
         ;;
     apply,1 | delete,1 | export,1 | diff,1 | diff,2)
-        local IFS=$'\n'
-        mapfile -t COMPREPLY < <(compgen -W "$(_qsnap_snapshots "${COMP_WORDS[0]}" "$image")" -- "$cur")
+        COMPREPLY=()
+        _qsnap_snapshots "${COMP_WORDS[0]}" "$image" "$cur"
         ;;
     esac
 }

@@ -4,8 +4,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +14,7 @@
 #include "backing.h"
 #include "diff.h"
 #include "image.h"
+#include "listing.h"
 #include "options.h"
 #include "snapshot.h"
 #include "text.h"
@@ -100,78 +99,12 @@ static int do_delete(struct call *call)
     return snapshot_delete(call->img, idx) < 0 ? engine_failed(call) : 0;
 }
 
-/* Three digits and a unit, as qemu-img shows sizes. */
-static void format_size(uint64_t bytes, char *text, size_t size)
-{
-    static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
-    int exponent;
-    frexp((double)bytes / (1000.0 / 1024.0), &exponent);
-    int unit = exponent > 0 ? (exponent - 1) / 10 : 0;
-    snprintf(text, size, "%0.3g %sB", ldexp((double)bytes, -10 * unit), units[unit]);
-}
-
-static void print_snapshot(const struct qcow2_snapshot *s)
-{
-    char size[32], date[32], clock[64], icount[32] = "";
-    time_t when = (time_t)s->date_sec;
-    struct tm tm;
-    uint64_t ms = s->vm_clock_nsec / 1000000, sec = ms / 1000;
-    format_size(s->vm_state_size, size, sizeof(size));
-    strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", localtime_r(&when, &tm));
-    snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
-        sec / 3600, sec / 60 % 60, sec % 60, ms % 1000);
-    if (s->has_icount && s->icount != UINT64_MAX)
-        snprintf(icount, sizeof(icount), "%" PRIu64, s->icount);
-    text_print(stdout, s->id, s->id_len, 9);
-    putchar(' ');
-    text_print(stdout, s->name, s->name_len, 16);
-    printf(" %8s%20s%13s%11s\n", size, date, clock, icount);
-}
-
-/* JSON numbers are read as signed 64-bit by most; what does not fit is a string of digits. */
-static json_t *json_number(uint64_t value)
-{
-    char digits[24];
-    snprintf(digits, sizeof(digits), "%" PRIu64, value);
-    return value <= INT64_MAX ? json_integer((json_int_t)value) : json_string(digits);
-}
-
-static json_t *json_snapshot(const struct qcow2_snapshot *s)
-{
-    /* What is not UTF-8 cannot be said in JSON; the key is absent then. */
-    json_t *o = json_object();
-    json_object_set_new(o, "id", json_stringn((const char *)s->id, s->id_len));
-    json_object_set_new(o, "name", json_stringn((const char *)s->name, s->name_len));
-    json_object_set_new(o, "vm-state-size", json_number(s->vm_state_size));
-    json_object_set_new(o, "date-sec", json_integer((json_int_t)s->date_sec));
-    json_object_set_new(o, "date-nsec", json_integer((json_int_t)s->date_nsec));
-    json_object_set_new(o, "vm-clock-nsec", json_number(s->vm_clock_nsec));
-    if (s->has_disk_size)
-        json_object_set_new(o, "disk-size", json_number(s->disk_size));
-    if (s->has_icount && s->icount != UINT64_MAX)
-        json_object_set_new(o, "icount", json_number(s->icount));
-    return o;
-}
-
 static int do_list(struct call *call)
 {
     uint32_t count;
     const struct qcow2_snapshot *list = snapshot_list(call->img, &count);
-    if (!call->json && count > 0) {
-        printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
-            "VM CLOCK", "ICOUNT");
-        for (uint32_t i = 0; i < count; i++)
-            print_snapshot(&list[i]);
-    }
-    if (!call->json)
-        return 0;
-    json_t *array = json_array();
-    for (uint32_t i = 0; i < count; i++)
-        json_array_append_new(array, json_snapshot(&list[i]));
-    int ret = json_dumpf(array, stdout, JSON_INDENT(4));
-    putchar('\n');
-    json_decref(array);
-    return ret < 0 ? complain(call->path, "cannot print") : 0;
+    int ret = call->json ? listing_json(list, count, stdout) : listing_print(list, count, stdout);
+    return ret < 0 ? complain(call->path, strerror(-ret)) : 0;
 }
 
 static int view_of(struct call *call, const char *key, struct view *view)
@@ -350,10 +283,10 @@ static const struct command {
     {"apply", WRITES, false, "", 1, 1, "IMAGE ID|NAME", do_apply},
     {"delete", WRITES, false, "", 1, 1, "IMAGE ID|NAME", do_delete},
     {"list", READS, false, "OU", 0, 0, "IMAGE [--output=human|json] [-U]", do_list},
-    {"export", READS, true, "U", 2, 2, "IMAGE ID|NAME FILE", do_export},
-    {"diff", READS, true, "U", 1, 2, "IMAGE A [B]", do_diff},
+    {"export", READS, true, "U", 2, 2, "IMAGE ID|NAME FILE [-U]", do_export},
+    {"diff", READS, true, "U", 1, 2, "IMAGE A [B] [-U]", do_diff},
     {"new", MAKES, false, "o", 1, 1, "IMAGE SIZE [-o key=value,...]", do_new},
-    {"read", READS, true, "U", 2, 2, "IMAGE OFFSET LENGTH", do_read},
+    {"read", READS, true, "U", 2, 2, "IMAGE OFFSET LENGTH [-U]", do_read},
     {"write", WRITES, true, "pf", 2, 2, "IMAGE OFFSET LENGTH [--pattern BYTE | --from FILE]",
         do_write},
     {"discard", WRITES, false, "", 2, 2, "IMAGE OFFSET LENGTH", do_discard},
@@ -365,6 +298,9 @@ static void usage(FILE *out)
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         fprintf(out, "%s qsnap %-8s %s\n", i ? "      " : "usage:", commands[i].name,
             commands[i].synopsis);
+    fputs("       qsnap --help | --version\n\n"
+          "  -U, --force-share  also an image that another program has open\n",
+        out);
 }
 
 static const struct command *command_named(const char *name)
@@ -379,23 +315,35 @@ static const struct command *command_named(const char *name)
 /* Output that could not be written must not look like success. */
 static int finish_output(int ret)
 {
-    return fflush(stdout) != 0 && ret == 0 ? complain("stdout", strerror(errno)) : ret;
+    if (fflush(stdout) != 0 && ret == 0)
+        ret = complain("stdout", strerror(errno));
+    return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int exit_code(int ret)
+static const struct option long_options[] = {{"id", required_argument, NULL, 'i'},
+    {"output", required_argument, NULL, 'O'}, {"pattern", required_argument, NULL, 'p'},
+    {"from", required_argument, NULL, 'f'}, {"force-share", no_argument, NULL, 'U'},
+    {"help", no_argument, NULL, 'h'}, {0}};
+
+/* What getopt_long() stopped at. */
+static void not_understood(const struct command *command, int c, char *word)
 {
-    return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    char letter[] = {'-', (char)(c == '?' ? optopt : c), '\0'};
+    const char *dashes = "", *name = letter[1] ? letter : word;
+    for (const struct option *o = long_options; o->name; o++) {
+        if (o->val == letter[1])
+            dashes = "--", name = o->name;
+    }
+    fprintf(stderr, "qsnap: no such option or value here: %s%s; usage: qsnap %s %s\n", dashes, name,
+        command->name, command->synopsis);
 }
 
 static int parse_call(int argc, char **argv, const struct command *command, struct call *call)
 {
-    static const struct option options[] = {{"id", required_argument, NULL, 'i'},
-        {"output", required_argument, NULL, 'O'}, {"pattern", required_argument, NULL, 'p'},
-        {"from", required_argument, NULL, 'f'}, {"force-share", no_argument, NULL, 'U'},
-        {"help", no_argument, NULL, 'h'}, {0}};
-    for (int c; (c = getopt_long(argc, argv, "o:Uh", options, NULL)) != -1;) {
-        if (c != 'h' && c != '?' && !strchr(command->options, c)) {
-            fprintf(stderr, "qsnap: %s has no such option: %s\n", command->name, argv[optind - 1]);
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "o:Uh", long_options, NULL)) != -1;) {
+        if (c != 'h' && !strchr(command->options, c)) { /* '?' is in none */
+            not_understood(command, c, argv[optind - 1]);
             return -1;
         }
         switch (c) {
@@ -424,8 +372,8 @@ static int parse_call(int argc, char **argv, const struct command *command, stru
             call->force_share = true;
             break;
         default:
-            usage(c == 'h' ? stdout : stderr);
-            exit(c == 'h' ? exit_code(finish_output(0)) : EXIT_FAILURE);
+            usage(stdout);
+            exit(finish_output(0));
         }
     }
     if (call->has_pattern && call->from)
@@ -488,12 +436,12 @@ int main(int argc, char **argv)
     const struct command *command = argc > 1 ? command_named(argv[1]) : NULL;
     if (!command) {
         bool help = argc > 1 && strcmp(argv[1], "--help") == 0;
-        if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+        bool version = argc > 1 && strcmp(argv[1], "--version") == 0;
+        if (version)
             puts("qsnap 1.0");
-            return exit_code(finish_output(0));
-        }
-        usage(help ? stdout : stderr);
-        return help ? exit_code(finish_output(0)) : EXIT_FAILURE;
+        else
+            usage(help ? stdout : stderr);
+        return help || version ? finish_output(0) : EXIT_FAILURE;
     }
     struct call call = {0};
     if (parse_call(argc - 1, argv + 1, command, &call) < 0)
@@ -504,5 +452,5 @@ int main(int argc, char **argv)
     }
     int ret = run(command, &call);
     io_close(call.io);
-    return exit_code(finish_output(ret));
+    return finish_output(ret);
 }

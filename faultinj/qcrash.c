@@ -283,9 +283,9 @@ enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
 static void usage(void)
 {
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        printf("%s qcrash %-8s%s%s\n", i ? "      " : "usage:", commands[i].name,
-            *commands[i].synopsis ? " " : "", commands[i].synopsis);
-    puts("");
+        printf("%s qcrash %-*s%s\n", i ? "      " : "usage:", *commands[i].synopsis ? 9 : 0,
+            commands[i].name, commands[i].synopsis);
+    puts("       qcrash --help | --version\n");
     for (size_t i = 0; i < OPTION_COUNT; i++) {
         const struct option_row *row = &option_rows[i];
         char left[64];

@@ -25,7 +25,7 @@ static const struct refusal {
     {"@/qcheck --rollback undo image image", "belongs to one image", 1},
     {"@/qcheck --rollback image image", "no undo log", 1},
     {"@/qsnap create --help", "usage: qsnap", 0},
-    {"@/qsnap create --what image a", "usage: qsnap", 1},
+    {"@/qsnap create --what image a", "--what; usage: qsnap create", 1},
     {"@/qsnap --version", "qsnap 1.0", 0},
     {"@/qsnap new made 18446744073709551615", "too large", 1},
     {"@/qsnap new made 1M -o compat=2", "compat", 1},
