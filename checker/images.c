@@ -10,6 +10,7 @@
 
 #include "crew.h"
 #include "progress.h"
+#include "text.h"
 
 /* ---- one image ---- */
 
@@ -20,14 +21,6 @@ struct image {
     struct progress_place place;
     struct report report;
 };
-
-/* A name as it may be shown: whoever made the file must not control the terminal. */
-enum { SHOWN_BYTES = 512 };
-static const char *shown(const char *name, char out[SHOWN_BYTES])
-{
-    report_escape((const uint8_t *)name, strlen(name), out, SHOWN_BYTES);
-    return out;
-}
 
 static void open_failed(struct report *report, int error, const struct io_file_info *info)
 {
@@ -62,11 +55,17 @@ static int add_undo(struct report *report, const char *undo, struct io **io)
         else
             *io = layer;
     }
-    char name[SHOWN_BYTES];
     if (ret < 0)
-        report_problem(report, "the undo log %s cannot be made: %s; nothing was changed",
-            shown(undo, name), strerror(-ret));
+        report_problem(report, "the undo log %s cannot be made: %s; nothing was changed", undo,
+            strerror(-ret));
     return ret;
+}
+
+static void say(FILE *out, const char *before, const char *filename, const char *words)
+{
+    fputs(before, out);
+    text_print(out, filename, strlen(filename), 0);
+    fprintf(out, ": %s\n", words);
 }
 
 static void repair_one(struct io **io, struct image *image, const struct check_options *options)
@@ -87,19 +86,16 @@ static void repair_one(struct io **io, struct image *image, const struct check_o
         repair_image(overlay ? overlay : *io, image->filename, options, &repair, report);
     else if (args->dry_run)
         report_problem(report, "%s", strerror(-ret));
-    char name[SHOWN_BYTES];
     if (overlay)
-        fprintf(out, "%s: nothing was written (--dry-run); what follows is how it would be\n",
-            shown(image->filename, name));
+        say(out, "", image->filename,
+            "nothing was written (--dry-run); what follows is how it would be");
     io_close(overlay);
 }
 
-static void roll_back(struct io *io, const char *path, struct report *report)
+static void roll_back(struct io *io, const char *undo, struct report *report)
 {
     struct io *log;
-    char undo[SHOWN_BYTES];
-    int ret = io_file_open(path, IO_FILE_NO_LOCK, &log, NULL);
-    shown(path, undo);
+    int ret = io_file_open(undo, IO_FILE_NO_LOCK, &log, NULL);
     if (ret < 0) {
         report_problem(report, "the undo log %s cannot be opened: %s", undo, strerror(-ret));
         return;
@@ -150,7 +146,6 @@ static int check_one(struct image *image)
     const struct arguments *args = image->args;
     const char *filename = image->filename;
     struct report *report = &image->report;
-    char name[SHOWN_BYTES];
     struct io *io = NULL;
     struct io_file_info info = {0};
     bool writes = (args->repair && !args->dry_run) || args->rollback;
@@ -168,8 +163,7 @@ static int check_one(struct image *image)
     }
     if (io) {
         if (info.unlocked)
-            fprintf(image->err, "qcheck: %s: has no image locks here; not locked\n",
-                shown(filename, name));
+            say(image->err, "qcheck: ", filename, "has no image locks here; not locked");
         handle_image(&io, image);
         io_close(io);
     }
@@ -180,8 +174,7 @@ static int check_one(struct image *image)
         report_print(report, filename, &args->style, image->out);
     int exit_code = report_exit_code(report);
     if (ret < 0) {
-        fprintf(image->err, "qcheck: %s: writing the report: %s\n", shown(filename, name),
-            strerror(-ret));
+        say(image->err, "qcheck: the report could not be written: ", filename, strerror(-ret));
         exit_code = 1;
     }
     report_release(report);

@@ -12,13 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "report.h"
+#include "text.h"
 
 static volatile sig_atomic_t stop_wanted;
 static volatile sig_atomic_t line_wanted;
 
 struct progress {
-    char filename[256]; /* as it may be shown */
+    const char *filename;
     struct progress_place place;
     bool always, automatic, shown;
     double started, last; /* seconds, monotonic */
@@ -61,8 +61,7 @@ struct progress *progress_start(
     struct progress *progress = calloc(1, sizeof(*progress));
     if (!progress)
         return NULL;
-    report_escape((const uint8_t *)filename, strlen(filename), progress->filename,
-        sizeof(progress->filename));
+    progress->filename = filename;
     progress->place = *place;
     progress->always = wanted == 1;
     progress->automatic = wanted == -1 && isatty(STDERR_FILENO);
@@ -77,8 +76,10 @@ static void print_line(struct progress *progress, double time, uint64_t done, ui
     share = share > 1 ? 1 : share;
     double left = share > 0 ? (time - progress->started) * (1 - share) / share : 0;
     bool line = progress->always || progress->automatic;
-    fprintf(stderr, "%s%s: %3.0f %%, %.0f MiB/s, %.0f s left%s", line ? "\r" : "",
-        progress->filename, share * 100, rate / (1 << 20), left, line ? "\033[K" : "\n");
+    fputs(line ? "\r" : "", stderr);
+    text_print(stderr, progress->filename, strlen(progress->filename), 0);
+    fprintf(stderr, ": %3.0f %%, %.0f MiB/s, %.0f s left%s", share * 100, rate / (1 << 20), left,
+        line ? "\033[K" : "\n");
     progress->shown = line;
 }
 

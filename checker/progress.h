@@ -10,8 +10,8 @@
 
 struct progress;
 
-/* SIGINT, SIGTERM, SIGHUP and SIGPIPE set the stop flag: nobody who goes away may end a repair at any
- * other point.  The last two not where they are ignored (nohup).  SIGUSR1 asks for one progress
+/* SIGINT, SIGTERM, SIGHUP and SIGPIPE set the stop flag: nobody who goes away may end a repair at
+ * any other point.  The last two not where they are ignored (nohup).  SIGUSR1 asks for one progress
  * line. */
 void progress_catch_signals(void);
 const volatile sig_atomic_t *progress_stop_flag(void);

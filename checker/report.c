@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text.h"
+
 void report_init(struct report *report, size_t max_findings)
 {
     memset(report, 0, sizeof(*report));
@@ -114,9 +116,9 @@ void report_init_part(struct report *part, const struct report *whole)
 
 void report_append(struct report *report, const struct report *more)
 {
-    report->corruptions += more->corruptions;
-    report->leaks += more->leaks;
-    report->data_at_risk += more->data_at_risk;
+    report->corruptions = capped_sum(report->corruptions, more->corruptions);
+    report->leaks = capped_sum(report->leaks, more->leaks);
+    report->data_at_risk = capped_sum(report->data_at_risk, more->data_at_risk);
     report->omitted += more->omitted;
     for (int check = 0; check < CHECK_COUNT; check++)
         report->hits[check] += more->hits[check];
@@ -152,6 +154,7 @@ void report_problem(struct report *report, const char *format, ...)
     va_start(args, format);
     vsnprintf(report->problem, sizeof(report->problem), format, args);
     va_end(args);
+    text_trim(report->problem);
 }
 
 static int compare_findings(const void *a, const void *b)
@@ -241,15 +244,7 @@ int worse_exit_code(int a, int b)
 
 void report_escape(const uint8_t *bytes, size_t length, char *out, size_t out_len)
 {
-    size_t at = 0;
-    for (size_t i = 0; i < length && at + 5 < out_len; i++) {
-        uint8_t c = bytes[i];
-        if (c < 0x20 || c >= 0x7f || c == '"' || c == '\\')
-            at += (size_t)snprintf(out + at, out_len - at, "\\x%02x", c);
-        else
-            out[at++] = (char)c;
-    }
-    out[at] = '\0';
+    text_escape(bytes, length, "\"\\", out, out_len);
 }
 
 /* ---- sentences ---- */
@@ -367,4 +362,5 @@ void report_message(
         append(&text, " (%s)", detail);
     }
     append_values(&text, row->kind, finding);
+    text_trim(out);
 }

@@ -120,7 +120,8 @@ void report_print(
 /* One JSON object on one line.  -ENOMEM, or -EIO if it could not be written. */
 int report_print_json(const struct report *report, const char *filename, FILE *out);
 
-/* The bytes with control characters, quotes and backslashes escaped as \xNN, cut to fit. */
+/* A name as it stands between quotes in a text: what controls a terminal, quotes and backslashes
+ * as \xNN, cut to fit. */
 void report_escape(const uint8_t *bytes, size_t length, char *out, size_t out_len);
 
 #endif

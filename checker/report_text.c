@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text.h"
+
 enum { LINES_PER_CHECK = 10 };
 
 static void print_bytes(FILE *out, uint64_t bytes)
@@ -86,15 +88,17 @@ static uint64_t count_notes(const struct report *report)
 void report_print(
     const struct report *report, const char *filename, const struct report_style *style, FILE *out)
 {
-    char escaped[1024];
-    report_escape((const uint8_t *)filename, strlen(filename), escaped, sizeof(escaped));
     uint64_t notes = count_notes(report);
     enum verdict verdict = report_verdict(report);
     if (style->quiet && verdict == VERDICT_CLEAN)
         return;
-    fprintf(out, "%s: %s\n", escaped, verdict_name(verdict));
-    if (report->problem[0])
-        fprintf(out, "  %s\n", report->problem);
+    text_print(out, filename, strlen(filename), 0);
+    fprintf(out, ": %s\n", verdict_name(verdict));
+    if (report->problem[0]) { /* it may have names of files */
+        fputs("  ", out);
+        text_print(out, report->problem, strlen(report->problem), 0);
+        fputc('\n', out);
+    }
     if (style->quiet)
         return;
     for (int severity = SEVERITY_COUNT - 1; severity > SEVERITY_NOTE; severity--)

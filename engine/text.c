@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* The sequence at p; 0 if it is none, too long for what it says, or cut short (RFC 3629). */
 static size_t utf8_decode(const uint8_t *p, size_t left, uint32_t *code)
@@ -31,22 +32,60 @@ static bool is_control(uint32_t code)
            (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
 }
 
+enum { PIECE_BYTES = 4 * sizeof("\\xNN") };
+
+/* The next character as it is shown; how many bytes it took. */
+static size_t show_next(const uint8_t *p, size_t left, const char *also, char piece[PIECE_BYTES])
+{
+    uint32_t code = 0;
+    size_t taken = utf8_decode(p, left, &code);
+    bool wanted = also && code > 0 && code < 0x80 && strchr(also, (int)code);
+    if (taken > 0 && !is_control(code) && !wanted) {
+        memcpy(piece, p, taken);
+        piece[taken] = '\0';
+        return taken;
+    }
+    taken = taken > 0 ? taken : 1;
+    for (size_t i = 0; i < taken; i++)
+        snprintf(piece + 4 * i, PIECE_BYTES - 4 * i, "\\x%02x", p[i]);
+    return taken;
+}
+
+void text_escape(const void *bytes, size_t length, const char *also, char *out, size_t out_len)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < length;) {
+        char piece[PIECE_BYTES];
+        i += show_next((const uint8_t *)bytes + i, length - i, also, piece);
+        size_t more = strlen(piece);
+        if (used + more >= out_len)
+            break;
+        memcpy(out + used, piece, more);
+        used += more;
+    }
+    out[used] = '\0';
+}
+
 void text_print(FILE *out, const void *bytes, size_t length, size_t width)
 {
-    const uint8_t *p = bytes;
     size_t printed = 0;
-    for (size_t i = 0, n; i < length; i += n) {
-        uint32_t code = 0;
-        n = utf8_decode(p + i, length - i, &code);
-        if (n > 0 && !is_control(code)) {
-            fwrite(p + i, 1, n, out);
-            printed += n;
-            continue;
-        }
-        n = n > 0 ? n : 1;
-        for (size_t k = i; k < i + n; k++)
-            printed += (size_t)fprintf(out, "\\x%02x", p[k]);
+    for (size_t i = 0; i < length;) {
+        char piece[PIECE_BYTES];
+        i += show_next((const uint8_t *)bytes + i, length - i, NULL, piece);
+        fputs(piece, out);
+        printed += strlen(piece);
     }
     for (; printed < width; printed++)
         fputc(' ', out);
+}
+
+void text_trim(char *text)
+{
+    size_t end = strlen(text), start = end;
+    uint32_t code;
+    while (start > 0 && end - start < 3 && ((uint8_t)text[start - 1] & 0xc0) == 0x80)
+        start--;
+    if (start > 0 && (uint8_t)text[start - 1] >= 0xc0 &&
+        utf8_decode((uint8_t *)text + start - 1, end - start + 1, &code) == 0)
+        text[start - 1] = '\0';
 }

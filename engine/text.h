@@ -8,9 +8,15 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* Prints `length` bytes, which may be any: text in UTF-8 as it is, but each byte of what controls a
- * terminal or the order of writing, and of what is no UTF-8, as \xNN.  Filled up with blanks to
- * `width` bytes. */
+/* Bytes, which may be any, as text in UTF-8: what is such text as it is, but each byte of what
+ * controls a terminal or the order of writing, of the characters in `also` (ASCII; NULL: none), and
+ * of what is no UTF-8, as \xNN.  Ended by NUL and cut, before a character, to fit. */
+void text_escape(const void *bytes, size_t length, const char *also, char *out, size_t out_len);
+
+/* Prints the bytes so, filled up with blanks to `width` bytes. */
 void text_print(FILE *out, const void *bytes, size_t length, size_t width);
+
+/* Takes half a character off the end of what was cut at some byte. */
+void text_trim(char *text);
 
 #endif

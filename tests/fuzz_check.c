@@ -36,6 +36,22 @@ static bool same_findings(const struct report *a, const struct report *b, char w
     return true;
 }
 
+/* A control character, also of two bytes, or one that turns the order of writing around. */
+static bool moves_the_cursor(const char *text, size_t left)
+{
+    static const struct {
+        const char *from, *to;
+    } ranges[] = {{"\1", "\t"}, {"\v", "\37"}, {"\177", "\177"}, {"\xc2\x80", "\xc2\x9f"},
+        {"\u200e", "\u200f"}, {"\u2028", "\u202e"}, {"\u2066", "\u2069"}};
+    bool moves = *text == '\0';
+    for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+        size_t length = strlen(ranges[i].from);
+        moves |= left >= length && memcmp(text, ranges[i].from, length) >= 0 &&
+                 memcmp(text, ranges[i].to, length) <= 0;
+    }
+    return moves;
+}
+
 static bool prints_well(const struct report *report, char why[FUZZ_WHY_BYTES])
 {
     char *json = NULL, *text = NULL;
@@ -54,10 +70,14 @@ static bool prints_well(const struct report *report, char why[FUZZ_WHY_BYTES])
     bool good = ret == -ENOMEM || json_is_object(value);
     if (!good)
         fuzz_broken(why, "the JSON is none");
+    json_t *utf8 = text ? json_stringn(text, text_len) : NULL;
+    if (text && good && !utf8)
+        good = fuzz_broken(why, "the text is no UTF-8");
     for (size_t i = 0; text && good && i < text_len; i++) {
-        if ((unsigned char)text[i] < ' ' && text[i] != '\n')
+        if (moves_the_cursor(text + i, text_len - i))
             good = fuzz_broken(why, "control byte 0x%02x in the text", (unsigned char)text[i]);
     }
+    json_decref(utf8);
     json_decref(value);
     free(json);
     free(text);
