@@ -11,9 +11,9 @@
 #include "workload.h"
 
 struct history {
-    struct workload workload; /* with OP_CLOSE at its end; no operations for foreign logs */
-    char image[32];           /* kind of image, for names */
-    struct io *base;          /* before the first operation, in memory */
+    struct workload workload;     /* with OP_CLOSE at its end; no operations for foreign logs */
+    char image[IMAGE_NAME_BYTES]; /* kind or path: what finds it again */
+    struct io *base;              /* before the first operation, in memory */
     struct recording recording;
     struct model *models;    /* [0] before, [i] after operation i - 1 */
     struct leak_note *leaks; /* the same */

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text.h"
+
 #define EXACT_BELOW 9223372036854775808.0L /* 2^63 */
 
 void output_count(long double count, char *out, size_t out_len)
@@ -35,8 +37,24 @@ void story_print(const struct story *story, FILE *out)
         fprintf(out, "    called by: %s\n", story->backtraces[i]);
 }
 
+/* Several states may shrink to one. */
+static bool is_told(const struct output *output, const struct story *story)
+{
+    for (size_t i = output->printed; i < output->story_count; i++) {
+        const struct story *other = &output->stories[i];
+        if (strcmp(other->id, story->id) == 0 && other->invariant == story->invariant &&
+            strcmp(other->message, story->message) == 0)
+            return true;
+    }
+    return false;
+}
+
 int output_story(struct output *output, struct story *story)
 {
+    if (is_told(output, story)) {
+        story_release(story);
+        return 0;
+    }
     struct story *grown =
         realloc(output->stories, (output->story_count + 1) * sizeof(*output->stories));
     if (!grown) {
@@ -162,11 +180,22 @@ void output_line(struct output *output, const char *workload, const char *image,
 
 /* ---- the sum ------------------------------------------------------------------------------- */
 
+/* Names of files may be any bytes. */
+static json_t *text_json(const char *text)
+{
+    char escaped[1024];
+    json_t *string = json_string(text);
+    if (string)
+        return string;
+    text_escape(text, strlen(text), NULL, escaped, sizeof(escaped));
+    return json_string(escaped);
+}
+
 static json_t *lines(char *const *list, size_t count)
 {
     json_t *array = json_array();
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(array, json_string(list[i]));
+        json_array_append_new(array, text_json(list[i]));
     return array;
 }
 
@@ -181,10 +210,11 @@ static json_t *count_json(long double count)
 
 static json_t *story_json(const struct story *s)
 {
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:s}", "id", s->id, "invariant",
-        invariant_sentence(s->invariant), "workload", s->workload, "cut", s->cut, "persisted",
-        lines(s->persisted, s->persisted_count), "lost", lines(s->lost, s->lost_count),
-        "backtraces", lines(s->backtraces, s->backtrace_count), "message", s->message);
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "id", text_json(s->id),
+        "invariant", invariant_sentence(s->invariant), "workload", text_json(s->workload), "cut",
+        text_json(s->cut), "persisted", lines(s->persisted, s->persisted_count), "lost",
+        lines(s->lost, s->lost_count), "backtraces", lines(s->backtraces, s->backtrace_count),
+        "message", text_json(s->message));
 }
 
 static double per_second(const struct explore_counts *c)

@@ -28,11 +28,11 @@ struct output {
     struct output_row *rows;
     size_t row_count;
     size_t printed;     /* stories of the current line */
-    char left_out[128]; /* what a budget left out, "" if nothing */
-    bool verbose;
+    char left_out[512]; /* what a budget left out, "" if nothing */
 };
 
-int output_story(struct output *output, struct story *story); /* takes it over; -ENOMEM */
+/* Takes it over, unless the current line has it already.  -ENOMEM. */
+int output_story(struct output *output, struct story *story);
 
 /* One workload on one kind of image under one model is done. */
 void output_line(struct output *output, const char *workload, const char *image, const char *model,

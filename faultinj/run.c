@@ -28,7 +28,9 @@ static int load_file(const char *path, struct io **out)
 int run_build_image(const char *name, struct io **out)
 {
     const struct image_kind *kind = image_kind_find(name);
-    int ret = kind ? image_kind_build(kind, out) : load_file(name, out);
+    int ret = kind                               ? image_kind_build(kind, out)
+              : strlen(name) >= IMAGE_NAME_BYTES ? -ENAMETOOLONG
+                                                 : load_file(name, out);
     if (ret < 0)
         fprintf(stderr, "qcrash: image '%s': %s\n", name, strerror(-ret));
     return ret;
@@ -128,7 +130,7 @@ static int run_models(const struct run_options *o, struct one_run *run)
                 run->model->name, &counts);
         if (counts.out_of_time && !run->output->left_out[0])
             snprintf(run->output->left_out, sizeof(run->output->left_out),
-                "from %.60s on %s under %s on", run->history.workload.name, run->history.image,
+                "from %s on %s under %s on", run->history.workload.name, run->history.image,
                 run->model->name);
     }
     return ret;

@@ -6,12 +6,12 @@
 
 #include "explore.h"
 
-enum { STORY_ID_BYTES = 400, STORY_SIDE_MAX = 12 };
+enum { STORY_ID_BYTES = 800, STORY_SIDE_MAX = 12 };
 
 struct story {
     char id[STORY_ID_BYTES];
     enum invariant invariant;
-    char workload[WORKLOAD_NAME_BYTES + 40];
+    char workload[WORKLOAD_NAME_BYTES + IMAGE_NAME_BYTES];
     char cut[256];
     char order[200]; /* what must be durable before what; "" if that is not the point */
     char message[BREACH_TEXT_BYTES];
@@ -29,7 +29,8 @@ void story_release(struct story *story);
 
 /* The parts of an ID: WORKLOAD@IMAGE/MODEL/EPOCH/CHOICES[+MUTANT]. */
 struct story_id {
-    char workload[WORKLOAD_NAME_BYTES], image[64], model[32], choices[STORY_ID_BYTES], mutant[48];
+    char workload[WORKLOAD_NAME_BYTES], image[IMAGE_NAME_BYTES], model[32], choices[STORY_ID_BYTES],
+        mutant[48];
     unsigned epoch;
 };
 int story_id_parse(const char *text, struct story_id *out); /* -EINVAL */

@@ -106,6 +106,10 @@ int workload_parse(
     const char *name, const char *text, struct workload *out, char error[WORKLOAD_ERROR_BYTES])
 {
     struct workload w = {0};
+    if (strlen(name) >= sizeof(w.name)) { /* it has to be found again by it */
+        snprintf(error, WORKLOAD_ERROR_BYTES, "%.60s...: %s", name, strerror(ENAMETOOLONG));
+        return -ENAMETOOLONG;
+    }
     char *copy = strdup(text);
     int ret = copy ? 0 : -ENOMEM;
     snprintf(w.name, sizeof(w.name), "%s", name);

@@ -30,7 +30,12 @@ enum op_kind {
     OP_CLOSE,  /* what every run ends with */
 };
 
-enum { OP_NAME_BYTES = 24, WORKLOAD_NAME_BYTES = 96, WORKLOAD_ERROR_BYTES = 160 };
+enum {
+    OP_NAME_BYTES = 24,
+    WORKLOAD_NAME_BYTES = 96,
+    IMAGE_NAME_BYTES = 256,
+    WORKLOAD_ERROR_BYTES = 160
+};
 
 struct op {
     enum op_kind kind;
@@ -43,7 +48,7 @@ struct op {
 
 struct workload {
     char name[WORKLOAD_NAME_BYTES]; /* what finds it again */
-    char image[32];                 /* from a file's "image" line, else "" */
+    char image[IMAGE_NAME_BYTES];   /* from a file's "image" line, else "" */
     struct op *ops;
     size_t count;
 };

@@ -4,9 +4,15 @@
  * style says of a promise that was broken. */
 #include <check.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "desk.h"
+#include "output.h"
+
+#define LONG                                                                        \
+    "./a-folder-of-this-name/with-another-one-inside/and-one-more/so-that-this-is/" \
+    "a-long-path-indeed"
 
 /* A wrong engine: its replay breaks a promise. */
 #define BROKEN "apply@c512/sector/1/p0.1+apply_counts_early"
@@ -45,13 +51,16 @@ START_TEST(arguments_that_make_no_sense)
         {"run ./empty", "./empty: no operation in it"},
         {"run ./binary", "./binary: not a text"},
         {"run ./", "./: Is a directory"},
+        {"run " LONG "/works", "File name too long"},
+        {"run create --image " LONG LONG LONG LONG, "File name too long"},
         {"run ./third", "./third:3: not an operation"},
     };
     struct desk desk = desk_open();
     desk_works(&desk, "printf '# nothing; dance' > empty; printf 'fl\\0ush' > binary");
+    desk_works(&desk, "mkdir -p " LONG " && echo flush > " LONG "/works");
     desk_works(&desk, "printf 'flush; flush\\n\\ndance' > third");
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        char command[128];
+        char command[600];
         snprintf(command, sizeof(command), "qcrash %s", bad[i].args);
         desk_want(&desk, command, 1, "", bad[i].words);
     }
@@ -94,6 +103,43 @@ START_TEST(json_has_the_keys_that_scripts_need)
 }
 END_TEST
 
+/* An image may be a file anywhere; what is found on it is found again by its path. */
+START_TEST(images_with_long_paths)
+{
+    struct desk desk = desk_open();
+    desk_works(&desk, "mkdir -p " LONG " && qsnap new " LONG "/i 256k -o cluster_size=512");
+    desk_works(&desk, "qsnap write " LONG "/i 0 4k --pattern 1");
+    desk_want(&desk, "qcrash run create --image " LONG "/i --faults", 0,
+        "create    " LONG "/i write-stop ", "");
+    desk_want(&desk, "qcrash replay create@" LONG "/i/sector/1/p0.0", 0, "kept", "");
+    desk_close(&desk);
+}
+END_TEST
+
+/* Names of files may be any bytes, several states may shrink to one; none gets lost. */
+START_TEST(each_violation_is_told_once)
+{
+    char *text;
+    size_t length;
+    struct output output = {.style = OUTPUT_JSON, .out = open_memstream(&text, &length)};
+    static const char *const ids[] = {"a@\xff/sector/1/l", "a@\xff/sector/1/l", "a@b/sector/1/l"};
+    for (int i = 0; i < 3; i++) {
+        struct story story = {.invariant = INVARIANT_COPIED};
+        snprintf(story.id, sizeof(story.id), "%s", ids[i]);
+        ck_assert_int_eq(output_story(&output, &story), 0);
+    }
+    ck_assert_int_eq(output_finish(&output), 0);
+    fclose(output.out);
+    json_t *o = json_loads(text, 0, NULL), *list = json_object_get(o, "violations");
+    ck_assert_uint_eq(json_array_size(list), 2);
+    ck_assert_str_eq(
+        json_string_value(json_object_get(json_array_get(list, 0), "id")), "a@\\xff/sector/1/l");
+    json_decref(o);
+    free(text);
+    output_release(&output);
+}
+END_TEST
+
 START_TEST(a_budget_that_does_not_suffice_is_said)
 {
     struct desk desk = desk_open();
@@ -113,6 +159,8 @@ Suite *test_qcrash(void)
     tcase_add_test(tcase, arguments_that_make_no_sense);
     tcase_add_test(tcase, exit_codes_and_styles);
     tcase_add_test(tcase, json_has_the_keys_that_scripts_need);
+    tcase_add_test(tcase, images_with_long_paths);
+    tcase_add_test(tcase, each_violation_is_told_once);
     tcase_add_test(tcase, a_budget_that_does_not_suffice_is_said);
     suite_add_tcase(suite, tcase);
     return suite;
