@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <linux/fs.h>
 #include <stdio.h>
@@ -262,15 +263,43 @@ static void find_holder(int fd, struct io_file_info *info)
     closedir(proc);
 }
 
+/* Never as one of the standard streams: where one of them is closed, what is said there would be
+ * written into the image. */
+static int open_above_streams(const char *path, int mode)
+{
+    int fd = open(path, mode, 0644);
+    if (fd < 0 || fd > STDERR_FILENO)
+        return fd < 0 ? -errno : fd;
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    int ret = higher < 0 ? -errno : higher;
+    close(fd);
+    return ret;
+}
+
+/* A new file's name is durable, too.  Where its folder cannot be read or has no such call, that is
+ * left to the file system. */
+static int sync_folder(const char *path)
+{
+    char *copy = strdup(path);
+    if (!copy)
+        return -ENOMEM;
+    int fd = open_above_streams(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int ret = fd >= 0 && fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
+    free(copy);
+    return ret;
+}
+
 static int open_fd(const char *path, unsigned flags, struct io_file_info *info)
 {
     int mode = O_CLOEXEC | (flags & IO_FILE_WRITE ? O_RDWR : O_RDONLY);
     if (flags & IO_FILE_CREATE)
         mode |= O_CREAT | O_EXCL | O_RDWR;
     /* O_NONBLOCK: a FIFO must not make us wait for its other end. */
-    int fd = open(path, mode | O_NONBLOCK, 0644);
+    int fd = open_above_streams(path, mode | O_NONBLOCK);
     if (fd < 0)
-        return -errno;
+        return fd;
     struct stat st;
     int ret = fstat(fd, &st) < 0 ? -errno : 0;
     if (ret == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
@@ -278,6 +307,11 @@ static int open_fd(const char *path, unsigned flags, struct io_file_info *info)
     int file_flags = ret == 0 ? fcntl(fd, F_GETFL) : 0;
     if (ret == 0 && (file_flags < 0 || fcntl(fd, F_SETFL, file_flags & ~O_NONBLOCK) < 0))
         ret = -errno;
+    if (ret == 0 && flags & IO_FILE_CREATE) {
+        ret = sync_folder(path);
+        if (ret < 0)
+            unlink(path);
+    }
     if (ret < 0) {
         close(fd);
         return ret;

@@ -239,6 +239,21 @@ START_TEST(nothing_is_written)
 }
 END_TEST
 
+/* An image must not take the place of a stream that is closed: words would be written into it. */
+START_TEST(closed_streams)
+{
+    static const char *const closed[] = {"<&-", ">&-", "2>&-", "<&- >&- 2>&-"};
+    struct shelf shelf = shelf_open();
+    proc_exit("cd '%s' && cp corrupt copy && '%s' --repair copy", shelf.dir, shelf.qcheck);
+    ck_assert_int_eq(
+        proc_exit(
+            "cd '%s' && '%s' --repair --undo undo -v --output=json corrupt %s; cmp corrupt copy",
+            shelf.dir, shelf.qcheck, closed[_i]),
+        0);
+    shelf_close(&shelf);
+}
+END_TEST
+
 /* ---- images in use -------------------------------------------------------------------------- */
 
 /* A process that holds lock bytes of an image as QEMU would, until its pipe is closed. */
@@ -440,6 +455,7 @@ Suite *test_cli(void)
     tcase_add_test(tc, the_cap_on_findings);
     tcase_add_test(tc, progress_is_for_people);
     tcase_add_loop_test(tc, nothing_is_written, 0, IMAGES);
+    tcase_add_loop_test(tc, closed_streams, 0, 4);
     tcase_add_loop_test(tc, images_in_use, 0, (int)(sizeof(holders) / sizeof(holders[0])));
     tcase_add_test(tc, qemu_has_it_open);
     tcase_add_loop_test(tc, a_signal_ends_it, 0, 3);
