@@ -57,12 +57,29 @@ static bool is_used(const struct walk *walk, uint64_t host_off)
     return census_get(walk->census, cluster_of(&walk->geo, host_off)).claimed;
 }
 
+/* Another disk has it, though that may not be read yet. */
+static bool is_named(const struct walk *walk, const struct tree *tree, uint64_t host_off)
+{
+    for (size_t i = 0; i < walk->tree_count; i++) {
+        if (&walk->trees[i] != tree && walk->trees[i].l1_off == host_off)
+            return true;
+    }
+    return false;
+}
+
+static void try_table(
+    const struct repair *repair, const struct tree *tree, uint64_t host_off, struct tries *tries)
+{
+    if (!is_named(repair->walk, tree, host_off))
+        try_also(tries, patch_be64(l1_off_at(tree), host_off));
+}
+
 static void try_orphans(const struct repair *repair, const struct tree *tree, struct tries *tries)
 {
     for (size_t i = 0; i < repair->findings.count && repair_may_try(repair, 1); i++) {
         const struct finding *f = &repair->findings.items[i];
         if (f->check == CHECK_orphan_l1_table)
-            try_also(tries, patch_be64(l1_off_at(tree), f->host_off));
+            try_table(repair, tree, f->host_off, tries);
     }
 }
 
@@ -96,7 +113,7 @@ static void try_leaked(const struct repair *repair, const struct tree *tree, str
          seen++, cluster++) {
         uint64_t host_off = cluster << walk->geo.cluster_bits;
         if (repair_deficit(repair, host_off) && looks_like_l1(walk, host_off, tree->l1_size))
-            try_also(tries, patch_be64(l1_off_at(tree), host_off));
+            try_table(repair, tree, host_off, tries);
     }
 }
 
@@ -139,11 +156,11 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     for (unsigned bit = 0; bit < 63; bit++) {
         uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
         if (may_start_l1(repair->walk, off) && !is_used(repair->walk, off))
-            try_also(&tries, patch_be64(l1_off_at(tree), off));
+            try_table(repair, tree, off, &tries);
     }
     uint64_t below = tree->l1_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
     if (below != tree->l1_off && may_start_l1(repair->walk, below))
-        try_also(&tries, patch_be64(l1_off_at(tree), below));
+        try_table(repair, tree, below, &tries);
     int ret = repair_take_best(repair, why, tries.patches, tries.count);
     if (ret < 0 || repair->plan.count > 0 || tree->record_off || !repair->lossy)
         return ret;
@@ -257,16 +274,17 @@ static void try_sizes(
         try_also(tries, patch_be64(off, most));
 }
 
-/* Behind the last entry of an L2 table that is not empty: 1 where none is to be had. */
+/* A sector into the last entry of an L2 table that is not empty; its first where none is to be had.
+ */
 static uint64_t entries_end(const struct repair *repair, uint64_t l2_off)
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint64_t end = 1;
+    uint64_t end = QCOW2_SECTOR_BYTES;
     uint8_t *bytes = table_find(&repair->walk->tables, l2_off) ? malloc(geo->cluster_size) : NULL;
     if (bytes && io_read_padded(repair->io, l2_off, bytes, geo->cluster_size) == 0) {
         for (uint64_t i = 0; i < geo->l2_entries; i++) {
             if (!walk_bytes_zero(bytes + i * geo->l2_entry_size, geo->l2_entry_size))
-                end = (i << geo->cluster_bits) + 1;
+                end = (i << geo->cluster_bits) + QCOW2_SECTOR_BYTES;
         }
     }
     free(bytes);
@@ -304,14 +322,26 @@ static int mend_size(struct repair *repair, enum check_id why, const struct tree
         repair, why, tries.patches, tries.count, repair->lossy ? UINT64_MAX : now);
 }
 
+/* An L1 entry behind the end of the disk that names a table. */
+static bool names_table(const struct repair *repair, const struct finding *f)
+{
+    uint64_t raw;
+    if (plan_peek(&repair->plan, repair_entry_off(repair, f), &raw) < 0)
+        return false;
+    const struct table *table = table_find(&repair->walk->tables, raw & QCOW2_OFFSET_MASK);
+    return table && !table->skip;
+}
+
 /* How far each disk's tables map data, where that is past its end: one number a tree. */
 static void mapped_ends(const struct repair *repair, uint64_t *ends)
 {
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
-        uint64_t len = f->check == CHECK_l2_entry_past_end   ? f->guest_len
-                       : f->check == CHECK_l1_entry_past_end ? 1 /* and somewhere behind that */
-                                                             : 0;
+        uint64_t len = 0;
+        if (f->check == CHECK_l2_entry_past_end)
+            len = f->guest_len;
+        else if (f->check == CHECK_l1_entry_past_end && names_table(repair, f))
+            len = QCOW2_SECTOR_BYTES; /* and somewhere behind that */
         if (len > 0 && f->tree >= TREE_ACTIVE && ends[f->tree] < f->guest_off + len)
             ends[f->tree] = f->guest_off + len;
     }
