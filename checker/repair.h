@@ -6,7 +6,8 @@
  *   repair.c           rounds, marks, the verdict
  *   repair_header.c    what the header must have been, tried out on a copy
  *   repair_records.c   the snapshot table found and read again
- *   repair_disk.c      where a disk's L1 table lies, and how large the disk is
+ *   repair_disk.c      where a disk's L1 table lies
+ *   repair_size.c      how large disks, VM states and L1 tables are
  *   repair_field.c     single fields and flags
  *   repair_refcount.c  counts: raised, lowered, or the whole structure made anew
  *   repair_structure.c refcount table and blocks found again

@@ -1,49 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the header says of the active disk, and a record of a snapshot's: where its L1 table lies,
- * how long that is, how large disk and VM state are.  The few values that each field can have had
- * are tried out on a copy-on-write view of the image. */
+ * What the header says of the active disk, and a record of a snapshot's: where its L1 table lies.
+ * See repair_disk.h. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "repair.h"
-
-enum { MAX_TRIES = 128 };
-
-struct tries {
-    struct patch patches[MAX_TRIES];
-    size_t count;
-};
-
-static void try_also(struct tries *tries, struct patch patch)
-{
-    for (size_t i = 0; i < tries->count; i++) {
-        if (tries->patches[i].off == patch.off && tries->patches[i].length == patch.length &&
-            memcmp(tries->patches[i].bytes, patch.bytes, patch.length) == 0)
-            return;
-    }
-    if (tries->count < MAX_TRIES)
-        tries->patches[tries->count++] = patch;
-}
-
-/* ---- where a disk's fields are ---- */
-
-static uint64_t l1_off_at(const struct tree *tree)
-{
-    return tree->record_off ? tree->record_off : QCOW2_HDR_L1_OFF;
-}
-
-static uint64_t l1_size_at(const struct tree *tree)
-{
-    return tree->record_off ? tree->record_off + 8 : QCOW2_HDR_L1_SIZE;
-}
-
-/* Of a snapshot that says it. */
-static uint64_t disk_size_at(const struct tree *tree)
-{
-    return tree->record_off ? tree->record_off + QCOW2_SNAPSHOT_HEAD_BYTES + 8 : QCOW2_HDR_SIZE;
-}
+#include "repair_disk.h"
 
 /* ---- lost L1 tables ---- */
 
@@ -148,16 +110,25 @@ static int make_l1(struct repair *repair, enum check_id why, const struct tree *
                          sizeof(fields));
 }
 
+/* Places a bit away from what the pointer says, where nobody has anything. */
+static void try_bits(
+    const struct repair *repair, const struct tree *tree, bool by_looks, struct tries *tries)
+{
+    const struct walk *walk = repair->walk;
+    for (unsigned bit = 0; bit < 63; bit++) {
+        uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
+        if (may_start_l1(walk, off) && !is_used(walk, off) &&
+            (!by_looks || looks_like_l1(walk, off, tree->l1_size)))
+            try_table(repair, tree, off, tries);
+    }
+}
+
 static int find_l1(struct repair *repair, enum check_id why, const struct tree *tree)
 {
     struct tries tries = {.count = 0};
     try_orphans(repair, tree, &tries);
     try_leaked(repair, tree, &tries);
-    for (unsigned bit = 0; bit < 63; bit++) {
-        uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
-        if (may_start_l1(repair->walk, off) && !is_used(repair->walk, off))
-            try_table(repair, tree, off, &tries);
-    }
+    try_bits(repair, tree, false, &tries);
     uint64_t below = tree->l1_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
     if (below != tree->l1_off && may_start_l1(repair->walk, below))
         try_table(repair, tree, below, &tries);
@@ -247,148 +218,7 @@ static int mend_pointers(struct repair *repair)
     return ret;
 }
 
-/* ---- sizes ---- */
-
-/* Sizes that the disk can have: those of other disks, the present one with a bit changed; if that
- * is too little, as far as its table maps or as data is mapped. */
-static void try_sizes(
-    const struct repair *repair, const struct tree *tree, uint64_t least, struct tries *tries)
-{
-    const struct walk *walk = repair->walk;
-    uint64_t most = capped_product(tree->l1_size, walk->geo.l2_span), off = disk_size_at(tree);
-    for (size_t i = 0; i < walk->tree_count; i++) {
-        const struct tree *other = &walk->trees[i];
-        if (other != tree && other->disk_size_known && other->disk_size >= least &&
-            other->disk_size <= most)
-            try_also(tries, patch_be64(off, other->disk_size));
-    }
-    if (tries->count == 0 && least > 0 && least <= most && !tree->record_off)
-        try_also(tries, patch_be64(off, least));
-    for (unsigned bit = 9; (least == 0 || tree->record_off) && bit < 63; bit++) {
-        uint64_t size = tree->disk_size ^ UINT64_C(1) << bit;
-        if (l1_entries_for(&walk->geo, size) == tree->l1_size && size >= least)
-            try_also(tries, patch_be64(off, size));
-    }
-    /* Larger than it was is better than one that cuts off what is mapped. */
-    if ((tree->record_off || (tries->count == 0 && least == 0)) && most > 0)
-        try_also(tries, patch_be64(off, most));
-}
-
-/* A sector into the last entry of an L2 table that is not empty; its first where none is to be had.
- */
-static uint64_t entries_end(const struct repair *repair, uint64_t l2_off)
-{
-    const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint64_t end = QCOW2_SECTOR_BYTES;
-    uint8_t *bytes = table_find(&repair->walk->tables, l2_off) ? malloc(geo->cluster_size) : NULL;
-    if (bytes && io_read_padded(repair->io, l2_off, bytes, geo->cluster_size) == 0) {
-        for (uint64_t i = 0; i < geo->l2_entries; i++) {
-            if (!walk_bytes_zero(bytes + i * geo->l2_entry_size, geo->l2_entry_size))
-                end = (i << geo->cluster_bits) + QCOW2_SECTOR_BYTES;
-        }
-    }
-    free(bytes);
-    return end;
-}
-
-/* Of a snapshot without VM state: up to the last entry it is disk. */
-static uint64_t tables_end(const struct repair *repair, const struct tree *tree)
-{
-    uint64_t raw;
-    if (!tree->record_off || tree->vm_state_size > 0 || !tree->usable)
-        return 0;
-    for (uint64_t i = tree->l1_size; i-- > 0;) {
-        if (plan_peek(&repair->plan, tree->l1_off + i * 8, &raw) < 0)
-            return 0;
-        if (raw != 0)
-            return i * repair->walk->geo.l2_span + entries_end(repair, raw & QCOW2_OFFSET_MASK);
-    }
-    return 0;
-}
-
-/* Table and disk size contradict each other: one of the two is wrong. */
-static int mend_size(struct repair *repair, enum check_id why, const struct tree *tree)
-{
-    const struct walk *walk = repair->walk;
-    struct tries tries = {.count = 0};
-    uint64_t needed = l1_entries_for(&walk->geo, tree->disk_size);
-    if (tree->disk_size_known && repair->lossy)
-        try_sizes(repair, tree, tables_end(repair, tree), &tries);
-    if (needed > 0 && needed <= QCOW2_MAX_L1_BYTES / 8)
-        try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
-    /* What a disk does not reach reads as zeros: that more of it is damaged is no gain. */
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
-    return repair_take_better(
-        repair, why, tries.patches, tries.count, repair->lossy ? UINT64_MAX : now);
-}
-
-/* An L1 entry behind the end of the disk that names a table. */
-static bool names_table(const struct repair *repair, const struct finding *f)
-{
-    uint64_t raw;
-    if (plan_peek(&repair->plan, repair_entry_off(repair, f), &raw) < 0)
-        return false;
-    const struct table *table = table_find(&repair->walk->tables, raw & QCOW2_OFFSET_MASK);
-    return table && !table->skip;
-}
-
-/* How far each disk's tables map data, where that is past its end: one number a tree. */
-static void mapped_ends(const struct repair *repair, uint64_t *ends)
-{
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        uint64_t len = 0;
-        if (f->check == CHECK_l2_entry_past_end)
-            len = f->guest_len;
-        else if (f->check == CHECK_l1_entry_past_end && names_table(repair, f))
-            len = QCOW2_SECTOR_BYTES; /* and somewhere behind that */
-        if (len > 0 && f->tree >= TREE_ACTIVE && ends[f->tree] < f->guest_off + len)
-            ends[f->tree] = f->guest_off + len;
-    }
-}
-
-/* Disks that map more than their size.  Tried once a disk, however many entries say so. */
-static int mend_small_sizes(struct repair *repair)
-{
-    const struct walk *walk = repair->walk;
-    if (!repair->lossy || walk->tree_count == 0 ||
-        !(repair_has(repair, CHECK_l2_entry_past_end) ||
-            repair_has(repair, CHECK_l1_entry_past_end)))
-        return 0;
-    uint64_t *ends = calloc(walk->tree_count, sizeof(*ends));
-    int ret = ends ? 0 : -ENOMEM;
-    if (ends)
-        mapped_ends(repair, ends);
-    for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < walk->tree_count; i++) {
-        const struct tree *tree = &walk->trees[i];
-        struct tries tries = {.count = 0};
-        if (ends[i] == 0 || !tree->disk_size_known)
-            continue;
-        try_sizes(repair, tree, ends[i], &tries);
-        ret = repair_take_best(repair,
-            repair_has(repair, CHECK_l1_entry_past_end) ? CHECK_l1_entry_past_end
-                                                        : CHECK_l2_entry_past_end,
-            tries.patches, tries.count);
-    }
-    free(ends);
-    return ret;
-}
-
-/* More VM state than the table maps: there can be only as much as it does, which is none if it ends
- * with the disk. */
-static int mend_vm_state(struct repair *repair, const struct finding *f)
-{
-    const struct tree *tree = &repair->walk->trees[f->tree];
-    uint64_t extra;
-    int ret = plan_peek(&repair->plan, tree->record_off + 32, &extra);
-    if (ret < 0 || (f->want > 0 && !repair->lossy))
-        return ret;
-    if ((uint32_t)extra >= 8) /* its length: then the size there counts */
-        return plan_be64(&repair->plan, PHASE_SWITCH, f->check,
-            tree->record_off + QCOW2_SNAPSHOT_HEAD_BYTES, f->want);
-    return plan_be32(
-        &repair->plan, PHASE_SWITCH, f->check, tree->record_off + 32, (uint32_t)f->want);
-}
+/* ---- tables on something else ---- */
 
 /* A table longer than its disk needs that goes on over what others use. */
 static int mend_overlap(struct repair *repair, const struct finding *f)
@@ -418,16 +248,41 @@ static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
     return repair_take_better(repair, f->check, tries.patches, tries.count, now);
 }
 
-/* Refcounts are made anew elsewhere, if it is they that lie on the table. */
-static bool is_on_counts(const struct walk *walk, const struct tree *tree)
+/* Of two that lie on each other it is not the table that goes: refcounts are made anew elsewhere,
+ * bitmaps are given up. */
+static bool stays(const struct walk *walk, const struct tree *tree)
 {
     for (size_t i = 0; i < walk->areas.count; i++) {
         const struct area *area = &walk->areas.items[i];
-        if ((area->kind == AREA_REFCOUNT_TABLE || area->kind == AREA_REFCOUNT_BLOCK) &&
+        bool goes = area->kind == AREA_REFCOUNT_TABLE || area->kind == AREA_REFCOUNT_BLOCK ||
+                    area->kind == AREA_BITMAP_TABLE || area->kind == AREA_BITMAP_DATA;
+        if (goes &&
             ranges_overlap(area->host_off, area->length, tree->l1_off, tree->l1_size * UINT64_C(8)))
             return true;
     }
     return false;
+}
+
+/* A snapshot's table on something else: it is longer than it needs to be, or, if that was not read
+ * because of it, elsewhere, and then it looks like a table. */
+static int mend_snapshot_overlap(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    const struct walk *walk = repair->walk;
+    struct tries tries = {.count = 0};
+    uint64_t needed = l1_entries_for(&walk->geo, tree->disk_size) +
+                      l1_entries_for(&walk->geo, tree->vm_state_size);
+    if (stays(walk, tree))
+        return 0;
+    if (needed > 0 && needed < tree->l1_size) {
+        try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
+    } else if (!tree->usable) {
+        try_orphans(repair, tree, &tries);
+        try_leaked(repair, tree, &tries);
+        try_bits(repair, tree, true, &tries);
+    }
+    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    return repair_take_better(
+        repair, why, tries.patches, tries.count, tree->usable ? now : UINT64_MAX);
 }
 
 static int mend_disk(struct repair *repair, const struct finding *f)
@@ -435,13 +290,13 @@ static int mend_disk(struct repair *repair, const struct finding *f)
     struct walk *walk = repair->walk;
     const struct tree *tree = &walk->trees[f->tree > TREE_ACTIVE ? f->tree : TREE_ACTIVE];
     switch (f->check) {
-    case CHECK_area_shared: /* a snapshot's table on top of something else, which is not read */
-        return f->tree > TREE_ACTIVE && !tree->usable && f->host_off == tree->l1_off &&
-                       !is_on_counts(repair->walk, tree)
-                   ? find_l1(repair, f->check, tree)
+    case CHECK_area_shared:
+        return f->tree > TREE_ACTIVE && f->host_off == tree->l1_off
+                   ? mend_snapshot_overlap(repair, f->check, tree)
                    : 0;
     case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
-        return tree->usable ? mend_size(repair, f->check, tree) : find_l1(repair, f->check, tree);
+        return tree->usable ? disk_mend_size(repair, f->check, tree)
+                            : find_l1(repair, f->check, tree);
     case CHECK_header_l1_unaligned:
     case CHECK_snapshot_l1_unaligned:
     case CHECK_snapshot_l1_outside:
@@ -451,9 +306,9 @@ static int mend_disk(struct repair *repair, const struct finding *f)
     case CHECK_header_l1_too_large:
     case CHECK_snapshot_l1_too_small:
     case CHECK_snapshot_disk_size:
-        return mend_size(repair, f->check, tree);
+        return disk_mend_size(repair, f->check, tree);
     case CHECK_snapshot_vm_state_size:
-        return mend_vm_state(repair, f);
+        return disk_mend_vm_state(repair, f);
     default:
         return 0;
     }
@@ -472,6 +327,6 @@ int repair_disks(struct repair *repair)
     for (size_t i = 0; ret == 0 && repair->plan.count == 0 && i < repair->findings.count; i++)
         ret = mend_disk(repair, &repair->findings.items[i]);
     if (ret == 0 && repair->plan.count == 0)
-        ret = mend_small_sizes(repair);
+        ret = disk_mend_small_sizes(repair);
     return ret == 0 && repair->plan.count == 0 ? mend_pointers(repair) : ret;
 }

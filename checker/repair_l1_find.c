@@ -29,7 +29,7 @@ void match_look_closer(struct repair *repair, struct candidate *c)
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, c->bytes + (size_t)i * geo->l2_entry_size, &e);
-        if (e.raw != 0 || e.bitmap != 0)
+        if ((e.raw != 0 || e.bitmap != 0) && l2_entry_plain(walk, &e, e.host_off))
             c->last = i;
         if (!geo->data_file)
             votes[owner_of(walk, &e)]++;
@@ -53,12 +53,14 @@ static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, boo
             return 0;
     }
     const struct table *table = table_find(&walk->tables, host_off);
-    bool known = table && !table->skip;
+    bool known = table && !table->skip, spare_is_claim = !repair_deficit(m->repair, host_off);
     if (spare == 0 || m->candidate_count == MAX_CANDIDATES || host_off >= walk->file_size)
         return 0;
     bool fits = walk_looks_like_l2(walk, cluster_of(&walk->geo, host_off), &c.look);
     /* Beside a place with another disk's table only what its own lost is orphaned. */
     fits |= c.look.orphaned > c.look.odd && c.look.marked > 0;
+    /* What an entry points into, with nothing odd in it, is a table also where no count tells. */
+    fits |= spare_is_claim && c.look.named > 0 && c.look.odd == 0 && c.look.metadata == 0;
     c.bare = !fits && !known;
     if (c.bare && !(empty_too && c.look.named == 0 && c.look.odd == 0))
         return 0;
@@ -123,14 +125,18 @@ static int add_orphans(struct match *m)
     return ret;
 }
 
-/* Tables of other disks that miss a reference. */
-static int add_tables(struct match *m)
+/* Tables of other disks that miss a reference.  `with_data`: only if most of the data behind it
+ * does so, too; else it may just have a wrong count. */
+static int add_tables(struct match *m, bool with_data)
 {
-    const struct walk *walk = m->repair->walk;
+    struct walk *walk = m->repair->walk;
+    struct l2_look look;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
-        if (!table->skip)
+        if (table->skip || deficit(m->repair, table->host_off) == 0)
+            continue;
+        if (!with_data || walk_looks_like_l2(walk, cluster_of(&walk->geo, table->host_off), &look))
             ret = add_unexplained(m, table->host_off);
     }
     return ret;
@@ -316,8 +322,9 @@ int match_find(struct match *m)
         return -ENOMEM;
     add_found_places(m);
     int ret = add_orphans(m);
-    if (ret == 0 && (m->place_count > 0 || m->candidate_count > 0))
-        ret = add_tables(m);
+    bool any = m->place_count > 0 || m->candidate_count > 0;
+    if (ret == 0 && (any || repair->lossy))
+        ret = add_tables(m, !any);
     if (ret == 0 && repair->lossy)
         ret = add_leaked(m);
     if (ret == 0)

@@ -150,7 +150,9 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
         return 0;
     if (!(sum & STRONG) && (foreign || kin_elsewhere(m, p, c)))
         return 0;
-    if (foreign && !(sum & OTHER_DISK))
+    /* Flags and counts contradict each other where the counts were made anew. */
+    bool sure = m->repair->lossy && (sum & ONE_BIT) && (sum & KIN);
+    if (foreign && !(sum & OTHER_DISK) && !sure)
         return 0;
     if (!(sum & STRONG) && used_elsewhere(walk, p, c))
         return 0;

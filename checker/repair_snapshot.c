@@ -319,6 +319,17 @@ static int mend_directory(struct repair *repair, enum check_id why)
     return ret;
 }
 
+static bool is_bitmap_at(const struct walk *walk, uint64_t host_off)
+{
+    for (size_t i = 0; i < walk->areas.count; i++) {
+        const struct area *area = &walk->areas.items[i];
+        if ((area->kind == AREA_BITMAP_TABLE || area->kind == AREA_BITMAP_DATA) &&
+            area->host_off == host_off)
+            return true;
+    }
+    return false;
+}
+
 static int mend_bitmaps(struct repair *repair)
 {
     for (size_t i = 0; i < repair->findings.count; i++) {
@@ -330,11 +341,7 @@ static int mend_bitmaps(struct repair *repair)
             return repair->walk->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS
                        ? give_up_bitmaps(repair, f->check)
                        : 0;
-        enum area_kind area =
-            f->check == CHECK_area_shared
-                ? walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL)
-                : AREA_NONE;
-        if (area == AREA_BITMAP_TABLE || area == AREA_BITMAP_DATA ||
+        if ((f->check == CHECK_area_shared && is_bitmap_at(repair->walk, f->host_off)) ||
             row->kind == OBJECT_BITMAP_DIRECTORY || row->kind == OBJECT_BITMAP ||
             row->kind == OBJECT_BITMAP_ENTRY)
             return mend_directory(repair, f->check);
