@@ -229,6 +229,14 @@ static void add_place(struct match *m, const struct place *place)
         m->places[m->place_count++] = *place;
 }
 
+/* Behind the last entry that the disk needs there is VM state, or nothing that could be lost. */
+static bool holds_nothing(const struct repair *repair, const struct finding *f)
+{
+    const struct tree *tree = &repair->walk->trees[f->tree];
+    return tree->disk_size_known && tree->vm_state_size == 0 &&
+           f->index >= l1_entries_for(&repair->walk->geo, tree->disk_size);
+}
+
 static void add_found_places(struct match *m)
 {
     const struct repair *repair = m->repair;
@@ -236,7 +244,7 @@ static void add_found_places(struct match *m)
         const struct finding *f = &repair->findings.items[i];
         struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
         if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off) ||
-            repair_on_nonsense(repair, f))
+            repair_on_nonsense(repair, f) || holds_nothing(repair, f))
             continue;
         place.entry_off = repair_entry_off(repair, f);
         if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
