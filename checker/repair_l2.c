@@ -243,7 +243,9 @@ static struct candidate find_candidate(
     else if (!shared || place->uprooted)
         propose_by_bits(repair, &best, place);
     propose_by_disks(repair, &best, place);
-    if (best.evidence == NOTHING && lost_one)
+    /* Where zeros may be right the only cluster without an owner may as well be a bitmap's. */
+    bool maybe = place->check == CHECK_l2_copied_unallocated && repair->walk->has_bitmaps_ext;
+    if (best.evidence == NOTHING && lost_one && !maybe)
         propose(repair, &best, place, lost_one, ONLY_ONE);
     return best;
 }
@@ -379,12 +381,13 @@ static void find_mirrored(struct place *places, size_t count)
     }
 }
 
-/* What an L1 entry lost misses a reference, too. */
-static bool l1_lost_some(const struct repair *repair)
+/* What an L1 entry or a bitmap lost misses a reference, too. */
+static bool others_lost_some(const struct repair *repair)
 {
     static const enum check_id checks[] = {CHECK_l1_flags_without_table, CHECK_l1_entry_unaligned,
         CHECK_l1_entry_outside, CHECK_l1_entry_into_metadata, CHECK_l1_hole,
-        CHECK_l2_table_implausible};
+        CHECK_l2_table_implausible, CHECK_area_shared, CHECK_bitmap_entry_unaligned,
+        CHECK_bitmap_entry_outside, CHECK_bitmap_table_range, CHECK_ext_bitmaps_directory};
     for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         if (repair_has(repair, checks[i]))
             return true;
@@ -401,7 +404,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     find_mirrored(places, count);
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
-    uint64_t lost_one = unproven == 1 && !l1_lost_some(repair) ? only_leak(repair) : 0;
+    uint64_t lost_one = unproven == 1 && !others_lost_some(repair) ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
         if (places[i].rooted || proves_itself(repair, &places[i]))
