@@ -159,12 +159,11 @@ bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
 bool orphan_is_lost_l2(
     struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
 {
-    if (!orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) ||
-        may_be_bitmap_table(walk, host_off, look) ||
-        (look->marked == 0 && (look->metadata > 0 || walk_looks_like_reftable(walk, host_off))))
-        return false;
-    return look->orphaned > 0 && look->orphaned >= look->named - look->orphaned &&
-           look->orphaned >= look->odd;
+    if (!orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) || look->orphaned == 0 ||
+        look->orphaned < look->named - look->orphaned || look->orphaned < look->odd)
+        return false; /* first what costs nothing */
+    return !may_be_bitmap_table(walk, host_off, look) &&
+           (look->marked > 0 || (look->metadata == 0 && !walk_looks_like_reftable(walk, host_off)));
 }
 
 /* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */

@@ -244,6 +244,19 @@ static int mend_ext(struct repair *repair, const struct finding *f)
                : end_extensions(repair, f);
 }
 
+/* Every size; or they are too small for extended L2 entries only, and those are none. */
+static int mend_cluster_bits(struct repair *repair, enum check_id why)
+{
+    struct patch patches[QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 2];
+    uint64_t features = repair->walk->header.incompatible;
+    size_t count = 0;
+    for (uint32_t bits = QCOW2_MIN_CLUSTER_BITS; bits <= QCOW2_MAX_CLUSTER_BITS; bits++)
+        patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
+    if (features & QCOW2_INCOMPAT_EXTL2)
+        patches[count++] = patch_be64(QCOW2_HDR_INCOMPATIBLE, features & ~QCOW2_INCOMPAT_EXTL2);
+    return repair_take_best(repair, why, patches, count);
+}
+
 static int mend_field(struct repair *repair, const struct finding *f)
 {
     bool lossy = repair->lossy;
@@ -257,8 +270,7 @@ static int mend_field(struct repair *repair, const struct finding *f)
     case CHECK_header_incompatible_unknown:
         return mend_incompatible(repair, f->check);
     case CHECK_header_cluster_bits:
-        return try_values(repair, f->check, QCOW2_HDR_CLUSTER_BITS, QCOW2_MIN_CLUSTER_BITS,
-            QCOW2_MAX_CLUSTER_BITS);
+        return mend_cluster_bits(repair, f->check);
     case CHECK_header_refcount_order:
         return try_values(repair, f->check, QCOW2_HDR_REFCOUNT_ORDER, 0, QCOW2_MAX_REFCOUNT_ORDER);
     case CHECK_header_length: {

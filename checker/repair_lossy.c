@@ -92,35 +92,43 @@ static struct qcow2_l2_entry with_sectors(
     return e;
 }
 
-/* The shortest length with which the data makes a whole cluster: with more it still does. */
-static int shorten_compressed(struct repair *repair, const struct finding *f)
+/* Gives a compressed entry the shortest length with which the data makes a whole cluster (with more
+ * it still does); false if there is none. */
+static bool shorten(const struct repair *repair, uint64_t *raw)
 {
     const struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t raw;
-    int ret = plan_peek(&repair->plan, repair_entry_off(repair, f), &raw);
-    if (ret < 0)
-        return ret;
-    struct qcow2_l2_entry e = with_sectors(geo, raw, 0);
+    struct qcow2_l2_entry e = with_sectors(geo, *raw, 0);
     uint64_t low = 0,
              high = (geo->cluster_size - 2 + e.host_off % QCOW2_SECTOR_BYTES) / QCOW2_SECTOR_BYTES;
-    while (check_outside(&walk->view, e.host_off, with_sectors(geo, raw, high).length)) {
+    while (check_outside(&walk->view, e.host_off, with_sectors(geo, *raw, high).length)) {
         if (high-- == 0)
-            return drop_l2_entry(repair, f);
+            return false;
     }
-    e = with_sectors(geo, raw, high);
+    e = with_sectors(geo, *raw, high);
     if (!repair_decodes(repair, &e))
-        return drop_l2_entry(repair, f);
+        return false;
     while (low < high) {
         uint64_t middle = (low + high) / 2;
-        e = with_sectors(geo, raw, middle);
+        e = with_sectors(geo, *raw, middle);
         if (repair_decodes(repair, &e))
             high = middle;
         else
             low = middle + 1;
     }
-    return plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f),
-        with_sectors(geo, raw, high).raw);
+    *raw = with_sectors(geo, *raw, high).raw;
+    return true;
+}
+
+static int shorten_compressed(struct repair *repair, const struct finding *f)
+{
+    uint64_t raw;
+    int ret = plan_peek(&repair->plan, repair_entry_off(repair, f), &raw);
+    if (ret < 0)
+        return ret;
+    return shorten(repair, &raw)
+               ? plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), raw)
+               : drop_l2_entry(repair, f);
 }
 
 static int drop_l1_entry(struct repair *repair, const struct finding *f)
@@ -131,26 +139,46 @@ static int drop_l1_entry(struct repair *repair, const struct finding *f)
                : plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), 0);
 }
 
+/* The entry, if it makes sense but for its reserved bits or a length; else zeros, or nothing.  The
+ * data of some compressed ones is tried, of garbage there may be much. */
+static void clean_entry(const struct repair *repair, uint8_t *p, unsigned *tried)
+{
+    enum { MOST_TRIED = 64 };
+    const struct qcow2_geometry *geo = &repair->walk->geo;
+    struct qcow2_l2_entry e;
+    uint8_t bytes[16] = {0};
+    memcpy(bytes, p, geo->l2_entry_size);
+    qcow2_l2_decode(geo, bytes, &e);
+    if (l2_entry_plain(repair->walk, &e, 0))
+        return;
+    uint64_t raw = e.raw, zero = 0;
+    bool packed = raw & QCOW2_ENTRY_COMPRESSED;
+    store_be64(bytes, raw & ~QCOW2_L2_RESERVED);
+    qcow2_l2_decode(geo, bytes, &e);
+    bool sound = !packed && l2_entry_plain(repair->walk, &e, 0);
+    if (packed && (*tried)++ < MOST_TRIED)
+        sound = shorten(repair, &raw);
+    else
+        raw &= ~QCOW2_L2_RESERVED;
+    if (geo->version >= 3 && !geo->extended_l2 && !packed && (raw & QCOW2_ENTRY_ZERO))
+        zero = QCOW2_ENTRY_ZERO;
+    if (!sound)
+        memset(p, 0, geo->l2_entry_size);
+    store_be64(p, sound ? raw : zero);
+}
+
 /* The table is where it should be, but most of it was overwritten: what makes no sense goes. */
 static int clean_table(struct repair *repair, const struct finding *f)
 {
     struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
+    unsigned tried = 0;
     uint8_t *bytes = malloc(geo->cluster_size);
     if (!bytes)
         return -ENOMEM;
     int ret = io_read_padded(walk->io, f->host_off, bytes, geo->cluster_size);
-    for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++) {
-        uint8_t *p = bytes + (size_t)i * geo->l2_entry_size;
-        struct qcow2_l2_entry e;
-        qcow2_l2_decode(geo, p, &e);
-        if (l2_entry_plain(walk, &e, 0))
-            continue;
-        bool zero = geo->version >= 3 && !geo->extended_l2 && !(e.raw & QCOW2_ENTRY_COMPRESSED) &&
-                    (e.raw & QCOW2_ENTRY_ZERO);
-        memset(p, 0, geo->l2_entry_size);
-        store_be64(p, zero ? QCOW2_ENTRY_ZERO : 0);
-    }
+    for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++)
+        clean_entry(repair, bytes + (size_t)i * geo->l2_entry_size, &tried);
     if (ret < 0) {
         free(bytes);
         return ret;
