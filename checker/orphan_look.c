@@ -156,6 +156,16 @@ bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
 }
 
 /* True if that is what the bytes of a whole cluster look like. */
+/* A refcount table whose entry was damaged may; a table of guest data has no reason to. */
+static bool names_itself(const struct walk *walk, uint64_t host_off, const uint8_t *bytes)
+{
+    for (size_t at = 0; at < walk->geo.cluster_size; at += walk->geo.l2_entry_size) {
+        if (host_off != 0 && (load_be64(bytes + at) & QCOW2_OFFSET_MASK) == host_off)
+            return true;
+    }
+    return false;
+}
+
 bool orphan_is_lost_l2(
     struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
 {
@@ -163,7 +173,8 @@ bool orphan_is_lost_l2(
         look->orphaned < look->named - look->orphaned || look->orphaned < look->odd)
         return false; /* first what costs nothing */
     return !may_be_bitmap_table(walk, host_off, look) &&
-           (look->marked > 0 || (look->metadata == 0 && !walk_looks_like_reftable(walk, host_off)));
+           (look->marked > 0 || (look->metadata == 0 && !names_itself(walk, host_off, bytes) &&
+                                    !walk_looks_like_reftable(walk, host_off)));
 }
 
 /* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */

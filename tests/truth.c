@@ -295,14 +295,15 @@ uint64_t truth_worse(const struct truth *truth, const struct truth *before,
 
 /* Looks at the runs of `places`; a disk that one of the two does not have may be anything. */
 static uint64_t strange_at(const struct truth *contents[3], const struct truth_disk *disks[3],
-    const struct truth_disk *places, FILE *why)
+    const struct truth_disk *places, bool lossy, FILE *why)
 {
     uint64_t strange = 0;
     for (size_t k = 0; k < places->count; k++) {
         uint64_t idx = places->runs[k].guest_idx, digests[3];
         for (int i = 0; i < 3; i++)
             digests[i] = digest_at(contents[i], disks[i], idx);
-        if (digests[2] == digests[0] || digests[2] == digests[1])
+        if (digests[2] == digests[0] || digests[2] == digests[1] ||
+            (lossy && digests[2] == TRUTH_UNREADABLE))
             continue;
         if (strange++ == 0)
             fprintf(why, "disk \"%s\": guest cluster %" PRIu64 " is %s", places->label, idx,
@@ -312,7 +313,7 @@ static uint64_t strange_at(const struct truth *contents[3], const struct truth_d
 }
 
 uint64_t truth_between(
-    const struct truth *a, const struct truth *b, const struct truth *now, FILE *why)
+    const struct truth *a, const struct truth *b, const struct truth *now, bool lossy, FILE *why)
 {
     uint64_t strange = 0;
     const struct truth *contents[3] = {a, b, now};
@@ -323,7 +324,7 @@ uint64_t truth_between(
         if (!disks[1])
             continue;
         for (int k = 0; k < 3 && disks[2] && strange == 0; k++)
-            strange += strange_at(contents, disks, disks[k], why);
+            strange += strange_at(contents, disks, disks[k], lossy, why);
         if (!disks[2] && strange++ == 0)
             fprintf(why, "disk \"%s\" is gone", label);
     }

@@ -67,9 +67,9 @@ void truth_kept(const struct truth *truth, struct io *healthy, struct io *damage
 uint64_t truth_worse(const struct truth *truth, const struct truth *before,
     const struct truth *after, bool whole, FILE *why);
 
-/* Guest clusters that read neither as in `a` nor as in `b`; a line about the first goes to `why`.
- */
+/* Guest clusters that read neither as in `a` nor as in `b`, nor, with `lossy`, are unreadable now;
+ * a line about the first goes to `why`. */
 uint64_t truth_between(
-    const struct truth *a, const struct truth *b, const struct truth *now, FILE *why);
+    const struct truth *a, const struct truth *b, const struct truth *now, bool lossy, FILE *why);
 
 #endif
