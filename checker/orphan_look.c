@@ -71,6 +71,9 @@ static bool is_in_directory(const struct walk *walk, uint64_t host_off)
                 break;
             found = host_off - bitmap.table_off < bitmap.table_size * UINT64_C(8);
         }
+        /* Behind a damaged record others may follow; each begins with where its table is. */
+        for (uint64_t pos = 0; !found && pos + 8 <= size; pos += 8)
+            found = load_be64(bytes + pos) == host_off;
     }
     free(bytes);
     return found;
@@ -156,7 +159,7 @@ bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
 }
 
 /* True if that is what the bytes of a whole cluster look like. */
-/* A refcount table whose entry was damaged may; a table of guest data has no reason to. */
+/* A refcount table whose entry was damaged may; in a table of guest data it is damage. */
 static bool names_itself(const struct walk *walk, uint64_t host_off, const uint8_t *bytes)
 {
     for (size_t at = 0; at < walk->geo.cluster_size; at += walk->geo.l2_entry_size) {
@@ -172,9 +175,11 @@ bool orphan_is_lost_l2(
     if (!orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) || look->orphaned == 0 ||
         look->orphaned < look->named - look->orphaned || look->orphaned < look->odd)
         return false; /* first what costs nothing */
+    bool itself = names_itself(walk, host_off, bytes);
+    look->odd += itself;
     return !may_be_bitmap_table(walk, host_off, look) &&
-           (look->marked > 0 || (look->metadata == 0 && !names_itself(walk, host_off, bytes) &&
-                                    !walk_looks_like_reftable(walk, host_off)));
+           (look->marked > 0 ||
+               (look->metadata == 0 && !itself && !walk_looks_like_reftable(walk, host_off)));
 }
 
 /* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */

@@ -219,11 +219,12 @@ uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
     return 0;
 }
 
-/* Extensions of fixed length: that is what the field must say.  Of others a bit may be wrong. */
+/* Extensions of fixed length: that is what the field must say.  Names of features are as many as
+ * programs write; of others a bit may be wrong. */
 static int mend_ext(struct repair *repair, const struct finding *f)
 {
-    enum { BITS = 32, MOST_NAMES = 32, NAME_BYTES = 48 };
-    struct patch patches[BITS + MOST_NAMES];
+    enum { BITS = 32, MOST_NAMES = 16, NAME_BYTES = 48 };
+    struct patch patches[BITS];
     size_t count = 0;
     uint64_t head;
     int ret = plan_peek(&repair->plan, f->host_off, &head);
@@ -232,7 +233,7 @@ static int mend_ext(struct repair *repair, const struct finding *f)
         return plan_be32(&repair->plan, PHASE_SWITCH, f->check, off, QCOW2_CRYPTO_EXT_BYTES);
     if (ret == 0 && type == QCOW2_EXT_BITMAPS)
         return plan_be32(&repair->plan, PHASE_SWITCH, f->check, off, QCOW2_BITMAPS_EXT_BYTES);
-    for (unsigned bit = 0; bit < BITS; bit++)
+    for (unsigned bit = 0; type != QCOW2_EXT_FEATURE_NAMES && bit < BITS; bit++)
         patches[count++] = patch_be32(off, (uint32_t)head ^ UINT32_C(1) << bit);
     for (uint32_t names = 1; type == QCOW2_EXT_FEATURE_NAMES && names <= MOST_NAMES; names++)
         patches[count++] = patch_be32(off, names * NAME_BYTES);

@@ -181,6 +181,8 @@ static int separate_data(struct repair *repair)
         const struct finding *f = &repair->findings.items[i];
         if (!first || first->check != f->check || first->host_off != f->host_off)
             first = f;
+        if (repair->lossy && f->host_off == f->table_off)
+            continue; /* a table is no data of its own: that goes */
         if (f->check == CHECK_l2_entry_into_metadata ||
             (f->check == CHECK_l2_entry_shared && !keeps_it(repair, &packed, f, first)))
             ret = separate(repair, f);
