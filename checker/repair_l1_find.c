@@ -119,8 +119,14 @@ static int add_orphans(struct match *m)
     const struct finding_set *findings = &m->repair->findings;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < findings->count; i++) {
-        if (findings->items[i].check == CHECK_orphan_l2_table)
-            ret = add_unexplained(m, findings->items[i].host_off);
+        uint64_t host_off = findings->items[i].host_off;
+        if (findings->items[i].check != CHECK_orphan_l2_table)
+            continue;
+        ret = add_unexplained(m, host_off);
+        /* Its own count may be damaged, too: then what hangs on it speaks for it. */
+        if (ret == 0 && m->repair->lossy && !m->repair->void_counts &&
+            !repair_deficit(m->repair, host_off))
+            ret = add_candidate(m, host_off, 1, false);
     }
     return ret;
 }
