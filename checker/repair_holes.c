@@ -298,6 +298,16 @@ static int fill_from_others(struct hole_search *s)
     return ret;
 }
 
+static bool has_empty(const struct hole_search *s)
+{
+    const struct qcow2_geometry *geo = &s->repair->walk->geo;
+    for (size_t at = 0; at < geo->cluster_size; at += geo->l2_entry_size) {
+        if (load_be64(s->bytes + at) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* What is empty there may be somebody's data. */
 static bool lies_on_other(const struct walk *walk, const struct table *table)
 {
@@ -323,6 +333,8 @@ int repair_holes(struct repair *repair)
         if (s.table->skip || lies_on_other(walk, s.table))
             continue;
         walk_read_again(walk, s.table->host_off, s.bytes, walk->geo.cluster_size);
+        if (!has_empty(&s)) /* most tables of a full disk */
+            continue;
         memcpy(s.old, s.bytes, walk->geo.cluster_size);
         ret = fill_runs(&s);
         if (ret == 0 && !has_changed(&s) && !repair_has(repair, CHECK_orphan_l2_table))
