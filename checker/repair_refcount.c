@@ -79,20 +79,8 @@ static int tell_orphans(struct repair *repair)
     return ret;
 }
 
-/* Leaks that --lossy would put into empty L2 entries stay counted.  Most leaks are what an
- * interrupted write left behind, and nobody's; but one that lies just between the clusters of an
- * empty entry's neighbours, or where another disk has it, may be data that was lost.  Left alone it
- * costs space; freed, the next write destroys what could still be put back. */
-static int keep_what_fits(struct repair *repair, bool *any)
-{
-    repair->lossy = true;
-    int ret = repair_holes(repair); /* it claims them */
-    repair->lossy = false;
-    *any = repair->plan.count > 0;
-    repair_new_plan(repair);
-    return ret;
-}
-
+/* A leaked data cluster that would fit an empty L2 entry is freed, too: an interrupted discard leaves
+ * just that, and a repair of what an interrupted call left must end clean. */
 int repair_lower(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -105,16 +93,8 @@ int repair_lower(struct repair *repair)
     if (repair_has(repair, CHECK_l2_data_file_offset) ||
         repair_has(repair, CHECK_l2_compressed_data_file))
         return 0; /* what seems to leak may be the data, and the data file's bit wrong */
-    bool kept = false;
-    int ret = repair->lossy ? 0 : keep_what_fits(repair, &kept);
-    if (ret == 0)
-        ret = plan_blocks(repair, true);
-    if (ret == 0 && repair->plan.count > 0)
-        return tell_orphans(repair);
-    return ret == 0 && kept ? plan_remark(&repair->plan,
-                                  "leaked clusters that fit into empty L2 entries are not freed: "
-                                  "--lossy puts them back")
-                            : ret;
+    int ret = plan_blocks(repair, true);
+    return ret == 0 && repair->plan.count > 0 ? tell_orphans(repair) : ret;
 }
 
 /* ---- a new structure ---- */
