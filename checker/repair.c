@@ -374,6 +374,7 @@ struct outcome {
     bool was_corrupt; /* the bit, before we came */
     bool marked;      /* by us */
     bool clean;       /* nothing wrong but the marks */
+    bool unread;      /* the last round did not see all */
 };
 
 /* Clusters without their count, where that is not judged. */
@@ -412,6 +413,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         }
         outcome->clean = ret == 0 && !more && repair->report.corruptions == 0 &&
                          !repair->report.incomplete && !repair->report.unsupported;
+        outcome->unread = repair->walk && repair->walk->unreadable;
         if (repair->walk)
             round_end(repair);
     }
@@ -444,6 +446,9 @@ int repair_image(struct io *io, const char *filename, const struct check_options
         ret = clear_marks(&repair, &outcome);
     free(repair.findings.items);
     int checked = check_image(io, filename, check, report); /* what counts is what is there now */
+    if (ret == 0 && outcome.unread && !report->incomplete &&
+        report->corruptions + report->leaks > 0)
+        ret = -EIO; /* a device that fails at times: there may have been more to repair */
     if (outcome.corruptions > report->corruptions)
         report->corruptions_fixed = outcome.corruptions - report->corruptions;
     if (outcome.leaks > report->leaks)

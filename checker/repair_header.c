@@ -11,7 +11,8 @@
 
 #define WRONG_UNREAD (UINT64_C(1) << 62)
 
-/* Guest data that the active disk maps: with the right geometry it is no less than with another. */
+/* Guest data that the active disk maps: with the right geometry it is no less than with another.  0
+ * where that is not to be had. */
 static uint64_t mapped_bytes(struct io *io, const struct report *report)
 {
     uint8_t field[4];
@@ -337,14 +338,18 @@ static int mend_geometry(struct repair *repair)
     size_t count = 0;
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     bool unaligned = is_unaligned(repair);
-    if (repair->geometry_tried || (!unaligned && !is_miscounted(repair)))
+    /* Of a device that fails the counts say nothing. */
+    if (repair->geometry_tried || repair->walk->unreadable ||
+        (!unaligned && !is_miscounted(repair)))
         return 0;
     repair->geometry_tried = true;
     for (uint32_t bits = QCOW2_MIN_CLUSTER_BITS; bits <= QCOW2_MAX_CLUSTER_BITS; bits++)
         patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
     for (uint32_t order = 0; repair->walk->header.version >= 3 && order < ORDERS; order++)
         patches[count++] = patch_be32(QCOW2_HDR_REFCOUNT_ORDER, order);
-    repair->least_mapped = unaligned ? 0 : mapped_bytes(repair->io, &repair->report);
+    repair->least_mapped = unaligned ? 0
+                                     : capped_product(repair->report.allocated_clusters,
+                                           repair->walk->geo.cluster_size);
     int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
         unaligned ? WRONG_UNREAD : now / LEAST_GAIN);
     repair->least_mapped = 0;

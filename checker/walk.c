@@ -290,8 +290,13 @@ int walk_judge_areas(struct walk *walk)
 struct cluster_facts walk_counts(struct walk *walk, uint64_t cluster, int64_t balance)
 {
     uint64_t stored = 0;
-    bool known = census_known(walk->census, cluster) && walk_stored(walk, cluster, &stored);
+    bool counted = census_known(walk->census, cluster);
+    bool known = counted && walk_stored(walk, cluster, &stored);
     int64_t loaded = stored < CENSUS_STORED_MAX ? (int64_t)stored : CENSUS_STORED_MAX;
+    if (counted && !known) { /* of the references only those above any count are sure */
+        walk_lost_again(walk);
+        return (struct cluster_facts){.refs = balance < 0 ? (uint64_t)-balance : 0};
+    }
     return (struct cluster_facts){
         .stored_known = known, .stored = stored, .refs = (uint64_t)(loaded - balance)};
 }

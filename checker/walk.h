@@ -233,6 +233,9 @@ void walk_read_table(struct walk *walk, const struct table *table, void *buf, bo
 /* The same, silently: what fails was reported when it was read first. */
 void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length);
 
+/* Notes that something could be read the first time and no longer: the device fails by now. */
+void walk_lost_again(struct walk *walk);
+
 /* Bytes from host_off on that are a hole: zeros that need not be read.  The first asks the device,
  * the second only remembers; so where zeros are rare one asks when they were seen. */
 uint64_t walk_hole(struct walk *walk, uint64_t host_off);

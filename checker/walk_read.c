@@ -81,10 +81,16 @@ void walk_read_table(struct walk *walk, const struct table *table, void *buf, bo
 
 void walk_read_again(struct walk *walk, uint64_t host_off, void *buf, size_t length)
 {
-    if (io_read_padded(walk->io, host_off, buf, length) == 0 ||
-        read_pieces(walk, NULL, host_off, buf, length, true) || walk->unreadable)
+    if (io_read_padded(walk->io, host_off, buf, length) < 0 &&
+        !read_pieces(walk, NULL, host_off, buf, length, true))
+        walk_lost_again(walk);
+}
+
+void walk_lost_again(struct walk *walk)
+{
+    if (walk->unreadable)
         return;
-    walk->unreadable = true; /* it could be read the first time: the device fails by now */
+    walk->unreadable = true;
     report_problem(walk->report, "what was read once cannot be read again");
 }
 
