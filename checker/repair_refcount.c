@@ -79,8 +79,8 @@ static int tell_orphans(struct repair *repair)
     return ret;
 }
 
-/* A leaked data cluster that would fit an empty L2 entry is freed, too: an interrupted discard leaves
- * just that, and a repair of what an interrupted call left must end clean. */
+/* A leaked data cluster that would fit an empty L2 entry is freed, too: an interrupted discard
+ * leaves just that, and a repair of what an interrupted call left must end clean. */
 int repair_lower(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
