@@ -62,7 +62,7 @@ struct repair {
     const struct repair_options *options;
     unsigned trials; /* patches that were tried out so far; each costs a check */
     bool geometry_tried;
-    uint64_t least_mapped;            /* a patch with which less guest data is mapped is none */
+    uint64_t least_mapped;            /* of a geometry that is tried, in bytes; else 0 */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
     /* One round: */

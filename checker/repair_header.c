@@ -24,6 +24,31 @@ static uint64_t mapped_bytes(struct io *io, const struct report *report)
                : capped_product(report->allocated_clusters, UINT64_C(1) << bits);
 }
 
+static bool has_damage(const struct report *report)
+{
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].severity == SEVERITY_DAMAGE && report->hits[check] > 0)
+            return true;
+    }
+    return false;
+}
+
+/* Neither table begins where a cluster does. */
+static bool is_unaligned(const struct repair *repair)
+{
+    return repair_has(repair, CHECK_header_reftable_unaligned) &&
+           repair_has(repair, CHECK_header_l1_unaligned);
+}
+
+/* With the geometry of the image data is mapped, and no less than with another; and where that
+ * other one makes any sense, its own makes more: the disks are without damage. */
+static bool is_no_geometry(
+    const struct repair *repair, struct io *patched, const struct report *report)
+{
+    return repair->least_mapped > 0 && (mapped_bytes(patched, report) < repair->least_mapped ||
+                                           (!is_unaligned(repair) && has_damage(report)));
+}
+
 /* How much is wrong with the image under the patch: WRONG_UNREAD and more if a part of it is not
  * judged, UINT64_MAX if it cannot be judged at all. */
 static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
@@ -42,8 +67,7 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
         *wrong = 4 * report.corruptions + report.leaks;
         if (report.incomplete) /* as good as any other only where as little was judged before */
             *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
-        if (report.unsupported || report.check_errors ||
-            mapped_bytes(overlay, &report) < repair->least_mapped)
+        if (report.unsupported || report.check_errors || is_no_geometry(repair, overlay, &report))
             *wrong = UINT64_MAX;
         report_release(&report);
     }
@@ -308,13 +332,6 @@ static bool is_about_encryption(enum check_id check)
 
 /* ---- a geometry that is possible, but not that of the image ---- */
 
-/* Neither table begins where a cluster does. */
-static bool is_unaligned(const struct repair *repair)
-{
-    return repair_has(repair, CHECK_header_reftable_unaligned) &&
-           repair_has(repair, CHECK_header_l1_unaligned);
-}
-
 /* Most counts are wrong though they were found (not only leaks, which lost tables leave behind), or
  * there are more references than a count can say, which no program makes. */
 static bool is_miscounted(const struct repair *repair)
@@ -333,7 +350,7 @@ static bool is_miscounted(const struct repair *repair)
  * repair: the whole image is checked for each. */
 static int mend_geometry(struct repair *repair)
 {
-    enum { LEAST_GAIN = 4, ORDERS = QCOW2_MAX_REFCOUNT_ORDER + 1 };
+    enum { LEAST_GAIN = 16, ORDERS = QCOW2_MAX_REFCOUNT_ORDER + 1 };
     struct patch patches[QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 1 + ORDERS];
     size_t count = 0;
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
@@ -347,9 +364,11 @@ static int mend_geometry(struct repair *repair)
         patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
     for (uint32_t order = 0; repair->walk->header.version >= 3 && order < ORDERS; order++)
         patches[count++] = patch_be32(QCOW2_HDR_REFCOUNT_ORDER, order);
-    repair->least_mapped = unaligned ? 0
-                                     : capped_product(repair->report.allocated_clusters,
-                                           repair->walk->geo.cluster_size);
+    /* A geometry with which no data is found has little that could be wrong. */
+    repair->least_mapped = 1;
+    if (!unaligned && repair->report.allocated_clusters > 0)
+        repair->least_mapped =
+            capped_product(repair->report.allocated_clusters, repair->walk->geo.cluster_size);
     int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
         unaligned ? WRONG_UNREAD : now / LEAST_GAIN);
     repair->least_mapped = 0;
