@@ -112,14 +112,16 @@ enum after walk_show(struct walk *walk, const struct subject *subject)
 }
 
 /* When a single check objects and its finding would not be kept, it is not made. */
-static bool count_again(
-    struct walk *walk, const struct subject *subject, const struct verdicts *before)
+static bool count_again(struct walk *walk, const struct subject *subject, struct verdicts *before)
 {
-    if (before->hits == 0 || (before->hits & (before->hits - 1)) != 0 || walk->options->found)
-        return false;
     int check = walk->rows[subject->kind].first + __builtin_ctzll(before->hits);
-    if (!report_full(walk->report, (enum check_id)check))
-        return false;
+    if (!before->full) {
+        bool single = (before->hits & (before->hits - 1)) == 0;
+        before->full =
+            single && !walk->options->found && report_full(walk->report, (enum check_id)check);
+        if (!before->full)
+            return false;
+    }
     uint64_t lost = data_at_risk(check, subject, subject->guest_len, before->weight);
     report_count(walk->report, (enum check_id)check, before->weight);
     walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, lost);
@@ -129,7 +131,7 @@ static bool count_again(
 void walk_show_alike(struct walk *walk, const struct subject *subject, struct verdicts *before)
 {
     bool again = before->hits != HITS_UNKNOWN && !walk->options->no_fast_paths;
-    if (again && count_again(walk, subject, before))
+    if (again && before->hits != 0 && count_again(walk, subject, before))
         return;
     if (!again)
         before->hits = find_hits(walk, subject);

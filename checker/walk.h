@@ -180,6 +180,7 @@ enum after walk_show(struct walk *walk, const struct subject *subject);
 struct verdicts {
     uint64_t hits;   /* which of them found something; HITS_UNKNOWN at first */
     uint64_t weight; /* of the finding, where there is one */
+    bool full;       /* it would only be counted, and so it stays */
 };
 #define HITS_UNKNOWN UINT64_MAX
 
