@@ -47,93 +47,96 @@ static void device_close(struct device *device)
     desk_close(&device->desk);
 }
 
+struct step {
+    const char *command;
+    int exit_code;
+    const char *out, *err; /* what it says, NULL: anything */
+};
+
 #define IMAGE                                                       \
     "qemu-img create -q -f qcow2 -o cluster_size=4k $dev 8M && "    \
     "qemu-io -f qcow2 -c 'write -P 5 0 1M' -c 'write -P 9 6M 64k' " \
     "$dev >log && "
-#define PATTERNS "qemu-io -f qcow2 -c 'read -P 5 0 1M' -c 'read -P 9 6M 64k' $dev"
 
-START_TEST(snapshots_on_a_device)
-{
-    struct device device = device_open("", "16M");
-    const struct desk *desk = &device.desk;
-    if (device.name[0]) {
-        desk_works(desk, IMAGE "qcheck -q $dev");
-        desk_works(desk, "qsnap create $dev first");
-        desk_works(desk, "qemu-io -f qcow2 -c 'write -P 7 512k 1M' $dev >log");
-        desk_works(desk, "qsnap create $dev second && qsnap apply $dev first");
-        desk_works(desk, "qsnap delete $dev second");
-        desk_works(desk, PATTERNS " | grep -c 'Pattern verification failed' | grep -qx 0");
-        desk_works(desk, "qcheck --deep -q $dev && qemu-img check -q $dev");
-        desk_want(desk, "qsnap list $dev | tail -n +3 | wc -l", 0, "1", "");
-    }
-    device_close(&device);
-}
-END_TEST
+/* Both ranges are read, and are as IMAGE wrote them. */
+#define PATTERNS                                                            \
+    "qemu-io -f qcow2 -c 'read -P 5 0 1M' -c 'read -P 9 6M 64k' $dev >log " \
+    "&& grep -c '^read .* bytes at' log | grep -qx 2 "                      \
+    "&& grep -c 'Pattern verification failed' log | grep -qx 0"
 
-START_TEST(repair_and_its_undo)
-{
-    struct device device = device_open("", "16M");
-    const struct desk *desk = &device.desk;
-    if (device.name[0]) {
-        desk_works(desk, IMAGE "dd if=/dev/zero of=$dev bs=4k seek=2 count=1 conv=notrunc 2>log");
-        desk_works(desk, "cp $dev before");
-        desk_want(desk, "qcheck $dev", 2, "refcount-too-low", "");
-        desk_want(desk, "qcheck --repair --undo undo $dev", 0, "clean", "");
-        desk_works(desk, "qemu-img check -q $dev && qcheck -q $dev");
-        desk_works(desk, PATTERNS " | grep -c 'Pattern verification failed' | grep -qx 0");
-        desk_works(desk, "cp $dev after && ! cmp -s before after");
-        desk_want(desk, "qcheck --repair $dev", 0, "clean", "");
-        desk_works(desk, "cmp $dev after");
-        desk_want(desk, "qcheck --rollback undo $dev", 2, "refcount-too-low", "");
-        desk_works(desk, "cmp $dev before");
-    }
-    device_close(&device);
-}
-END_TEST
+static const struct step snapshots_on_a_device[] = {
+    {.command = IMAGE "qcheck -q $dev"},
+    {.command = "qsnap create $dev first"},
+    {.command = "qemu-io -f qcow2 -c 'write -P 7 512k 1M' $dev >log"},
+    {.command = "qsnap create $dev second && qsnap apply $dev first"},
+    {.command = "qsnap delete $dev second"},
+    {.command = PATTERNS},
+    {.command = "qcheck --deep -q $dev && qemu-img check -q $dev"},
+    {.command = "qsnap list $dev | tail -n +3 | wc -l", .out = "1"},
+    {0},
+};
+
+static const struct step repair_and_its_undo[] = {
+    {.command = IMAGE "dd if=/dev/zero of=$dev bs=4k seek=2 count=1 conv=notrunc 2>log"},
+    {.command = "cp $dev before"},
+    {.command = "qcheck $dev", .exit_code = 2, .out = "refcount-too-low"},
+    {.command = "qcheck --repair --undo undo $dev", .out = "clean"},
+    {.command = "qemu-img check -q $dev && qcheck -q $dev"},
+    {.command = PATTERNS},
+    {.command = "cp $dev after && ! cmp -s before after"},
+    {.command = "qcheck --repair $dev", .out = "clean"},
+    {.command = "cmp $dev after"},
+    {.command = "qcheck --rollback undo $dev", .exit_code = 2, .out = "refcount-too-low"},
+    {.command = "cmp $dev before"},
+    {0},
+};
 
 /* There is no end of a device to write behind. */
-START_TEST(a_device_that_is_full)
-{
-    struct device device = device_open("", "1400k");
-    const struct desk *desk = &device.desk;
-    if (device.name[0]) {
-        desk_works(desk, IMAGE "qcheck -q $dev && cp $dev before");
-        desk_works(desk, "for i in \\$(seq 400); do qsnap create $dev s\\$i 2>err || break; done");
-        desk_want(desk, "cat err", 0, "No space left on device", "");
-        desk_want(desk, "qcheck $dev", 0, "clean", "");
-        desk_works(desk, PATTERNS " | grep -c 'Pattern verification failed' | grep -qx 0");
-    }
-    device_close(&device);
-}
-END_TEST
+static const struct step a_device_that_is_full[] = {
+    {.command = IMAGE "qcheck -q $dev"},
+    {.command = "for i in \\$(seq 400); do qsnap create $dev s\\$i 2>err || break; done"},
+    {.command = "cat err", .out = "No space left on device"},
+    {.command = "qcheck $dev", .out = "clean"},
+    {.command = PATTERNS},
+    {0},
+};
 
-START_TEST(a_device_in_use)
-{
-    struct device device = device_open("", "16M");
-    const struct desk *desk = &device.desk;
-    if (device.name[0]) {
-        desk_works(desk, IMAGE "true");
-        desk_want(desk,
-            "mkfifo go; qemu-io -f qcow2 $dev <go >log & exec 3>go; sleep 0.5; qsnap create $dev s",
-            1, "", "in use");
-    }
-    device_close(&device);
-}
-END_TEST
+static const struct step a_device_in_use[] = {
+    {.command = IMAGE "true"},
+    {.command = "mkfifo go; qemu-io -f qcow2 $dev <go >log & exec 3>go; sleep 0.5; "
+                "qsnap create $dev s",
+        .exit_code = 1,
+        .err = "in use"},
+    {0},
+};
 
 /* What a device with large sectors cannot discard in small pieces stays as it is. */
-START_TEST(discards_smaller_than_a_sector)
+static const struct step discards_smaller_than_a_sector[] = {
+    {.command = "qemu-img create -q -f qcow2 -o cluster_size=512 file 1M && "
+                "qemu-io -f qcow2 -c 'write -P 5 0 64k' file >log && "
+                "dd if=file of=$dev conv=notrunc 2>log"},
+    {.command = "qsnap create $dev s && qsnap discard $dev 0 1024"},
+    {.command = "qsnap delete $dev s && qcheck -q $dev"},
+    {0},
+};
+
+static const struct {
+    const char *options, *bytes;
+    const struct step *steps; /* up to one without a command */
+} sessions[] = {
+    {"", "16M", snapshots_on_a_device},
+    {"", "16M", repair_and_its_undo},
+    {"", "1400k", a_device_that_is_full},
+    {"", "16M", a_device_in_use},
+    {"--sector-size 4096", "16M", discards_smaller_than_a_sector},
+};
+
+START_TEST(a_session_on_a_device)
 {
-    struct device device = device_open("--sector-size 4096", "16M");
-    const struct desk *desk = &device.desk;
-    if (device.name[0]) {
-        desk_works(desk, "qemu-img create -q -f qcow2 -o cluster_size=512 file 1M && "
-                         "qemu-io -f qcow2 -c 'write -P 5 0 64k' file >log && "
-                         "dd if=file of=$dev conv=notrunc 2>log");
-        desk_works(desk, "qsnap create $dev s && qsnap discard $dev 0 1024");
-        desk_works(desk, "qsnap delete $dev s && qcheck -q $dev");
-    }
+    struct device device = device_open(sessions[_i].options, sessions[_i].bytes);
+    for (const struct step *step = sessions[_i].steps; device.name[0] && step->command; step++)
+        desk_want(&device.desk, step->command, step->exit_code, step->out ? step->out : "",
+            step->err ? step->err : "");
     device_close(&device);
 }
 END_TEST
@@ -144,11 +147,7 @@ Suite *test_blockdev(void)
     Suite *suite = suite_create("blockdev");
     TCase *calls = tcase_create("calls");
     tcase_set_timeout(calls, 60);
-    tcase_add_test(calls, snapshots_on_a_device);
-    tcase_add_test(calls, repair_and_its_undo);
-    tcase_add_test(calls, a_device_that_is_full);
-    tcase_add_test(calls, a_device_in_use);
-    tcase_add_test(calls, discards_smaller_than_a_sector);
+    tcase_add_loop_test(calls, a_session_on_a_device, 0, sizeof(sessions) / sizeof(sessions[0]));
     suite_add_tcase(suite, calls);
     return suite;
 }
