@@ -158,7 +158,6 @@ bool walk_looks_like_reftable(struct walk *walk, uint64_t off)
     return false;
 }
 
-/* True if that is what the bytes of a whole cluster look like. */
 /* A refcount table whose entry was damaged may; in a table of guest data it is damage. */
 static bool names_itself(const struct walk *walk, uint64_t host_off, const uint8_t *bytes)
 {

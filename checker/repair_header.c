@@ -270,14 +270,21 @@ static int mend_ext(struct repair *repair, const struct finding *f)
                : end_extensions(repair, f);
 }
 
+enum { CLUSTER_SIZES = QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 1 };
+
+static size_t every_cluster_size(struct patch patches[CLUSTER_SIZES])
+{
+    for (uint32_t i = 0; i < CLUSTER_SIZES; i++)
+        patches[i] = patch_be32(QCOW2_HDR_CLUSTER_BITS, QCOW2_MIN_CLUSTER_BITS + i);
+    return CLUSTER_SIZES;
+}
+
 /* Every size; or they are too small for extended L2 entries only, and those are none. */
 static int mend_cluster_bits(struct repair *repair, enum check_id why)
 {
-    struct patch patches[QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 2];
+    struct patch patches[CLUSTER_SIZES + 1];
     uint64_t features = repair->walk->header.incompatible;
-    size_t count = 0;
-    for (uint32_t bits = QCOW2_MIN_CLUSTER_BITS; bits <= QCOW2_MAX_CLUSTER_BITS; bits++)
-        patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
+    size_t count = every_cluster_size(patches);
     if (features & QCOW2_INCOMPAT_EXTL2)
         patches[count++] = patch_be64(QCOW2_HDR_INCOMPATIBLE, features & ~QCOW2_INCOMPAT_EXTL2);
     return repair_take_best(repair, why, patches, count);
@@ -351,8 +358,8 @@ static bool is_miscounted(const struct repair *repair)
 static int mend_geometry(struct repair *repair)
 {
     enum { LEAST_GAIN = 16, ORDERS = QCOW2_MAX_REFCOUNT_ORDER + 1 };
-    struct patch patches[QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 1 + ORDERS];
-    size_t count = 0;
+    struct patch patches[CLUSTER_SIZES + ORDERS];
+    size_t count = every_cluster_size(patches);
     uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     bool unaligned = is_unaligned(repair);
     /* Of a device that fails the counts say nothing. */
@@ -360,8 +367,6 @@ static int mend_geometry(struct repair *repair)
         (!unaligned && !is_miscounted(repair)))
         return 0;
     repair->geometry_tried = true;
-    for (uint32_t bits = QCOW2_MIN_CLUSTER_BITS; bits <= QCOW2_MAX_CLUSTER_BITS; bits++)
-        patches[count++] = patch_be32(QCOW2_HDR_CLUSTER_BITS, bits);
     for (uint32_t order = 0; repair->walk->header.version >= 3 && order < ORDERS; order++)
         patches[count++] = patch_be32(QCOW2_HDR_REFCOUNT_ORDER, order);
     /* A geometry with which no data is found has little that could be wrong. */
