@@ -152,23 +152,28 @@ static uint32_t plain_run(const struct walk *walk, const struct table *table, ui
     return length < room ? length : (uint32_t)room;
 }
 
+/* `bytes` are not looked at where the table has a shape. */
 static void judge_table(struct walk *walk, const struct table *table, const uint8_t *bytes)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     bool fast = !geo->extended_l2 && !geo->data_file && !walk->options->no_fast_paths;
     struct alike before = {.said = {.hits = HITS_UNKNOWN}};
     uint64_t refs = refs_are_known(walk, (size_t)(table - walk->tables.items)) ? table->refs : 0;
+    const struct l2_shape *shape = table->shape;
     struct l2_run run = {0};
     uint32_t plain_end = 0; /* entries before it are known to be plain */
     for (uint32_t i = 0, n = 0; i < geo->l2_entries; i += n ? n : 1) {
         struct qcow2_l2_entry e;
         bool behind_right = n > 0; /* then there is something about this one */
-        qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
+        if (shape)
+            l2_shape_entry(geo, shape, i, &run, &e);
+        else
+            qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
         n = 0;
         if (e.raw == 0 && e.bitmap == 0)
             continue;
         if (fast && i >= plain_end)
-            plain_end = i + plain_run(walk, table, i, &e, l2_run_at(geo, bytes, i, NULL, &run));
+            plain_end = i + plain_run(walk, table, i, &e, l2_run_at(geo, bytes, i, NULL, 0, &run));
         bool plain = i < plain_end;
         if (plain && !behind_right)
             n = (uint32_t)census_right_run(
@@ -217,7 +222,7 @@ static bool judge_place(const struct walk *walk, const void *arg, size_t item, u
     const struct table *table = &walk->tables.items[item];
     (void)arg;
     *host_off = table->host_off;
-    return worth_a_look(walk, table);
+    return worth_a_look(walk, table) && !table->shape;
 }
 
 static void judge_one(struct walk *walk, size_t item, const struct io_read_req *read)
@@ -225,9 +230,9 @@ static void judge_one(struct walk *walk, size_t item, const struct io_read_req *
     const struct table *table = &walk->tables.items[item];
     if (table->skip)
         judge_skipped(walk, table);
-    if (read->length == 0)
+    if (!worth_a_look(walk, table) || (read->length == 0 && !table->shape))
         return;
-    if (read->result < 0)
+    if (read->length > 0 && read->result < 0)
         walk_read_again(walk, read->host_off, read->buf, read->length);
     walk->table_idx = item;
     judge_table(walk, table, read->buf);
@@ -247,9 +252,9 @@ static void judge_part(struct walk *walk, uint64_t first, uint64_t end)
     for (uint64_t i = first; i < end; i++) {
         const struct table *table = &walk->tables.items[i];
         struct io_read_req read = {.host_off = table->host_off, .buf = walk->buf};
-        if (worth_a_look(walk, table))
+        if (judge_place(walk, NULL, i, &read.host_off))
             read.length = walk->geo.cluster_size;
-        read.result = io_read(walk->io, read.host_off, read.buf, read.length);
+        read.result = read.length ? io_read(walk->io, read.host_off, read.buf, read.length) : 0;
         judge_one(walk, i, &read);
     }
 }

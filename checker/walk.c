@@ -433,6 +433,8 @@ void walk_close(struct walk *walk)
     census_close(walk->census);
     free(walk->areas.items);
     free(walk->trees);
+    for (size_t i = 0; i < walk->tables.count; i++)
+        free(walk->tables.items[i].shape);
     free(walk->tables.items);
     free(walk->tables.slots);
     free(walk->reftable);

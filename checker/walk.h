@@ -63,7 +63,8 @@ struct table {
     bool skip;                     /* not an L2 table after all: not interpreted */
     bool implausible;
     bool has_compressed;
-    uint64_t absurd, used; /* when implausible */
+    uint64_t absurd, used;  /* when implausible */
+    struct l2_shape *shape; /* its entries, where little tells them all; NULL: read them again */
 };
 
 struct table_set {
@@ -375,22 +376,42 @@ void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *
 
 /* ---- walk_scan.c ---- */
 
+/* Entries alike: each maps the cluster behind that of the one before, or none of them has an
+ * offset. */
+struct l2_run {
+    uint32_t idx, length;
+    uint64_t raw; /* of its first entry */
+};
+
 /* What one look at a whole L2 table tells. */
 struct l2_digest {
-    uint64_t flags;       /* set in any entry; those of an aligned offset aside */
-    uint64_t highest_off; /* among all entries */
-    struct l2_run {
-        uint32_t idx, length;
-    } runs[8]; /* the first long ones: entries that map clusters in a row, alike but for that */
+    uint64_t flags;        /* set in any entry; those of an aligned offset aside */
+    uint64_t highest_off;  /* among all entries */
+    struct l2_run runs[8]; /* the first long ones */
     uint32_t run_count;
 };
 void l2_scan(const struct qcow2_geometry *geo, const uint8_t *bytes, struct l2_digest *digest);
 
+/* A table all of whose entries lie in a few runs: whoever wants them a second time need not read
+ * them. */
+struct l2_shape {
+    uint32_t run_count;
+    struct l2_run runs[];
+};
+
+/* NULL if the table is none of these, or too small to be worth it, or there is no memory; freed by
+ * the caller with free(). */
+struct l2_shape *l2_shape_of(const struct qcow2_geometry *geo, const struct l2_digest *digest);
+
+/* The entry at `idx`; *run as for l2_run_at(). */
+void l2_shape_entry(const struct qcow2_geometry *geo, const struct l2_shape *shape, uint32_t idx,
+    struct l2_run *run, struct qcow2_l2_entry *entry);
+
 /* How many entries from `idx` on are such a run.  *run, all zeros at first, keeps the one that was
  * found last: a run is gone through once, however often it is broken by what is wrong with its
- * clusters.  `digest` may be NULL.  Not for extended L2 entries. */
+ * clusters.  `known` may be those of a digest or a shape.  Not for extended L2 entries. */
 uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint32_t idx,
-    const struct l2_digest *digest, struct l2_run *run);
+    const struct l2_run *known, uint32_t known_count, struct l2_run *run);
 
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
  * lies on the disk is another question.) */

@@ -222,7 +222,8 @@ static int claim_single(
         qcow2_l2_decode(geo, p, &e);
         uint32_t claimed = 0;
         if (fast) /* also behind what broke the run: the rest of it is remembered */
-            claimed = claim_run(walk, table, i, &e, l2_run_at(geo, bytes, i, digest, &run));
+            claimed = claim_run(walk, table, i, &e,
+                l2_run_at(geo, bytes, i, digest->runs, digest->run_count, &run));
         if (claimed > 0) {
             n = claimed;
             if (table->active_refs)
@@ -330,6 +331,8 @@ static void take_table(struct walk *walk, struct table *table, const struct io_r
         return;
     l2_scan(&walk->geo, read->buf, digest);
     test_plausible(walk, table, read->buf, digest);
+    if (complete && !walk->options->no_fast_paths)
+        table->shape = l2_shape_of(&walk->geo, digest);
 }
 
 /* ---- more tables at one position than fit the buffer ---- */
