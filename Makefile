@@ -29,7 +29,8 @@ CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(OPT) $(WARN) $(S
 LDFLAGS_ALL := $(SANITIZE) $(LDFLAGS)
 
 # The rooms.  What a room may use is what its library is linked with; `make lint` checks includes.
-IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c engine/crew.c engine/text.c
+IO_SRC      := $(wildcard engine/io*.c) engine/qcow2.c engine/codec.c engine/crew.c engine/text.c \
+               engine/jvalue.c
 ENGINE_SRC  := $(filter-out $(IO_SRC) engine/qsnap.c,$(wildcard engine/*.c))
 CHECKER_SRC := $(filter-out checker/qcheck.c,$(wildcard checker/*.c))
 FAULT_SRC   := $(filter-out faultinj/qcrash.c,$(wildcard faultinj/*.c))

@@ -3,46 +3,20 @@
  * The report for programs: the keys of `qemu-img check --output=json` and ours.  Valid UTF-8
  * whatever bytes names hold. */
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "jvalue.h"
 #include "report.h"
-
-/* JSON numbers are read as signed 64-bit by most; what does not fit is a string of digits. */
-static json_t *number(uint64_t value)
-{
-    if (value <= INT64_MAX)
-        return json_integer((json_int_t)value);
-    char digits[24];
-    snprintf(digits, sizeof(digits), "%llu", (unsigned long long)value);
-    return json_string(digits);
-}
-
-/* Bytes as a string: as they are if they are UTF-8, else escaped; and so is NUL, which many readers
- * of JSON refuse. */
-static json_t *text(const char *bytes, size_t length)
-{
-    json_t *string = memchr(bytes, 0, length) ? NULL : json_stringn(bytes, length);
-    if (string)
-        return string;
-    char *escaped = malloc(length * 4 + 8);
-    if (!escaped)
-        return NULL;
-    report_escape((const uint8_t *)bytes, length, escaped, length * 4 + 8);
-    string = json_string(escaped);
-    free(escaped);
-    return string;
-}
 
 static int set_number(json_t *object, const char *key, uint64_t value)
 {
-    return json_object_set_new(object, key, number(value));
+    return json_object_set_new(object, key, jvalue_number(value));
 }
 
 static int set_text(json_t *object, const char *key, const char *bytes)
 {
-    return json_object_set_new(object, key, text(bytes, strlen(bytes)));
+    return json_object_set_new(object, key, jvalue_text(bytes, strlen(bytes)));
 }
 
 static bool is_snapshot(const struct report *report, int tree)
@@ -53,7 +27,7 @@ static bool is_snapshot(const struct report *report, int tree)
 static json_t *snapshot_id(const struct report *report, int tree)
 {
     const struct report_snapshot *snapshot = &report->snapshots[tree - 1];
-    return text((const char *)snapshot->id, snapshot->id_len);
+    return jvalue_text(snapshot->id, snapshot->id_len);
 }
 
 /* The snapshots that have the table besides the disk of the finding. */

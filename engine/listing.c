@@ -5,10 +5,10 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <time.h>
 
+#include "jvalue.h"
 #include "text.h"
 
 /* Three digits and a unit, as qemu-img shows sizes. */
@@ -51,24 +51,14 @@ int listing_print(const struct qcow2_snapshot *list, uint32_t count, FILE *out)
 
 /* ---- for scripts --------------------------------------------------------------------------- */
 
-/* Above INT64_MAX a string of digits. */
 static int set_number(json_t *object, const char *key, uint64_t value)
 {
-    char digits[24];
-    snprintf(digits, sizeof(digits), "%" PRIu64, value);
-    return json_object_set_new(
-        object, key, value > INT64_MAX ? json_string(digits) : json_integer((json_int_t)value));
+    return json_object_set_new(object, key, jvalue_number(value));
 }
 
-/* What is not UTF-8 cannot be said in JSON; the key is absent then. */
 static int set_text(json_t *object, const char *key, const uint8_t *bytes, size_t length)
 {
-    json_t *text = json_stringn((const char *)bytes, length);
-    if (text)
-        return json_object_set_new(object, key, text);
-    json_t *probe = json_string(""); /* or was there no memory? */
-    json_decref(probe);
-    return probe ? 0 : -1;
+    return json_object_set_new(object, key, jvalue_text(bytes, length));
 }
 
 /* NULL without memory. */

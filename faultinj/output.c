@@ -5,11 +5,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "jvalue.h"
 #include "text.h"
 
 #define EXACT_BELOW 9223372036854775808.0L /* 2^63 */
@@ -180,15 +180,9 @@ void output_line(struct output *output, const char *workload, const char *image,
 
 /* ---- the sum ------------------------------------------------------------------------------- */
 
-/* Names of files may be any bytes. */
 static json_t *text_json(const char *text)
 {
-    char escaped[1024];
-    json_t *string = json_string(text);
-    if (string)
-        return string;
-    text_escape(text, strlen(text), NULL, escaped, sizeof(escaped));
-    return json_string(escaped);
+    return jvalue_text(text, strlen(text));
 }
 
 static json_t *lines(char *const *list, size_t count)

@@ -61,7 +61,7 @@ rule "at the top are the rooms, Makefile, README.md, LICENSE" strangers
 inside() { printf '%s\n' "${code[@]}" | grep -E "$1"; }
 rule "engine knows only itself" includes "" $(inside '^engine/')
 rule "checker knows of the engine only io.h, the pure format, threads and text" \
-    includes "io.h qcow2.h codec.h crew.h text.h" $(inside '^checker/')
+    includes "io.h qcow2.h codec.h crew.h text.h jvalue.h" $(inside '^checker/')
 rule "a fault model knows only io.h" includes "io.h" $(inside '^faultinj/fault')
 
 # ---- size and shape -------------------------------------------------------------------------

@@ -249,15 +249,20 @@ END_TEST
 START_TEST(names_on_a_terminal)
 {
     static const struct {
-        const char *bytes, *shown;
+        const char *bytes, *shown, *json;
     } names[] = {
-        {"gr\\\\303\\\\274\\\\303\\\\237 \\\\342\\\\202\\\\254", "gr\xc3\xbc\xc3\x9f \xe2\x82\xac"},
-        {"a\\\\033[2Jb\\\\rc\\\\177", "a\\x1b[2Jb\\x0dc\\x7f"},
-        {"a\\\\302\\\\2332J", "a\\xc2\\x9b2J"}, /* a control character of Unicode */
-        {"a\\\\233\\\\303", "a\\x9b\\xc3"},     /* no UTF-8 */
-        {"\\\\355\\\\240\\\\200\\\\300\\\\257",
-            "\\xed\\xa0\\x80\\xc0\\xaf"},                   /* a surrogate, an overlong slash */
-        {"\\\\342\\\\200\\\\256txt", "\\xe2\\x80\\xaetxt"}, /* from right to left */
+        {"gr\\\\303\\\\274\\\\303\\\\237 \\\\342\\\\202\\\\254", "gr\xc3\xbc\xc3\x9f \xe2\x82\xac",
+            "gr\xc3\xbc\xc3\x9f \xe2\x82\xac"},
+        {"a\\\\033[2Jb\\\\rc\\\\177", "a\\x1b[2Jb\\x0dc\\x7f", "a\\u001B[2Jb\\rc\x7f"},
+        {"a\\\\302\\\\2332J", "a\\xc2\\x9b2J",
+            "a\xc2\x9b"
+            "2J"},                                             /* a control character of Unicode */
+        {"a\\\\233\\\\303", "a\\x9b\\xc3", "a\\\\x9b\\\\xc3"}, /* no UTF-8 */
+        {"\\\\355\\\\240\\\\200\\\\300\\\\257", "\\xed\\xa0\\x80\\xc0\\xaf",
+            "\\\\xed\\\\xa0\\\\x80\\\\xc0\\\\xaf"}, /* a surrogate, an overlong slash */
+        {"\\\\342\\\\200\\\\256txt", "\\xe2\\x80\\xaetxt",
+            "\xe2\x80\xae"
+            "txt"}, /* from right to left */
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         struct desk desk = desk_open();
@@ -268,6 +273,8 @@ START_TEST(names_on_a_terminal)
         desk_works(&desk, command);
         snprintf(line, sizeof(line), "1         %s", names[i].shown);
         desk_want(&desk, "qsnap list a.qcow2", 0, line, "");
+        snprintf(line, sizeof(line), "\"name\": \"%s\"", names[i].json);
+        desk_want(&desk, "qsnap list a.qcow2 --output=json", 0, line, "");
         snprintf(command, sizeof(command), "qsnap list \\\"\\$(printf '%s')\\\"", names[i].bytes);
         desk_want(&desk, command, 1, "", names[i].shown);
         desk_close(&desk);
