@@ -61,7 +61,7 @@ struct repair {
     struct check_options check;
     const struct repair_options *options;
     unsigned trials; /* patches that were tried out so far; each costs a check */
-    bool geometry_tried;
+    bool version_tried, geometry_tried;
     uint64_t least_mapped;            /* of a geometry that is tried, in bytes; else 0 */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
@@ -111,7 +111,10 @@ static inline struct patch patch_be64(uint64_t off, uint64_t value)
 int repair_take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count);
 
-/* The same, if less than `below` is wrong then: four times the corruptions, and the leaks. */
+/* How much is wrong: four times the corruptions, and the leaks. */
+uint64_t repair_wrong(const struct report *report);
+
+/* The same, if less than `below` is wrong then. */
 int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
     size_t count, uint64_t below);
 

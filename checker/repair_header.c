@@ -49,6 +49,12 @@ static bool is_no_geometry(
                                            (!is_unaligned(repair) && has_damage(report)));
 }
 
+/* A leak may be what another damage leaves behind. */
+uint64_t repair_wrong(const struct report *report)
+{
+    return 4 * report->corruptions + report->leaks;
+}
+
 /* How much is wrong with the image under the patch: WRONG_UNREAD and more if a part of it is not
  * judged, UINT64_MAX if it cannot be judged at all. */
 static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
@@ -63,8 +69,7 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
     if (ret == 0) {
         report_init(&report, 0);
         check_image(overlay, NULL, &options, &report);
-        /* A leak may be what another damage leaves behind. */
-        *wrong = 4 * report.corruptions + report.leaks;
+        *wrong = repair_wrong(&report);
         if (report.incomplete) /* as good as any other only where as little was judged before */
             *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
         if (report.unsupported || report.check_errors || is_no_geometry(repair, overlay, &report))
@@ -215,16 +220,42 @@ static bool names_unknown_bit(const struct walk *walk)
     return false;
 }
 
+/* Such an image has not been walked: nobody has looked at its extensions yet. */
+static bool names_data_file(const struct walk *walk)
+{
+    struct qcow2_ext ext;
+    size_t pos = walk->header.header_length;
+    while (qcow2_ext_next(walk->head, walk->head_len, &pos, &ext) == 1) {
+        if (ext.type == QCOW2_EXT_DATA_FILE)
+            return true;
+    }
+    return false;
+}
+
+/* These may be the known bits of the image, by what else its header says: without guest data in the
+ * file there is little that could be wrong with it, but who has a data file names it. */
+static bool fits_header(const struct walk *walk, uint64_t bits)
+{
+    uint64_t now = walk->header.incompatible;
+    bool typed = walk->header.compression != QCOW2_ZLIB;
+    return (!(bits & QCOW2_INCOMPAT_DATA_FILE) || (now & QCOW2_INCOMPAT_DATA_FILE) ||
+               names_data_file(walk)) &&
+           !(bits & QCOW2_INCOMPAT_COMPRESSION) == !typed;
+}
+
 /* Every combination of the bits that are known.  Unknown ones may be a feature of another
  * program's: if it says so hands off, if not the image must make sense without them. */
 static int mend_incompatible(struct repair *repair, enum check_id why)
 {
     struct patch patches[QCOW2_INCOMPAT_KNOWN + 1];
+    size_t count = 0;
     if (!repair->lossy || names_unknown_bit(repair->walk))
         return 0;
-    for (uint64_t bits = 0; bits <= QCOW2_INCOMPAT_KNOWN; bits++)
-        patches[bits] = patch_be64(QCOW2_HDR_INCOMPATIBLE, bits);
-    int ret = repair_take_best(repair, why, patches, QCOW2_INCOMPAT_KNOWN + 1);
+    for (uint64_t bits = 0; bits <= QCOW2_INCOMPAT_KNOWN; bits++) {
+        if (fits_header(repair->walk, bits))
+            patches[count++] = patch_be64(QCOW2_HDR_INCOMPATIBLE, bits);
+    }
+    int ret = repair_take_best(repair, why, patches, count);
     return ret < 0 || repair->plan.count == 0
                ? ret
                : plan_remark(&repair->plan,
@@ -262,9 +293,8 @@ static int mend_ext(struct repair *repair, const struct finding *f)
         patches[count++] = patch_be32(off, (uint32_t)head ^ UINT32_C(1) << bit);
     for (uint32_t names = 1; type == QCOW2_EXT_FEATURE_NAMES && names <= MOST_NAMES; names++)
         patches[count++] = patch_be32(off, names * NAME_BYTES);
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     if (ret == 0 && repair->lossy)
-        ret = repair_take_better(repair, f->check, patches, count, now);
+        ret = repair_take_better(repair, f->check, patches, count, repair_wrong(&repair->report));
     return ret < 0 || repair->plan.count > 0 || f->check != CHECK_ext_truncated
                ? ret
                : end_extensions(repair, f);
@@ -340,7 +370,8 @@ static bool is_about_encryption(enum check_id check)
 /* ---- a geometry that is possible, but not that of the image ---- */
 
 /* Most counts are wrong though they were found (not only leaks, which lost tables leave behind), or
- * there are more references than a count can say, which no program makes. */
+ * there are more references than a count can say, or the L1 table is too short for the disk, which
+ * no program makes. */
 static bool is_miscounted(const struct repair *repair)
 {
     const uint64_t *hits = repair->report.hits;
@@ -350,17 +381,38 @@ static bool is_miscounted(const struct repair *repair)
            !repair->report.incomplete &&
            ((wrong > walk->cluster_end / 8 &&
                 wrong + hits[CHECK_cluster_leaked] > walk->cluster_end / 2) ||
-               hits[CHECK_refcount_overflow] > 0);
+               hits[CHECK_refcount_overflow] > 0 || hits[CHECK_header_l1_too_small] > 0);
+}
+
+/* Of what is wrong no more than this part may be left for a possible field to be replaced. */
+enum { LEAST_GAIN = 16 };
+
+/* The header says that it is a short one, but behind that are the fields of a long one, where the
+ * extensions of a short one would be. */
+static int mend_version(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    const uint8_t *head = walk->head;
+    struct patch version = patch_be32(QCOW2_HDR_VERSION, 3);
+    if (repair->version_tried || walk->header.version != 2 || walk->unreadable ||
+        walk->head_len < QCOW2_V3_HEADER_BYTES ||
+        load_be32(head + QCOW2_HDR_REFCOUNT_ORDER) > QCOW2_MAX_REFCOUNT_ORDER ||
+        (load_be32(head + QCOW2_HDR_LENGTH) != QCOW2_V3_HEADER_BYTES &&
+            load_be32(head + QCOW2_HDR_LENGTH) != QCOW2_V3_HEADER_BYTES + 8))
+        return 0;
+    repair->version_tried = true;
+    uint64_t now = repair_wrong(&repair->report);
+    return repair_take_better(
+        repair, CHECK_header_version, &version, 1, repair->lossy ? now : now / LEAST_GAIN);
 }
 
 /* With the right size of clusters, or width of counts, nearly all of them are right.  Tried once a
  * repair: the whole image is checked for each. */
 static int mend_geometry(struct repair *repair)
 {
-    enum { LEAST_GAIN = 16, ORDERS = QCOW2_MAX_REFCOUNT_ORDER + 1 };
+    enum { ORDERS = QCOW2_MAX_REFCOUNT_ORDER + 1 };
     struct patch patches[CLUSTER_SIZES + ORDERS];
     size_t count = every_cluster_size(patches);
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
     bool unaligned = is_unaligned(repair);
     /* Of a device that fails the counts say nothing. */
     if (repair->geometry_tried || repair->walk->unreadable ||
@@ -375,7 +427,7 @@ static int mend_geometry(struct repair *repair)
         repair->least_mapped =
             capped_product(repair->report.allocated_clusters, repair->walk->geo.cluster_size);
     int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
-        unaligned ? WRONG_UNREAD : now / LEAST_GAIN);
+        unaligned ? WRONG_UNREAD : repair_wrong(&repair->report) / LEAST_GAIN);
     repair->least_mapped = 0;
     if (repair->plan.count > 0 && repair->plan.edits[0].host_off == QCOW2_HDR_REFCOUNT_ORDER)
         repair->plan.edits[0].why = CHECK_header_refcount_order;
@@ -395,5 +447,7 @@ int repair_header_fields(struct repair *repair)
                 ret = mend_field(repair, f);
         }
     }
+    if (ret == 0 && repair->plan.count == 0)
+        ret = mend_version(repair);
     return ret == 0 && repair->plan.count == 0 ? mend_geometry(repair) : ret;
 }
