@@ -169,8 +169,8 @@ static struct choice choose_lengths(
         weigh(walk, r, pos, last, patch_be16(pos + ID_LEN_AT, value), &best);
     for (uint32_t value = 0; value <= QCOW2_MAX_BACKING_NAME; value++)
         weigh(walk, r, pos, last, patch_be16(pos + NAME_LEN_AT, value), &best);
-    best.tie |= last && best.doubts >= PADDING; /* nothing behind it bears it out */
-    return best.doubts < UNFIT ? best : as_stored;
+    /* Padding may be what was there before, if the record behind it bears the lengths out. */
+    return best.doubts < (last ? PADDING : UNFIT) ? best : as_stored;
 }
 
 /* ---- the table ---- */
