@@ -25,6 +25,7 @@ void plan_release(struct plan *plan)
     }
     free(plan->edits);
     free(plan->remarks);
+    memset(plan, 0, sizeof(*plan));
 }
 
 static int add(struct plan *plan, const struct edit *edit)

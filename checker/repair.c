@@ -88,6 +88,8 @@ void repair_new_plan(struct repair *repair)
 {
     plan_release(&repair->plan);
     plan_init(&repair->plan, repair->walk, repair->named_end);
+    if (repair->void_counts) /* what seems to be free may be what was lost */
+        repair->plan.alloc_next = repair->walk->cluster_end;
 }
 
 static int compare_findings(const void *a, const void *b)
@@ -165,13 +167,37 @@ static void collect(void *arg, const struct finding *finding)
     set->items[set->count++] = *finding;
 }
 
-/* A block that something else uses, too, and of whose counts most are wrong. */
+/* Of the first clusters whose count is too low most are counted as free. */
+static bool counted_as_free(struct walk *walk)
+{
+    enum { SAMPLE = 64 };
+    uint64_t cluster = 0, stored;
+    unsigned seen = 0, free = 0;
+    int64_t balance;
+    for (; seen < SAMPLE && census_next_wrong(walk->census, cluster, &cluster, &balance);
+         cluster++) {
+        if (balance >= 0 || cluster >= walk->cluster_end)
+            continue;
+        seen++;
+        free += walk_stored(walk, cluster, &stored) && stored == 0;
+    }
+    return free * 2 > seen;
+}
+
+/* What is stored tells nothing: most of a block that something else uses, too, is wrong; or of most
+ * clusters in use it says that they are free, as it may only where counts were to be made later. */
 static bool counts_are_void(const struct repair *repair)
 {
     const uint64_t *hits = repair->report.hits;
-    return repair->walk && hits[CHECK_refblock_shared] > 0 &&
-           (hits[CHECK_refcount_too_high] + hits[CHECK_refcount_too_low]) * 2 >
-               repair->walk->cluster_end;
+    struct walk *walk = repair->walk;
+    if (!walk || !walk->judgeable || walk->without_counts)
+        return false;
+    uint64_t low = hits[CHECK_refcount_too_low], wrong = hits[CHECK_refcount_too_high] + low;
+    uint64_t in_use =
+        capped_sum(walk->area_clusters, walk->tables.count + repair->report.allocated_clusters);
+    bool later = walk->header.incompatible & QCOW2_INCOMPAT_DIRTY;
+    return (hits[CHECK_refblock_shared] > 0 && wrong * 2 > walk->cluster_end) ||
+           (!later && low * 2 > in_use && counted_as_free(walk));
 }
 
 static int round_check(struct repair *repair)
@@ -317,7 +343,7 @@ static int run_stage(
 {
     if (!may_run(repair, stage) || (history->given_up >> nth & 1))
         return 0;
-    plan_init(&repair->plan, repair->walk, repair->named_end);
+    repair_new_plan(repair);
     int ret = stage(repair);
     if (ret == 0 && repair->decoding->given_up)
         ret = -E2BIG;

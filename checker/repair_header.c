@@ -377,8 +377,7 @@ static bool is_miscounted(const struct repair *repair)
     const uint64_t *hits = repair->report.hits;
     const struct walk *walk = repair->walk;
     uint64_t wrong = hits[CHECK_refcount_too_low] + hits[CHECK_refcount_too_high];
-    return walk->judgeable && !walk->without_counts && !repair->void_counts &&
-           !repair->report.incomplete &&
+    return walk->judgeable && !walk->without_counts && !repair->report.incomplete &&
            ((wrong > walk->cluster_end / 8 &&
                 wrong + hits[CHECK_cluster_leaked] > walk->cluster_end / 2) ||
                hits[CHECK_refcount_overflow] > 0 || hits[CHECK_header_l1_too_small] > 0);

@@ -220,7 +220,7 @@ static void find_room(const struct repair *repair, uint64_t spare, struct layout
         return;
     uint64_t need = layout->table_clusters + layout->block_count;
     /* What was lost, or not read, may be where nothing seems to be. */
-    bool all_seen = !repair->lost_references && !walk->refs_incomplete;
+    bool all_seen = !repair->lost_references && !walk->refs_incomplete && !repair->void_counts;
     for (uint64_t c = 1; all_seen && c + need <= walk->cluster_end; c++) {
         if (walk_block_off(walk, c >> walk->geo.refblock_bits) == 0) {
             c |= walk->geo.refblock_entries - 1; /* nothing there is known to be free */
@@ -306,8 +306,8 @@ static bool may_rebuild(const struct repair *repair)
 
 int repair_rebuild(struct repair *repair)
 {
-    bool needed = may_rebuild(repair) && (structure_broken(repair) || block_missing(repair));
-    return needed ? plan_rebuild(repair, 0) : 0;
+    bool needed = repair->void_counts || structure_broken(repair) || block_missing(repair);
+    return needed && may_rebuild(repair) ? plan_rebuild(repair, 0) : 0;
 }
 
 int repair_make_room(struct repair *repair)
