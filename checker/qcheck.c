@@ -11,6 +11,7 @@
 
 #include "images.h"
 #include "progress.h"
+#include "text.h"
 
 #ifndef QCHECK_VERSION
 #define QCHECK_VERSION "0.1"
@@ -99,7 +100,7 @@ static int finish_output(int exit_code)
 
 static int bad_argument(const char *what, const char *value)
 {
-    fprintf(stderr, "qcheck: %s: %s (see qcheck --help)\n", value, what);
+    text_line(stderr, "qcheck: %s: %s (see qcheck --help)", value, what);
     return 1;
 }
 
@@ -126,7 +127,7 @@ static int parse_deploy(int opt, struct arguments *args)
         ret = deploy_max_size(&args->policy, optarg, error);
     *(opt == OPT_DEPLOY ? &args->deploy : &args->deploy_details) = true;
     if (ret < 0)
-        fprintf(stderr, "qcheck: %s\n", error);
+        text_line(stderr, "qcheck: %s", error);
     return ret < 0 ? 1 : -1;
 }
 
@@ -259,6 +260,15 @@ static int check_arguments(const struct arguments *args, int image_count)
     return problem ? 1 : 0;
 }
 
+/* What getopt_long() stopped at. */
+static void not_understood(int opt, const char *word)
+{
+    const char letter[] = {'-', (char)optopt, '\0'};
+    bool is_letter = optopt > 0 && optopt < OPT_DEEP;
+    text_line(stderr, "qcheck: %s: %s", is_letter ? letter : word,
+        opt == ':' ? "needs a value" : "no such option, or it takes no value");
+}
+
 int main(int argc, char **argv)
 {
     struct arguments args = {
@@ -266,7 +276,10 @@ int main(int argc, char **argv)
         .progress = -1,
         .threads = default_threads(),
     };
-    for (int opt; (opt = getopt_long(argc, argv, "rnj:Uqv", long_options, NULL)) != -1;) {
+    opterr = 0;
+    for (int opt; (opt = getopt_long(argc, argv, ":rnj:Uqv", long_options, NULL)) != -1;) {
+        if (opt == '?' || opt == ':')
+            not_understood(opt, argv[optind - 1]);
         int exit_code = parse_option(opt, &args);
         if (exit_code >= 0)
             return exit_code;

@@ -15,7 +15,9 @@ int size_parse(const char *text, uint64_t *value)
     if (*text < '0' || *text > '9')
         return -EINVAL;
     errno = 0;
-    unsigned long long number = strtoull(text, &end, 0);
+    /* A zero in front is just that. */
+    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+    unsigned long long number = strtoull(text, &end, hex ? 16 : 10);
     if (errno)
         return -ERANGE;
     const char *suffix = *end ? strchr(suffixes, *end == 'K' ? 'k' : *end) : NULL;

@@ -6,7 +6,8 @@
 
 #include "image.h"
 
-/* A number with an optional suffix k, M, G or T (powers of 1024).  -EINVAL, or -ERANGE. */
+/* A number, decimal or hexadecimal after 0x (as `diff` prints it), with an optional suffix k, M, G
+ * or T (powers of 1024).  -EINVAL, or -ERANGE. */
 int size_parse(const char *text, uint64_t *value);
 
 /* Sets what "key=value,..." names, in the words of `qemu-img create -o`.  -EINVAL. */

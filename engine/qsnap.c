@@ -34,11 +34,7 @@ struct call {
 
 static int complain(const char *path, const char *text)
 {
-    fputs("qsnap: ", stderr);
-    text_print(stderr, path, strlen(path), 0);
-    fputs(": ", stderr);
-    text_print(stderr, text, strlen(text), 0); /* it may have names from the image */
-    fputc('\n', stderr);
+    text_line(stderr, "qsnap: %s: %s", path, text); /* it may have names from the image */
     return -1;
 }
 
@@ -334,7 +330,7 @@ static void not_understood(const struct command *command, int c, char *word)
         if (o->val == letter[1])
             dashes = "--", name = o->name;
     }
-    fprintf(stderr, "qsnap: no such option or value here: %s%s; usage: qsnap %s %s\n", dashes, name,
+    text_line(stderr, "qsnap: no such option or value here: %s%s; usage: qsnap %s %s", dashes, name,
         command->name, command->synopsis);
 }
 

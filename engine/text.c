@@ -3,6 +3,7 @@
  * See text.h. */
 #include "text.h"
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -77,6 +78,19 @@ void text_print(FILE *out, const void *bytes, size_t length, size_t width)
     }
     for (; printed < width; printed++)
         fputc(' ', out);
+}
+
+void text_line(FILE *out, const char *format, ...)
+{
+    char line[8192];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof(line), format, args);
+    va_end(args);
+    if (strlen(line) == sizeof(line) - 1)
+        text_trim(line);
+    text_print(out, line, strlen(line), 0);
+    fputc('\n', out);
 }
 
 void text_trim(char *text)

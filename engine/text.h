@@ -16,6 +16,9 @@ void text_escape(const void *bytes, size_t length, const char *also, char *out, 
 /* Prints the bytes so, filled up with blanks to `width` bytes. */
 void text_print(FILE *out, const void *bytes, size_t length, size_t width);
 
+/* A line for people, whatever the names in it are: shown so, cut after some thousand bytes. */
+void text_line(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* Takes half a character off the end of what was cut at some byte. */
 void text_trim(char *text);
 

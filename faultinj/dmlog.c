@@ -39,7 +39,7 @@ static void store_le(uint8_t *p, uint64_t v, unsigned bytes)
 
 struct reader {
     struct io *log;
-    uint64_t size, at, sector_bytes, count;
+    uint64_t size, at, sector_bytes, count, written;
     struct recording *out;
 };
 
@@ -61,8 +61,11 @@ static int read_super(struct reader *r)
     return 0;
 }
 
+/* A flush right behind another one has nothing to do, but each would be a step of its own. */
 static int add_flush(struct reader *r)
 {
+    if (r->out->count > 0 && r->out->list[r->out->count - 1].kind == REQUEST_FLUSH)
+        return 0;
     struct request flush = {.kind = REQUEST_FLUSH};
     return recording_add(r->out, &flush);
 }
@@ -72,6 +75,7 @@ static int add_write(struct reader *r, uint64_t host_off, uint64_t length, bool 
     struct request write = {
         .kind = REQUEST_WRITE, .host_off = host_off, .length = length, .fua = fua};
     write.data = malloc((size_t)length);
+    r->written += length;
     int ret = write.data ? io_read(r->log, r->at, write.data, (size_t)length) : -ENOMEM;
     if (ret == 0)
         ret = recording_add(r->out, &write);
@@ -97,9 +101,11 @@ static int read_entry(struct reader *r, bool promised, bool *more)
     if (__builtin_mul_overflow(load_le(head, 8), r->sector_bytes, &host_off) ||
         __builtin_mul_overflow(count, r->sector_bytes, &length) ||
         __builtin_add_overflow(host_off, length, &end) || end > INT64_MAX ||
-        flags & ~(uint64_t)DMLOG_KNOWN || (!promised && flags == 0 && count == 0) ||
+        flags & ~(uint64_t)DMLOG_KNOWN || (flags == 0 && count == 0) ||
         (data && length > r->size - r->at - r->sector_bytes))
         return no;
+    if (data && (end > DMLOG_MOST_BYTES || length > DMLOG_MOST_BYTES - r->written))
+        return -EFBIG;
     r->at += r->sector_bytes;
     *more = true;
     if (flags & DMLOG_MARK)

@@ -8,8 +8,6 @@
 #include "explore_impl.h"
 #include "history.h"
 
-enum { IMAGE_MAX_GIB = 4 };
-
 /* The run through the log. */
 struct replay {
     struct history *h;
@@ -115,8 +113,8 @@ int history_foreign(
         if (r->kind == REQUEST_WRITE && r->host_off + r->length > h.room_bytes)
             h.room_bytes = r->host_off + r->length;
     }
-    if (ret == 0 && h.room_bytes > (uint64_t)IMAGE_MAX_GIB << 30)
-        ret = -EFBIG; /* states are kept whole in memory, several of them */
+    if (ret == 0 && h.room_bytes > HISTORY_MOST_BYTES)
+        ret = -EFBIG;
     if (ret == 0)
         ret = state_open(h.room_bytes, &state);
     if (ret == 0)

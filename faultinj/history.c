@@ -167,6 +167,8 @@ static int run_steps(
     struct image *img = NULL;
     struct state *seen = NULL;
     int ret = look(h, h->base, oracle, 0, 0, &seen);
+    if (ret == 0 && h->live.invariant != INVARIANT_NONE)
+        ret = -EUCLEAN; /* broken before the first step: nothing can be promised */
     for (unsigned i = 0; ret == 0 && i < h->step_count; i++)
         ret = run_step(h, io, plan, oracle, &img, i, &seen);
     image_abandon(img);

@@ -41,7 +41,8 @@ bool history_follows(const struct op *op, uint64_t unit, int result, const struc
     const struct model *after, struct breach *breach);
 /* A log of another program's writes to `base`, a step for every flush.  Takes over the recording
  * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged; -EFBIG: it is, or becomes,
- * larger than 4 GiB. */
+ * larger than HISTORY_MOST_BYTES: states are kept whole in memory, several of them. */
+#define HISTORY_MOST_BYTES (UINT64_C(4) << 30)
 int history_foreign(
     const char *name, struct io *base, struct recording *recording, struct history *out);
 void history_release(struct history *history);

@@ -8,6 +8,7 @@
 
 #include "mutants.h"
 #include "run.h"
+#include "text.h"
 
 static const char *const power_models[] = {
     "prefix", "prefix-torn", "omit-one", "write-atomic", "page", "sector"};
@@ -157,7 +158,7 @@ int flushes_report(const char *workload, const char *image, const struct explore
         return ret;
     struct hunt hunt = {.history = &history, .model = fault_model_find("sector")};
     unsigned epoch = 0;
-    fprintf(out, "%s@%s\n", workload, image);
+    text_line(out, "%s@%s", workload, image);
     for (size_t i = 0; ret == 0 && i < history.recording.count; i++) {
         const struct request *r = &history.recording.list[i];
         if (r->kind == REQUEST_FLUSH && r->result == 0)

@@ -24,8 +24,11 @@ void output_count(long double count, char *out, size_t out_len)
 
 void story_print(const struct story *story, FILE *out)
 {
-    fprintf(out, "  %s\n    I%d broken: %s\n    %s\n    cut: %s\n", story->id,
-        (int)story->invariant, invariant_sentence(story->invariant), story->message, story->cut);
+    text_line(out, "  %s", story->id);
+    fprintf(
+        out, "    I%d broken: %s\n", (int)story->invariant, invariant_sentence(story->invariant));
+    text_line(out, "    %s", story->message);
+    text_line(out, "    cut: %s", story->cut);
     for (size_t i = 0; i < story->persisted_count; i++)
         fprintf(out, "    persisted: %s\n", story->persisted[i]);
     for (size_t i = 0; i < story->lost_count; i++)
@@ -80,7 +83,10 @@ static void print_human(struct output *output, const char *workload, const char 
 {
     FILE *out = output->out;
     size_t broken = output->story_count - output->printed;
-    fprintf(out, "%-9s %-12s %-12s ", workload, image, model);
+    text_print(out, workload, strlen(workload), 9);
+    fputc(' ', out);
+    text_print(out, image, strlen(image), 12);
+    fprintf(out, " %-12s ", model);
     print_counts(c, out);
     fprintf(out, "%s", explore_exhaustive(c) ? ", exhaustive" : "");
     if (c->harmed > 0)
@@ -94,19 +100,39 @@ static void print_human(struct output *output, const char *workload, const char 
         story_print(&output->stories[i], out);
 }
 
+/* A word of a shell; without quotes of its own, whoever made the name. */
+static void print_quoted(const char *before, const char *word, FILE *out)
+{
+    char escaped[8192];
+    text_escape(word, strlen(word), "'", escaped, sizeof(escaped));
+    fprintf(out, "%s'%s'", before, escaped);
+}
+
+static void print_replay(const struct output *output, const struct story *story)
+{
+    print_quoted("# qcrash replay ", story->id, output->out);
+    if (output->base)
+        print_quoted(" --base ", output->base, output->out);
+    if (output->log)
+        print_quoted(" --log ", output->log, output->out);
+    fputc('\n', output->out);
+}
+
 static void print_tap(struct output *output, const char *workload, const char *image,
     const char *model, const struct explore_counts *c)
 {
     FILE *out = output->out;
     size_t broken = output->story_count - output->printed;
-    fprintf(out, "%sok %u - %s on %s under %s\n", broken ? "not " : "", ++output->lines, workload,
+    text_line(out, "%sok %u - %s on %s under %s", broken ? "not " : "", ++output->lines, workload,
         image, model);
     fprintf(out, "# ");
     print_counts(c, out);
     fprintf(out, "%s\n", explore_exhaustive(c) ? ", exhaustive" : "");
-    for (size_t i = output->printed; i < output->story_count; i++)
-        fprintf(out, "# qcrash replay '%s'\n# I%d: %s\n", output->stories[i].id,
-            (int)output->stories[i].invariant, output->stories[i].message);
+    for (size_t i = output->printed; i < output->story_count; i++) {
+        const struct story *story = &output->stories[i];
+        print_replay(output, story);
+        text_line(out, "# I%d: %s", (int)story->invariant, story->message);
+    }
 }
 
 /* ---- a table ------------------------------------------------------------------------------- */
@@ -136,9 +162,9 @@ static void print_row(const struct output_row *row, FILE *out)
     char legal[32], certified[32];
     output_count(c->legal, legal, sizeof(legal));
     output_count(c->certified, certified, sizeof(certified));
-    fprintf(out,
+    text_line(out,
         "| %s | %u | %s | %s | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64
-        " | %s | %u of %u |\n",
+        " | %s | %u of %u |",
         row->name, row->runs, legal, certified, c->executed, c->distinct, c->continued, c->repaired,
         c->repair_cuts, explore_exhaustive(c) ? "yes" : "no", row->kept, row->runs);
 }
@@ -238,7 +264,7 @@ static int finish_json(struct output *output)
     if (top)
         json_object_set_new(top, "repairs-with-orphans", json_integer((json_int_t)c->orphaned));
     if (top && output->left_out[0])
-        json_object_set_new(top, "left-out", json_string(output->left_out));
+        json_object_set_new(top, "left-out", text_json(output->left_out));
     int ret = top ? json_dumpf(top, output->out, JSON_INDENT(2)) : -1;
     fputc('\n', output->out);
     json_decref(top);
@@ -267,7 +293,7 @@ static void finish_human(struct output *output)
             c->orphaned, c->adopted);
     fprintf(out, "%.0f states/s, seed %" PRIu64 "\n", per_second(c), output->seed);
     if (output->left_out[0])
-        fprintf(out, "NOT complete; left out: %s\n", output->left_out);
+        text_line(out, "NOT complete; left out: %s", output->left_out);
     fprintf(out, output->story_count ? "%zu promises BROKEN\n" : "every promise kept\n",
         output->story_count);
 }
@@ -281,11 +307,11 @@ int output_finish(struct output *output)
         for (size_t i = 0; i < output->story_count; i++)
             story_print(&output->stories[i], output->out);
         if (output->left_out[0])
-            fprintf(output->out, "\nNOT complete; left out: %s\n", output->left_out);
+            text_line(output->out, "NOT complete; left out: %s", output->left_out);
     } else if (output->style == OUTPUT_TAP) {
         fprintf(output->out, "1..%u\n", output->lines);
         if (output->left_out[0])
-            fprintf(output->out, "# NOT complete; left out: %s\n", output->left_out);
+            text_line(output->out, "# NOT complete; left out: %s", output->left_out);
     } else {
         finish_human(output);
     }

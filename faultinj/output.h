@@ -20,6 +20,7 @@ struct output_row {
 struct output {
     enum output_style style;
     FILE *out;
+    const char *base, *log; /* of a foreign log, not owned: a replay needs them; else NULL */
     uint64_t seed;
     unsigned lines; /* of TAP, so far */
     struct explore_counts total;

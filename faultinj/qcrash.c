@@ -11,6 +11,7 @@
 #include "mutants.h"
 #include "run.h"
 #include "sweep.h"
+#include "text.h"
 
 enum { EXIT_BROKEN = 2, LIST_MAX = 64, MUTANT_CAP = 4096, SEQUENCE_MAX = 6, RANDOM_MAX = 100 };
 
@@ -28,7 +29,7 @@ static bool take_count(const char *text, uint64_t *value)
 {
     char *end;
     errno = 0;
-    *value = strtoull(text, &end, 0);
+    *value = strtoull(text, &end, strncmp(text, "0x", 2) == 0 ? 16 : 10);
     return !errno && end != text && *end == '\0' && !strchr(text, '-');
 }
 
@@ -305,7 +306,8 @@ static const struct command *command_named(const char *name)
 
 static int complain(const char *what, const char *text)
 {
-    fprintf(stderr, "qcrash: %s: %s\nTry 'qcrash --help'.\n", what, text);
+    text_line(stderr, "qcrash: %s: %s", what, text);
+    fputs("Try 'qcrash --help'.\n", stderr);
     return -1;
 }
 
@@ -384,8 +386,11 @@ int main(int argc, char **argv)
     }
     if (parse(argc - 1, argv + 1, command, &call) < 0)
         return EXIT_FAILURE;
-    call.output =
-        (struct output){.style = call.style, .out = stdout, .seed = call.run.explore.seed};
+    call.output = (struct output){.style = call.style,
+        .out = stdout,
+        .seed = call.run.explore.seed,
+        .base = call.run.base,
+        .log = call.run.log};
     int code = command->run(&call);
     output_release(&call.output);
     return finish_output(code);

@@ -11,6 +11,7 @@
 #include "dmlog.h"
 #include "mutants.h"
 #include "sweep.h"
+#include "text.h"
 
 enum { IMAGES_MAX = 256 };
 
@@ -20,7 +21,10 @@ static int load_file(const char *path, struct io **out)
     int ret = io_file_open(path, IO_FILE_SHARE, &file, NULL);
     if (ret < 0)
         return ret;
-    ret = io_mem_load(file, out);
+    uint64_t size;
+    ret = io_size(file, &size);
+    if (ret == 0)
+        ret = size > HISTORY_MOST_BYTES ? -EFBIG : io_mem_load(file, out);
     io_close(file);
     return ret;
 }
@@ -32,8 +36,15 @@ int run_build_image(const char *name, struct io **out)
               : strlen(name) >= IMAGE_NAME_BYTES ? -ENAMETOOLONG
                                                  : load_file(name, out);
     if (ret < 0)
-        fprintf(stderr, "qcrash: image '%s': %s\n", name, strerror(-ret));
+        text_line(stderr, "qcrash: image '%s': %s", name, strerror(-ret));
     return ret;
+}
+
+static const char *history_error(int ret)
+{
+    return ret == -EUCLEAN ? "the image is damaged already, or is none; run qcheck"
+           : ret == -EFBIG ? "images of more than 4 GiB are not explored"
+                           : strerror(-ret);
 }
 
 int run_history(const char *workload, const char *image, bool backtraces, struct fault_plan *plan,
@@ -44,7 +55,7 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
     char error[WORKLOAD_ERROR_BYTES];
     int ret = workload_find(workload, &w, error);
     if (ret < 0) {
-        fprintf(stderr, "qcrash: %s\n", error);
+        text_line(stderr, "qcrash: %s", error);
         return ret;
     }
     ret = run_build_image(image, &base);
@@ -55,7 +66,7 @@ int run_history(const char *workload, const char *image, bool backtraces, struct
     ret = history_run(&w, image, base, backtraces, plan, out);
     if (ret < 0) {
         io_close(base);
-        fprintf(stderr, "qcrash: %s on %s: %s\n", workload, image, strerror(-ret));
+        text_line(stderr, "qcrash: %s on %s: %s", workload, image, history_error(ret));
     }
     return ret;
 }
@@ -120,7 +131,7 @@ static int run_models(const struct run_options *o, struct one_run *run)
         struct explore_counts counts = {0};
         run->model = all ? &fault_models[i] : fault_model_find(names[i]);
         if (!run->model) {
-            fprintf(stderr, "qcrash: there is no model '%s'; see qcrash list\n", names[i]);
+            text_line(stderr, "qcrash: there is no model '%s'; see qcrash list", names[i]);
             return -EINVAL;
         }
         ret = explore_run(
@@ -186,7 +197,7 @@ static int run_on_images(const struct run_options *o, const char *workload, stru
         struct workload w;
         char error[WORKLOAD_ERROR_BYTES];
         if (workload_find(workload, &w, error) < 0) {
-            fprintf(stderr, "qcrash: %s\n", error);
+            text_line(stderr, "qcrash: %s", error);
             return -EINVAL;
         }
         ret = run_one(o, workload, w.image[0] ? w.image : "c512", output);
@@ -256,9 +267,10 @@ static int foreign_history(const char *base_path, const char *log_path, struct h
         io_close(log);
     }
     if (ret < 0) {
-        fprintf(stderr, "qcrash: log '%s': %s\n", log_path,
+        text_line(stderr, "qcrash: log '%s': %s", log_path,
             ret == -EILSEQ    ? "not a dm-log-writes log"
             : ret == -ENODATA ? "ends inside an entry"
+            : ret == -EFBIG   ? "logs that write more than 4 GiB, or behind them, are not explored"
                               : strerror(-ret));
         return ret;
     }
@@ -271,10 +283,7 @@ static int foreign_history(const char *base_path, const char *log_path, struct h
             io_close(base);
     }
     if (ret < 0)
-        fprintf(stderr, "qcrash: base '%s': %s\n", base_path,
-            ret == -EUCLEAN ? "is damaged already; run qcheck"
-            : ret == -EFBIG ? "images of more than 4 GiB are not explored"
-                            : strerror(-ret));
+        text_line(stderr, "qcrash: base '%s': %s", base_path, history_error(ret));
     return ret;
 }
 
@@ -329,7 +338,7 @@ static int record_log(const struct history *h, const char *path)
         io_close(log);
     }
     if (ret < 0)
-        fprintf(stderr, "qcrash: %s: %s\n", path, strerror(-ret));
+        text_line(stderr, "qcrash: %s: %s", path, strerror(-ret));
     return ret;
 }
 
@@ -346,7 +355,7 @@ static int save_state(const struct state *state, const char *path)
         io_close(file);
     }
     if (ret < 0)
-        fprintf(stderr, "qcrash: %s: %s\n", path, strerror(-ret));
+        text_line(stderr, "qcrash: %s: %s", path, strerror(-ret));
     return ret;
 }
 
@@ -374,7 +383,7 @@ int run_replay(
     struct state *state = NULL;
     if (story_id_parse(text, &id) < 0 ||
         (!(run.model = fault_model_find(id.model)) && strcmp(id.model, "live") != 0)) {
-        fprintf(stderr, "qcrash: '%s' is not an ID\n", text);
+        text_line(stderr, "qcrash: '%s' is not an ID", text);
         return -EINVAL;
     }
     struct fault_plan plan = {0};
@@ -398,7 +407,7 @@ int run_replay(
         ret = explore_replay(&run.history, &run.history.recording, run.model, &o->explore, id.epoch,
             id.choices, &state, tell, &run);
     if (ret == -ENOENT)
-        fprintf(stderr, "qcrash: '%s': the run has no such state\n", text);
+        text_line(stderr, "qcrash: '%s': the run has no such state", text);
     if (ret == 0 && save && state)
         ret = save_state(state, save);
     if (ret == 0 && output->style != OUTPUT_HUMAN) {

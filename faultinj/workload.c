@@ -28,7 +28,7 @@ static bool parse_number(const char *word, uint64_t *value, bool *clusters)
 {
     char *end;
     errno = 0;
-    *value = strtoull(word, &end, 0);
+    *value = strtoull(word, &end, strncmp(word, "0x", 2) == 0 ? 16 : 10);
     if (errno || end == word || *word == '-')
         return false;
     unsigned shift = *end == 'k' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
@@ -36,8 +36,9 @@ static bool parse_number(const char *word, uint64_t *value, bool *clusters)
         *clusters = true;
     if (*end == 'c' || shift > 0)
         end++;
+    bool fits = *value < UINT64_C(1) << (40 - shift);
     *value <<= shift;
-    return *end == '\0' && *value < UINT64_C(1) << 40;
+    return *end == '\0' && fits;
 }
 
 static bool parse_arguments(struct op *op, char *const *words, unsigned count)

@@ -141,11 +141,15 @@ END_TEST
 /* A few sectors of log may claim to be written at the end of the world. */
 START_TEST(far_writes_are_refused)
 {
+    uint8_t sector[512] = {0};
+    const struct request far = {
+        .kind = REQUEST_WRITE, .host_off = UINT64_C(1) << 59, .length = 512, .data = sector};
     struct io *base, *log = log_with(512, 1);
-    struct recording r;
+    struct recording r = {0};
     struct history h;
     entry(log, 512, 512, UINT64_C(1) << 50, 1, 0);
-    ck_assert_int_eq(dmlog_read(log, &r), 0);
+    ck_assert_int_eq(dmlog_read(log, &r), -EFBIG);
+    ck_assert_int_eq(recording_add(&r, &far), 0);
     ck_assert_int_eq(run_build_image("c512", &base), 0);
     ck_assert_int_eq(history_foreign("x", base, &r, &h), -EFBIG);
     io_close(base);

@@ -176,6 +176,11 @@ START_TEST(sizes_as_people_write_them)
     ck_assert_uint_eq(size, 12);
     ck_assert_int_eq(size_parse("0x10k", &size), 0);
     ck_assert_uint_eq(size, 16384);
+    ck_assert_int_eq(size_parse("010", &size), 0); /* not octal */
+    ck_assert_uint_eq(size, 10);
+    ck_assert_int_eq(size_parse("0x", &size), -EINVAL);
+    ck_assert_int_eq(size_parse("08k", &size), 0);
+    ck_assert_uint_eq(size, 8192);
     ck_assert_int_eq(size_parse("3T", &size), 0);
     ck_assert_uint_eq(size, UINT64_C(3) << 40);
     ck_assert_int_eq(size_parse("-1", &size), -EINVAL);

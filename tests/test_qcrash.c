@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "desk.h"
 #include "output.h"
@@ -13,6 +14,13 @@
 #define LONG                                                                        \
     "./a-folder-of-this-name/with-another-one-inside/and-one-more/so-that-this-is/" \
     "a-long-path-indeed"
+
+/* Address space; a sanitizer takes it all. */
+#ifdef __SANITIZE_ADDRESS__
+#define RATION ""
+#else
+#define RATION "ulimit -v 2000000; "
+#endif
 
 /* A wrong engine: its replay breaks a promise. */
 #define BROKEN "apply@c512/sector/1/p0.1+apply_counts_early"
@@ -150,6 +158,222 @@ START_TEST(a_budget_that_does_not_suffice_is_said)
 }
 END_TEST
 
+/* ---- what comes from others ---------------------------------------------------------------- */
+
+/* An image that is none, or that was damaged before anything ran, breaks no promise of ours. */
+START_TEST(images_that_are_none)
+{
+    struct desk desk = desk_open();
+    const char *told = "the image is damaged already, or is none";
+    desk_works(&desk, "yes | head -c 70000 > text; : > nothing; truncate -s 5G large");
+    desk_works(&desk, "qsnap new hurt 1M && printf '\\377' | dd of=hurt bs=1 seek=196608 "
+                      "conv=notrunc status=none");
+    desk_want(&desk, "qcrash run create --image text", 1, "", told);
+    desk_want(&desk, "qcrash run create --image nothing", 1, "", told);
+    desk_want(&desk, "qcrash run create --image hurt", 1, "", told);
+    desk_want(&desk, "qcrash run create --image hurt --faults", 1, "", told);
+    desk_want(&desk, "qcrash run repair --image hurt", 0, "every promise kept", "");
+    desk_want(&desk, "qcrash run create --image large", 1, "", "File too large");
+    desk_close(&desk);
+}
+END_TEST
+
+static void put_le(uint8_t *p, uint64_t value, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++, value >>= 8)
+        p[i] = (uint8_t)value;
+}
+
+/* A log of one entry, which is followed by nothing but a hole up to `size` bytes. */
+static const struct hostile_log {
+    uint64_t magic, version, promised;
+    uint32_t sector_bytes;
+    uint64_t sector, count, flags, size;
+    int exit_code;
+    const char *words; /* on stderr */
+} hostile_logs[] = {
+#define MAGIC UINT64_C(0x6a736677736872)
+#define CUT   "ends inside an entry"
+#define NONE  "not a dm-log-writes log"
+#define FAR   "are not explored"
+    {MAGIC, 1, 1, 512, 4, 1, 0, 1536, 0, ""},
+    /* it is none */
+    {1, 1, 1, 512, 4, 1, 0, 1536, 1, NONE},
+    {MAGIC, 2, 1, 512, 4, 1, 0, 1536, 1, NONE},
+    {MAGIC, 1, 1, 0, 4, 1, 0, 1536, 1, NONE},
+    {MAGIC, 1, 1, 33, 4, 1, 0, 1536, 1, NONE},
+    {MAGIC, 1, 1, 1 << 30, 4, 1, 0, 1536, 1, NONE},
+    {MAGIC, 1, 1, UINT32_MAX, 4, 1, 0, 1536, 1, NONE},
+    {MAGIC, 1, 1, 512, 4, 1, 0, 27, 1, NONE},
+    /* cut short */
+    {MAGIC, 1, 1, 512, 4, 1, 0, 28, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, 1, 0, 700, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, 1, 0, 1535, 1, CUT},
+    {MAGIC, 1, 2, 512, 4, 1, 0, 1536, 1, CUT},
+    {MAGIC, 1, UINT64_MAX, 512, 4, 1, 0, 1536, 1, CUT},
+    {MAGIC, 1, UINT64_MAX, 512, 4, 1, 0, 1536, 1, CUT},
+    {MAGIC, 1, UINT64_MAX, 512, 4, 1, 0, UINT64_C(1) << 43, 1, CUT}, /* zeros without end */
+    /* lengths and places that cannot be */
+    {MAGIC, 1, 1, 512, 4, UINT64_MAX, 0, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, UINT64_MAX / 512, 0, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, (UINT64_MAX >> 9) - 3, 0, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, UINT64_MAX, 1, 0, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, UINT64_MAX >> 9, 1, 0, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, UINT64_MAX >> 9, 1, 4, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, UINT64_MAX, 4, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, UINT64_MAX, 8, 1536, 1, CUT}, /* a mark */
+    {MAGIC, 1, 1, 512, 4, 1, 32, 1536, 1, CUT},
+    {MAGIC, 1, 1, 512, 4, 1, UINT64_MAX, 1536, 1, CUT},
+    /* more than is looked at */
+    {MAGIC, 1, 1, 512, UINT64_C(1) << 23, 1, 0, 1536, 1, FAR},
+    {MAGIC, 1, 1, 512, UINT64_C(1) << 53, 1, 0, 1536, 1, FAR},
+    {MAGIC, 1, 1, 512, 0, (UINT64_C(1) << 23) + 1, 0, UINT64_C(1) << 43, 1, FAR},
+    /* a discard of everything, and of what was never there, is one */
+    {MAGIC, 1, 1, 512, 0, UINT64_C(1) << 53, 4, 1536, 2, ""},
+    {MAGIC, 1, 1, 512, UINT64_C(1) << 52, UINT64_C(1) << 52, 4, 1536, 0, ""},
+    {MAGIC, 1, 1, 512, 4, 1, 8, 1536, 0, ""},
+};
+
+static void write_hostile_log(const struct desk *desk, const struct hostile_log *log)
+{
+    uint8_t bytes[1536] = {0};
+    uint64_t head = log->sector_bytes == 512 ? 512 : 32;
+    char path[4096];
+    put_le(bytes + head, log->sector, 8);
+    put_le(bytes + head + 8, log->count, 8);
+    put_le(bytes + head + 16, log->flags, 8);
+    put_le(bytes, log->magic, 8);
+    put_le(bytes + 8, log->version, 8);
+    put_le(bytes + 16, log->promised, 8);
+    put_le(bytes + 24, log->sector_bytes, 4);
+    snprintf(path, sizeof(path), "%s/log", desk->dir);
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(bytes, 1, sizeof(bytes), file), sizeof(bytes));
+    ck_assert_int_eq(fclose(file), 0);
+    ck_assert_int_eq(truncate(path, (off_t)log->size), 0);
+}
+
+/* One line, at once, with little memory. */
+START_TEST(logs_of_strangers)
+{
+    const struct hostile_log *log = &hostile_logs[_i];
+    struct desk desk = desk_open();
+    desk_works(&desk, "qsnap new base 64k -o cluster_size=512");
+    write_hostile_log(&desk, log);
+    struct proc_result r =
+        desk_run(&desk, RATION "timeout 20 qcrash explore --base base --log log");
+    ck_assert_msg(r.exit_code == log->exit_code, "exit %d: %s%s", r.exit_code, r.out, r.err);
+    ck_assert_msg(strstr(r.err, log->words) != NULL, "%s", r.err);
+    ck_assert_uint_eq(strcspn(r.err, "\n") + (r.err[0] != '\0'), strlen(r.err));
+    ck_assert_int_eq(r.exit_code == 1, r.out[0] == '\0');
+    proc_free(&r);
+    desk_close(&desk);
+}
+END_TEST
+
+/* Hundreds of thousands of flushes are one. */
+START_TEST(a_log_of_nothing_but_flushes)
+{
+    enum { ENTRIES = 200000, BYTES = 32 };
+    struct desk desk = desk_open();
+    uint8_t *bytes = calloc(ENTRIES + 1, BYTES);
+    char path[4096];
+    ck_assert_ptr_nonnull(bytes);
+    put_le(bytes, MAGIC, 8);
+    put_le(bytes + 8, 1, 8);
+    put_le(bytes + 16, ENTRIES, 8);
+    put_le(bytes + 24, BYTES, 4);
+    for (size_t i = 1; i <= ENTRIES; i++)
+        put_le(bytes + i * BYTES + 16, 1, 8);
+    snprintf(path, sizeof(path), "%s/log", desk.dir);
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(bytes, BYTES, ENTRIES + 1, file), ENTRIES + 1);
+    ck_assert_int_eq(fclose(file), 0);
+    free(bytes);
+    desk_works(&desk, "qsnap new base 1M");
+    desk_want(&desk, "qcrash explore --base base --log log", 0, "every promise kept", "");
+    desk_close(&desk);
+}
+END_TEST
+
+/* Control bytes of names reach no terminal, and a quote ends no word of a shell. */
+START_TEST(names_are_shown_and_not_obeyed)
+{
+    static const struct {
+        const char *command;
+        int exit_code;
+        const char *out, *err;
+    } rows[] = {
+        {"qcrash \"$e\"", 1, "", "qcrash: x\\x1b[2Jy: must be run"},
+        {"qcrash run \"$e\"", 1, "", "x\\x1b[2Jy"},
+        {"qcrash run \"--$e\"", 1, "", "--x\\x1b[2Jy: no such option"},
+        {"qcrash run \"./$e/w\"", 1, "", "./x\\x1b[2Jy/w"},
+        {"qcrash run create --image \"$e\"", 1, "", "'x\\x1b[2Jy': No such"},
+        {"qcrash run create --model \"$e\"", 1, "", "'x\\x1b[2Jy'"},
+        {"qcrash run create --cap \"$e\"", 1, "", "'x\\x1b[2Jy'"},
+        {"qcrash replay \"$e\"", 1, "", "'x\\x1b[2Jy' is not an ID"},
+        {"qcrash explore --base b --log \"$e\"", 1, "", "log 'x\\x1b[2Jy': No such"},
+        {"qcrash explore --base \"$e\" --log l", 1, "", "base 'x\\x1b[2Jy': No such"},
+        {"cp b \"$e\"; qcrash run create --image \"$e\"", 0, "create    x\\x1b[2Jy", ""},
+        {"cp b \"$e\"; qcrash run create --image \"$e\" --output=tap", 0, "on x\\x1b[2Jy under",
+            ""},
+        {"qsnap list \"$e\"", 1, "", "qsnap: x\\x1b[2Jy: No such"},
+        {"qsnap list b \"--$e\"", 1, "", "here: --x\\x1b[2Jy;"},
+        {"qsnap write b \"$e\" 1", 1, "", "x\\x1b[2Jy: not a size"},
+        {"qsnap apply b \"$e\"", 1, "", "x\\x1b[2Jy"},
+        {"qcheck b \"--$e\"", 1, "", "--x\\x1b[2Jy"},
+        {"qcheck b \"-j$e\"", 1, "", "x\\x1b[2Jy: not a number"},
+        {"qcheck b --deploy --allow=\"$e\"", 1, "", "x\\x1b[2Jy: no such rule"},
+    };
+    struct desk desk = desk_open();
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char command[600];
+        snprintf(command, sizeof(command),
+            "rm -f b x* l*; qsnap new b 64k -o cluster_size=512; qcrash run write --image b "
+            "--record l "
+            ">/dev/null; e=$(printf 'x\033[2Jy'); %s",
+            rows[i].command);
+        FILE *script;
+        char path[4096];
+        snprintf(path, sizeof(path), "%s/script", desk.dir);
+        script = fopen(path, "w");
+        ck_assert_ptr_nonnull(script);
+        fputs(command, script);
+        fclose(script);
+        struct proc_result r = desk_run(&desk, "sh ./script");
+        ck_assert_msg(r.exit_code == rows[i].exit_code, "%s: exit %d\n%s%s", rows[i].command,
+            r.exit_code, r.out, r.err);
+        ck_assert_msg(strstr(r.out, rows[i].out) != NULL, "%s: %s", rows[i].command, r.out);
+        ck_assert_msg(strstr(r.err, rows[i].err) != NULL, "%s: %s", rows[i].command, r.err);
+        ck_assert_msg(!strchr(r.out, 27) && !strchr(r.err, 27), "%s", rows[i].command);
+        proc_free(&r);
+    }
+    desk_close(&desk);
+}
+END_TEST
+
+START_TEST(hints_of_a_log_can_be_run)
+{
+    char *text;
+    size_t length;
+    struct output output = {.style = OUTPUT_TAP,
+        .out = open_memstream(&text, &length),
+        .base = "it's",
+        .log = "the log"};
+    struct story story = {.invariant = INVARIANT_COPIED};
+    snprintf(story.id, sizeof(story.id), "the log@log/sector/1/l");
+    ck_assert_int_eq(output_story(&output, &story), 0);
+    output_line(&output, "the log", "log", "sector", &output.total);
+    fclose(output.out);
+    ck_assert_ptr_nonnull(strstr(
+        text, "# qcrash replay 'the log@log/sector/1/l' --base 'it\\x27s' --log 'the log'\n"));
+    free(text);
+    output_release(&output);
+}
+END_TEST
+
 Suite *test_qcrash(void);
 Suite *test_qcrash(void)
 {
@@ -162,6 +386,15 @@ Suite *test_qcrash(void)
     tcase_add_test(tcase, images_with_long_paths);
     tcase_add_test(tcase, each_violation_is_told_once);
     tcase_add_test(tcase, a_budget_that_does_not_suffice_is_said);
+    suite_add_tcase(suite, tcase);
+    tcase = tcase_create("strangers");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_test(tcase, images_that_are_none);
+    tcase_add_loop_test(
+        tcase, logs_of_strangers, 0, sizeof(hostile_logs) / sizeof(hostile_logs[0]));
+    tcase_add_test(tcase, a_log_of_nothing_but_flushes);
+    tcase_add_test(tcase, names_are_shown_and_not_obeyed);
+    tcase_add_test(tcase, hints_of_a_log_can_be_run);
     suite_add_tcase(suite, tcase);
     return suite;
 }
