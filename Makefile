@@ -115,7 +115,7 @@ $(BUILD)/tests/fuzz_tool: $(BUILD)/tests/fuzz_tool.o $(TEST_LIB) $(FAULT_LIB) $(
 # Preloaded by a suite: no sanitizer, and nothing of ours in it.
 $(BUILD)/tests/fail_calls.so: tests/fail_calls.c
 	@mkdir -p $(@D)
-	$(CC) $(filter-out $(SANITIZE) --coverage,$(CFLAGS_ALL)) -fPIC -shared -o $@ $< -ldl
+	$(CC) $(filter-out $(SANITIZE) $(COUNTED),$(CFLAGS_ALL)) -fPIC -shared -o $@ $< -ldl
 
 # The engine and QEMU in turns on one image.
 $(BUILD)/tests/interplay: $(BUILD)/tests/interplay.o $(TEST_LIB) $(ENGINE_LIB) $(IO_LIB)
@@ -215,14 +215,16 @@ fuzz: $(BUILD)/tests/fuzz_tool  ## fuzz every target for TIME seconds each: TIME
 
 # gcov comes with the compiler; COVERAGE_SUITES= for some of the tests only.  Those left out take
 # half of the time, and reach no line that the others do not.
+# Threads count together.
+COUNTED := -O0 -g --coverage -fprofile-update=atomic
 NOT_COVERED_BY := agreement cost explore fastpath fault interplay names qcrash recipe record sweep
 coverage:                       ## lines and branches of engine/ and checker/ that the tests reach
 	find $(BUILD)/coverage -name '*.gcda' -delete 2>/dev/null || true
-	$(MAKE) BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
+	$(MAKE) BUILD=$(BUILD)/coverage OPT='$(COUNTED)' LDFLAGS=--coverage \
 		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' \
 		coverage-build
 	-$(if $(COVERAGE_SUITES),$(BUILD)/coverage/tests/run $(COVERAGE_SUITES),\
-		$(MAKE) -s BUILD=$(BUILD)/coverage OPT='-O0 -g --coverage' LDFLAGS=--coverage \
+		$(MAKE) -s BUILD=$(BUILD)/coverage OPT='$(COUNTED)' LDFLAGS=--coverage \
 		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' \
 		TO_RUN='$(filter-out $(NOT_COVERED_BY),$(SUITES))' check-in-halves) \
 		>$(BUILD)/coverage/log 2>&1

@@ -2,11 +2,13 @@
  *
  * A library to preload: the n-th call of a kind fails, as the environment says.
  *
- *   FAIL_KIND    alloc, open, read, write, sync, resize or lock
+ *   FAIL_KIND    alloc, open, read, write, sync, resize or lock; torn: a write, and half of it is
+ *                done
  *   FAIL_NTH     which call of that kind; 0: none
  *   FAIL_PROGRAM if set, only in the program of this name
  *   FAIL_FIRED   a file that is made when it has failed
- *   FAIL_MODE    short: each read and write does a part; eintr: every other one is interrupted
+ *   FAIL_MODE    short: each read and write does a part; eintr: every other one is interrupted;
+ *                kill: nothing fails, but the program is killed
  *
  * Never linked with anything: malloc and its like are the next ones, of the C library or of a tool
  * that watches memory. */
@@ -22,6 +24,17 @@
 
 static volatile sig_atomic_t calls_seen, turn, not_ours = 1;
 
+static int mode_is(const char *mode)
+{
+    const char *wanted = getenv("FAIL_MODE");
+    return wanted && strcmp(wanted, mode) == 0;
+}
+
+static int die(void)
+{
+    return mode_is("kill") ? kill(getpid(), SIGKILL) == 0 : 0;
+}
+
 /* True if this call is the one; errno is set. */
 static int fails(const char *kind, int error)
 {
@@ -31,14 +44,10 @@ static int fails(const char *kind, int error)
     const char *fired = getenv("FAIL_FIRED");
     if (fired)
         syscall(SYS_close, (int)syscall(SYS_openat, AT_FDCWD, fired, O_CREAT | O_WRONLY, 0644));
+    if (strcmp(kind, "torn") != 0)
+        die();
     errno = error;
     return 1;
-}
-
-static int mode_is(const char *mode)
-{
-    const char *wanted = getenv("FAIL_MODE");
-    return wanted && strcmp(wanted, mode) == 0;
 }
 
 static int interrupted(void)
@@ -151,6 +160,10 @@ ssize_t pwrite64(int fd, const void *buf, size_t length, off64_t at)
 {
     if (fails("write", ENOSPC) || interrupted())
         return -1;
+    if (fails("torn", EIO)) {
+        syscall(SYS_pwrite64, fd, buf, length / 2, at);
+        return die() ? 0 : -1;
+    }
     return syscall(SYS_pwrite64, fd, buf, part_of(length), at);
 }
 

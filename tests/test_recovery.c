@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Ways of the repair that take an image of their own, one row each: what is found again, what is
+ * left alone because the image does not tell, what is given up.  The corpus has the cases that each
+ * check is about; these are about what speaks for and against a repair. */
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "recipe.h"
+#include "repair.h"
+#include "same.h"
+
+enum { MOST_PAIRS = 3 };
+
+static const struct row {
+    const char *recipe;
+    bool lossy;
+    int exit_code;
+    const char *remark; /* "": any, or none */
+    struct {
+        const char *is, *should_be; /* expressions on the repaired image */
+    } pairs[MOST_PAIRS];
+} rows[] = {
+    /* ---- empty L2 entries ---- */
+    /* the sector of a younger table was lost with this entry */
+    {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 20k 4k\ndata 1M 4k\n"
+     "snapshot id=2\ndata 1028k 4k\ndamage snapshot[0].l2[0][5] = 0\n"
+     "damage fill snapshot[1].l2[0].offset 512 0\n",
+        true, 0, "the clusters that another disk has",
+        {{"snapshot[1].l2[0][4]", "snapshot[0].l2[0][4]"}}},
+    /* a younger table has nothing there, and lost nothing */
+    {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 0 256k\ndata 1M 4k\n"
+     "snapshot id=2\ndata 1028k 4k\ndamage snapshot[0].l2[0][5] = 0\n",
+        true, 0, "", {{"snapshot[1].l2[0][4]", "0"}}},
+    /* compressed data, of which an older disk knows */
+    {"image cluster=4k size=2M\ncompressed 0 64k\nsnapshot id=1\ndata 1M 4k\ndamage l2[0][2] = 0\n"
+     "damage l2[0][3] = 0\n",
+        true, 0, "the clusters that another disk has",
+        {{"l2[0][2]", "snapshot[0].l2[0][2]"}, {"l2[0][3]", "snapshot[0].l2[0][3]"}}},
+    /* ---- what is given up ---- */
+    {"image cluster=16k extended_l2 size=2M backing=b backing_format=raw\ndata 0 32k\n"
+     "damage refcount[@l2[0][1]] = 0\ndamage l2[0][1].offset = 1G\n",
+        true, 0, "lost: guest 0x4000",
+        {{"l2[0][1]", "0"}, {"l2[0][1].bitmap", "0xffffffff00000000"}}},
+    /* what is called compressed data is an L2 table */
+    {"image cluster=4k size=4M\ncompressed 0 8k\ndata 2M 4k\n"
+     "damage l2[0][1] = (l2[0][1] & ~0xffffff) | l2[1].offset\n",
+        true, 0, "lost: guest 0x1000", {{"l2[0][1]", "0"}, {"l2[1][0]", "was(l2[1][0])"}}},
+    /* ---- records ---- */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
+     "damage header.snapshot_count = 9\ndamage fill snapshot[1].offset 200 0x5a\n",
+        true, 0, "lost: 8 snapshots", {{"header.snapshot_count", "1"}}},
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\n"
+     "damage fill snapshot[0].offset 200 0x5a\n",
+        true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
+     "damage refcount[@snapshot[0].l1_offset] = 0\n"
+     "damage fill snapshot[0].l1_offset 4k 0\ndamage snapshot[0].l1_offset = 1T\n",
+        true, 0, "whose L1 table cannot be found", {{"header.snapshot_count", "1"}}},
+    /* ---- shared ---- */
+    {"image cluster=4k size=2M\ndata 0 16k\ncompressed 64k 8k\ndamage l2[0][8] = l2[0][0]\n"
+     "damage l2[0][9] = l2[0][16]\n",
+        false, 0, "its own copy", {{"l2[0][0]", "was(l2[0][0])"}, {"l2[0][16]", "was(l2[0][16])"}}},
+    /* ---- sizes ---- */
+    /* nothing is mapped: no end of it tells the size */
+    {"image cluster=4k size=2M\nsnapshot id=1\ndata 0 4k\ndamage snapshot[0].disk_size = 0\n", true,
+        0, "", {{"header.size", "2M"}}},
+    /* what is encrypted may be VM state */
+    {"image aes cluster=4k size=8M\ndata 0 8k\ndata 4M 4k\ndamage header.size = 2M\n", false, 0, "",
+        {{"header.size", "2M"}}},
+    /* ---- bitmaps ---- */
+    {"image\ndata 0 64k\nbitmap name=b\ndamage bitmaps.count = 0\ndamage header.autoclear = 0\n",
+        false, 0, "", {{"header.autoclear", "0"}}},
+    /* ---- an orphaned L1 table and a disk whose own counts for nothing ---- */
+    {"image cluster=4k size=4M\ndata 0 8k pattern=1\ndata 2M 8k pattern=2\nsnapshot id=1\n"
+     "damage header.l1_offset = snapshot[0].offset\ndamage refcount[@header.l1_offset] = 0\n",
+        true, 0, "", {{"header.l1_size", "2"}}},
+};
+
+static int run_repair(struct io *io, bool lossy, FILE *remarks, struct report *report)
+{
+    const struct repair_options how = {.lossy = lossy, .remarks = remarks};
+    struct check_options options = {.threads = 1};
+    report_init(report, 10);
+    repair_image(io, NULL, &options, &how, report);
+    return report_exit_code(report);
+}
+
+static uint64_t value_of(struct recipe *recipe, const char *expression)
+{
+    char error[RECIPE_ERROR_BYTES];
+    uint64_t value = 0;
+    ck_assert_msg(recipe_eval(recipe, expression, &value, error) == 0, "%s", error);
+    return value;
+}
+
+static void expect_repair(const struct row *row)
+{
+    char error[RECIPE_ERROR_BYTES], *remarks;
+    size_t length;
+    struct recipe *recipe;
+    struct report report;
+    struct io *once;
+    ck_assert_msg(recipe_text("row", row->recipe, &recipe, error) == 0, "%s", error);
+    FILE *out = open_memstream(&remarks, &length);
+    int exit_code = run_repair(recipe_io(recipe), row->lossy, out, &report);
+    fclose(out);
+    ck_assert_msg(exit_code == row->exit_code, "%s\nexit %d %s\n%s", row->recipe, exit_code,
+        report.problem, remarks);
+    report_release(&report);
+    ck_assert_msg(strstr(remarks, row->remark) != NULL, "%s\n%s", row->recipe, remarks);
+    for (int i = 0; i < MOST_PAIRS && row->pairs[i].is; i++) {
+        uint64_t is = value_of(recipe, row->pairs[i].is);
+        uint64_t should_be = value_of(recipe, row->pairs[i].should_be);
+        ck_assert_msg(is == should_be, "%s\n%s is 0x%llx, not 0x%llx\n%s", row->recipe,
+            row->pairs[i].is, (unsigned long long)is, (unsigned long long)should_be, remarks);
+    }
+    ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &once), 0);
+    run_repair(recipe_io(recipe), row->lossy, NULL, &report);
+    ck_assert_msg(
+        same_image(once, recipe_io(recipe)), "%s\na second repair changed it", row->recipe);
+    report_release(&report);
+    io_close(once);
+    free(remarks);
+    recipe_free(recipe);
+}
+
+START_TEST(a_repair)
+{
+    expect_repair(&rows[_i]);
+}
+END_TEST
+
+/* With more tables at one place than are compared nobody knows whose cluster it is. */
+START_TEST(one_of_many_tables)
+{
+    enum { SNAPSHOTS = 70 };
+    char *text;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    fprintf(out, "image cluster=4k size=2M refcount_bits=16\ndata 0 256k\n");
+    for (int i = 0; i < SNAPSHOTS; i++)
+        fprintf(out, "snapshot id=%d\ndata 1M 4k seed=%d\n", i + 1, i);
+    fprintf(out, "discard 20k 4k\ndata 24k 4k\ndamage l2[0][6] = 0\ndamage l2[0][7] = 0\n");
+    fclose(out);
+    expect_repair(
+        &(struct row){.recipe = text, .lossy = true, .pairs = {{"l2[0][6]", "0"}}, .remark = ""});
+    free(text);
+}
+END_TEST
+
+Suite *test_recovery(void);
+Suite *test_recovery(void)
+{
+    Suite *suite = suite_create("recovery");
+    TCase *tc = tcase_create("recovery");
+    tcase_set_timeout(tc, 60);
+    tcase_add_loop_test(tc, a_repair, 0, (int)(sizeof(rows) / sizeof(rows[0])));
+    tcase_add_test(tc, one_of_many_tables);
+    suite_add_tcase(suite, tc);
+    return suite;
+}
