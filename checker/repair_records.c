@@ -205,8 +205,7 @@ static int read_table(struct repair *repair, uint64_t table_off, uint64_t known,
             r->ended = table_off + pos + QCOW2_SNAPSHOT_HEAD_BYTES <= walk->file_size;
             break;
         }
-        if (!decode_at(r, pos, &s))
-            break;
+        decode_at(r, pos, &s); /* its head is there */
         /* Or the header takes it for the table of snapshots. */
         bool missed = head_fits(walk, &s) &&
                       (repair_deficit(repair, s.l1_off) || s.l1_off == walk->header.snapshots_off);

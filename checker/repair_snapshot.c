@@ -16,7 +16,7 @@ struct record {
     struct qcow2_snapshot snapshot; /* points into the old table, or at: */
     uint8_t extra[EXTRA_ROOM];
     char id[ID_ROOM];
-    bool drop, new_id;
+    bool drop;
 };
 
 struct table_copy {
@@ -94,12 +94,9 @@ static void complete_extra(const struct walk *walk, struct record *record)
 
 static int give_id(struct repair *repair, struct table_copy *copy, struct record *record)
 {
-    if (record->new_id)
-        return 0;
     int n = snprintf(record->id, sizeof(record->id), "%llu", (unsigned long long)copy->next_id++);
     record->snapshot.id = (const uint8_t *)record->id;
     record->snapshot.id_len = (uint16_t)n;
-    record->new_id = true;
     return plan_remark(&repair->plan, "the snapshot at 0x%llx gets the new ID \"%s\"",
         (unsigned long long)record->snapshot.l1_off, record->id);
 }
@@ -338,9 +335,7 @@ static int mend_bitmaps(struct repair *repair)
         if (row->tally == TALLY_NONE)
             continue;
         if (f->check == CHECK_ext_bitmaps_count || f->check == CHECK_ext_bitmaps_directory)
-            return repair->walk->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS
-                       ? give_up_bitmaps(repair, f->check)
-                       : 0;
+            return give_up_bitmaps(repair, f->check);
         if ((f->check == CHECK_area_shared && is_bitmap_at(repair->walk, f->host_off)) ||
             row->kind == OBJECT_BITMAP_DIRECTORY || row->kind == OBJECT_BITMAP ||
             row->kind == OBJECT_BITMAP_ENTRY)

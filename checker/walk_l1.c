@@ -349,7 +349,7 @@ static int holes_tell_something(struct walk *walk, bool *tell)
 
 /* VM state that was loaded back lies behind the active disk's end, too.  It then hangs on a
  * snapshot's table as well, or starts as QEMU's machine state does. */
-static bool vm_state_is_there(struct walk *walk, uint32_t l1_idx)
+static bool vm_state_is_there(struct walk *walk)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     static const uint8_t magic[4] = {'Q', 'E', 'V', 'M'};
@@ -357,7 +357,7 @@ static bool vm_state_is_there(struct walk *walk, uint32_t l1_idx)
     uint8_t bytes[16], start[sizeof(magic)];
     if (walk->header.crypt_method != QCOW2_CRYPT_NONE)
         return true; /* cannot be told */
-    if (l1_idx < first || io_read_padded(walk->io, walk->header.l1_off + first * 8, bytes, 8) < 0)
+    if (io_read_padded(walk->io, walk->header.l1_off + first * 8, bytes, 8) < 0)
         return false;
     uint64_t l2_off = load_be64(bytes) & QCOW2_OFFSET_MASK;
     struct qcow2_l2_entry entry;
@@ -375,7 +375,7 @@ static bool active_past_end(struct walk *walk, uint32_t l1_idx, const struct tab
         return false;
     if (table && table->refs > table->active_refs)
         return false;
-    return !vm_state_is_there(walk, l1_idx);
+    return !vm_state_is_there(walk);
 }
 
 /* What lies behind a snapshot's end is VM state, unless another disk has it for its data, or there

@@ -49,13 +49,12 @@ static int read_records(
         if (pos >= reader->have)
             break;
         if (qcow2_snapshot_decode(reader->bytes + pos, reader->have - pos, &record) < 0) {
-            if (record.record_len == 0 || record.record_len > reader->limit - pos + 7)
-                break;
+            if (record.record_len == 0 || record.record_len > reader->limit - pos)
+                break; /* both are multiples of 8 */
             ret = reader_need(walk, reader, pos + (size_t)record.record_len);
             if (ret < 0)
                 return ret;
-            if (qcow2_snapshot_decode(reader->bytes + pos, reader->have - pos, &record) < 0)
-                break;
+            qcow2_snapshot_decode(reader->bytes + pos, reader->have - pos, &record);
         }
         if (*count == room) {
             room = room ? room * 2 : 16;
