@@ -44,10 +44,34 @@ static const struct row {
      "damage refcount[@l2[0][1]] = 0\ndamage l2[0][1].offset = 1G\n",
         true, 0, "lost: guest 0x4000",
         {{"l2[0][1]", "0"}, {"l2[0][1].bitmap", "0xffffffff00000000"}}},
-    /* what is called compressed data is an L2 table */
-    {"image cluster=4k size=4M\ncompressed 0 8k\ndata 2M 4k\n"
-     "damage l2[0][1] = (l2[0][1] & ~0xffffff) | l2[1].offset\n",
-        true, 0, "lost: guest 0x1000", {{"l2[0][1]", "0"}, {"l2[1][0]", "was(l2[1][0])"}}},
+    /* no room for a second owner's cluster before the entry that names the file's end is gone */
+    {"image cluster=4k size=2M\ndata 0 16k\ndamage l2[0][8] = l2[0][0]\n"
+     "damage l2[0][20] = 0x8000000000000000 | file.size\n",
+        true, 0, "own copy of the cluster", {{"l2[0][20]", "0"}}},
+    /* a cluster of zeros is wanted in version 2, and there is no room for one */
+    {"image version=2 cluster=512 size=2M backing=b backing_format=raw\ndata 0 124k\n"
+     "damage l2[3][60] = 0x8000000040000000\n",
+        true, 0, "lost: guest 0x1f800", {{"l2[3][60]", "0"}, {"file.size", "128k"}}},
+    /* ---- L1 and L2 entries ---- */
+    /* no counts are left: the other disk and one bit tell */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndata 1M 4k\n"
+     "damage snapshot[0].l2[0][1] ^= 0x10000000000000\ndamage reftable[0] = 0\n"
+     "damage fill refblock[0].offset cluster 0xff\n",
+        false, 0, "", {{"snapshot[0].l2[0][1]", "was(snapshot[0].l2[0][1])"}}},
+    /* one of two owners keeps what they share, though both have lost a cluster */
+    {"image cluster=4k size=2M\ndata 0 64k\ngap 4k\ndata 128k 4k\ndamage l2[0][1].offset = "
+     "0x15000\n"
+     "damage l2[0][9].offset = 0x15000\ndamage refcount[0x15] = 1\n",
+        false, 0, "", {{"l2[0][1]", "was(l2[0][1])"}, {"l2[0][9].offset", "0x15000"}}},
+    /* a table that two places share is no third one's */
+    {"image cluster=4k size=8M\ndata 0 4k\ndata 2M 4k\ndata 4M 4k\ndamage l1[1] = l1[0]\n"
+     "damage refcount[@l1[0]] = 3\ndamage l1[2] = 0x8123456789a000\n",
+        true, 0, "", {{"l1[0]", "was(l1[0])"}, {"l1[1]", "was(l1[1])"}, {"l1[2]", "was(l1[2])"}}},
+    /* the disk's L1 table counts for nothing, and nothing hangs on it */
+    {"image cluster=4k size=4M\ndata 0 8k pattern=1\nsnapshot id=1\ndata 2M 4k\n"
+     "damage header.snapshot_count = 0\ndamage header.snapshots_offset = 0\n"
+     "damage fill snapshots.offset 512 0\ndamage refcount[@header.l1_offset] = 0\n",
+        true, 0, "", {{"header.snapshot_count", "0"}}},
     /* ---- records ---- */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
      "damage header.snapshot_count = 9\ndamage fill snapshot[1].offset 200 0x5a\n",
@@ -59,24 +83,50 @@ static const struct row {
      "damage refcount[@snapshot[0].l1_offset] = 0\n"
      "damage fill snapshot[0].l1_offset 4k 0\ndamage snapshot[0].l1_offset = 1T\n",
         true, 0, "whose L1 table cannot be found", {{"header.snapshot_count", "1"}}},
+    /* a first record that is none, whatever its lengths */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndamage snapshot[0].l1_offset = 12345\n"
+     "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n",
+        true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
+    /* it may be the length of the name that is wrong, or that of the ID */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
+     "damage snapshot[0].name_length = 0\n",
+        true, 0, "more than one length", {{"header.snapshot_count", "2"}}},
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
+     "damage snapshot[0].name_length = 0\n",
+        false, 2, "", {{"snapshot[0].name_length", "0"}}},
+    /* two tables that are as good as each other */
+    {"image cluster=4k size=2M\ndata 0 32k\nsnapshot id=1\n"
+     "damage copy snapshots.offset (l2[0][5].offset) 512\ndamage l2[0][5] = 0\n"
+     "damage snapshot[0].l2[0][5] = 0\ndamage header.snapshots_offset = 1T\n",
+        true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
+    /* the file ends within the last record's name */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=abcdefghi\n"
+     "damage truncate snapshots.offset + 73\n",
+        false, 0, "", {{"header.snapshot_count", "1"}}},
     /* ---- shared ---- */
-    {"image cluster=4k size=2M\ndata 0 16k\ncompressed 64k 8k\ndamage l2[0][8] = l2[0][0]\n"
-     "damage l2[0][9] = l2[0][16]\n",
-        false, 0, "its own copy", {{"l2[0][0]", "was(l2[0][0])"}, {"l2[0][16]", "was(l2[0][16])"}}},
+    /* and compressed data further on, that nobody can decode */
+    {"image cluster=4k size=2M\ndata 0 16k\ncompressed 64k 4k\ndamage l2[0][8] = l2[0][0]\n"
+     "damage l2[0][12] = 0x8000000000000000 | (l2[0][16] & 0x3ffffffffff000)\n"
+     "damage fill l2[0][12].offset 4k 0xff\ndamage l2[0][16] = l2[0][16] + 512\n",
+        false, 0, "its own copy",
+        {{"l2[0][0]", "was(l2[0][0])"}, {"l2[0][16] & 0xffff", "0x9200"}}},
+    /* without room for a copy, the one that can be read keeps the cluster */
+    {"image cluster=4k size=2M\ncompressed 0 4k\n"
+     "damage l2[0][8] = 0x8000000000000000 | (l2[0][0] & 0x3ffffffffff000)\n"
+     "damage l2[0][20] = 0x8000000000000000 | file.size\n"
+     "damage fill l2[0][8].offset 4k 0xff\ndamage l2[0][0] = l2[0][0] + 512\n",
+        true, 0, "lost: guest 0x0-", {{"l2[0][20]", "0"}, {"l2[0][0]", "0"}}},
     /* ---- sizes ---- */
     /* nothing is mapped: no end of it tells the size */
-    {"image cluster=4k size=2M\nsnapshot id=1\ndata 0 4k\ndamage snapshot[0].disk_size = 0\n", true,
-        0, "", {{"header.size", "2M"}}},
+    {"image cluster=4k size=2M\nsnapshot id=1\ndata 0 4k\n"
+     "damage snapshot[0].disk_size = 1024T\n",
+        true, 0, "", {{"header.size", "2M"}}},
     /* what is encrypted may be VM state */
     {"image aes cluster=4k size=8M\ndata 0 8k\ndata 4M 4k\ndamage header.size = 2M\n", false, 0, "",
         {{"header.size", "2M"}}},
     /* ---- bitmaps ---- */
     {"image\ndata 0 64k\nbitmap name=b\ndamage bitmaps.count = 0\ndamage header.autoclear = 0\n",
         false, 0, "", {{"header.autoclear", "0"}}},
-    /* ---- an orphaned L1 table and a disk whose own counts for nothing ---- */
-    {"image cluster=4k size=4M\ndata 0 8k pattern=1\ndata 2M 8k pattern=2\nsnapshot id=1\n"
-     "damage header.l1_offset = snapshot[0].offset\ndamage refcount[@header.l1_offset] = 0\n",
-        true, 0, "", {{"header.l1_size", "2"}}},
 };
 
 static int run_repair(struct io *io, bool lossy, FILE *remarks, struct report *report)
