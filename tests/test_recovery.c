@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fault_io.h"
 #include "recipe.h"
 #include "repair.h"
 #include "same.h"
@@ -183,6 +184,37 @@ START_TEST(a_repair)
 }
 END_TEST
 
+/* A device that fails once, at each call in turn: what the repair then says of the image is what a
+ * check of it says, or that it does not know. */
+START_TEST(a_repair_on_a_failing_device)
+{
+    enum { ALL = 150, SAMPLE = 25 };
+    char error[RECIPE_ERROR_BYTES];
+    struct recipe *recipe;
+    bool fired = true;
+    ck_assert_int_eq(recipe_text("row", rows[_i].recipe, &recipe, error), 0);
+    for (unsigned long n = 1; fired; n += n < ALL ? 1 : n / SAMPLE) {
+        const struct check_options options = {.threads = 1};
+        struct fault_io device;
+        struct report report;
+        struct io *image;
+        ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &image), 0);
+        fault_io_init(&device, image);
+        device.left = n;
+        int exit_code = run_repair(&device.io, rows[_i].lossy, NULL, &report);
+        report_release(&report);
+        fired = device.fired;
+        report_init(&report, 10);
+        check_image(image, NULL, &options, &report);
+        ck_assert_msg(
+            exit_code == 1 || exit_code == report_exit_code(&report), "call %lu: %d", n, exit_code);
+        report_release(&report);
+        io_close(image);
+    }
+    recipe_free(recipe);
+}
+END_TEST
+
 /* With more tables at one place than are compared nobody knows whose cluster it is. */
 START_TEST(one_of_many_tables)
 {
@@ -208,6 +240,7 @@ Suite *test_recovery(void)
     TCase *tc = tcase_create("recovery");
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, a_repair, 0, (int)(sizeof(rows) / sizeof(rows[0])));
+    tcase_add_loop_test(tc, a_repair_on_a_failing_device, 0, (int)(sizeof(rows) / sizeof(rows[0])));
     tcase_add_test(tc, one_of_many_tables);
     suite_add_tcase(suite, tc);
     return suite;
