@@ -2,8 +2,8 @@
  *
  * A library to preload: the n-th call of a kind fails, as the environment says.
  *
- *   FAIL_KIND    alloc, open, read, write, sync, resize or lock; torn: a write, and half of it is
- *                done
+ *   FAIL_KIND    alloc, open, read, write, sync, resize or lock; torn: a write, and half of its
+ *                sectors are done
  *   FAIL_NTH     which call of that kind; 0: none
  *   FAIL_PROGRAM if set, only in the program of this name
  *   FAIL_FIRED   a file that is made when it has failed
@@ -160,8 +160,9 @@ ssize_t pwrite64(int fd, const void *buf, size_t length, off64_t at)
 {
     if (fails("write", ENOSPC) || interrupted())
         return -1;
+    enum { SECTOR = 512 };
     if (fails("torn", EIO)) {
-        syscall(SYS_pwrite64, fd, buf, length / 2, at);
+        syscall(SYS_pwrite64, fd, buf, length / 2 / SECTOR * SECTOR, at);
         return die() ? 0 : -1;
     }
     return syscall(SYS_pwrite64, fd, buf, part_of(length), at);

@@ -42,6 +42,13 @@ static const struct row {
         "f: shorter than the range"},
     {"image\n", "qsnap write a 0 4k --pattern x", 1, "", "not a size"},
     {"image\n", "qcheck -j 2 gone a", 1, "gone: incomplete", ""},
+    /* the log is not, or no longer, of this image */
+    {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
+        "qcheck -q --repair --undo u a && printf x | dd of=a bs=1 seek=131082 conv=notrunc "
+        "status=none; cp a b; qcheck --rollback u a; r=\\$?; cmp a b && exit \\$r",
+        1, "the image was changed after the repair that made u; nothing was changed", ""},
+    {"image\ndata 0 64k\n", "head -c 4096 a > u; qcheck --rollback u a", 1,
+        "u is no undo log of this image; nothing was changed", ""},
     /* names of files */
     {"image\n",
         "b=\\\"\\$(printf 'b\\\\033[2J')\\\"; mv a \\\"\\$b\\\" && "
@@ -56,6 +63,12 @@ static const struct row {
     /* snapshots */
     {"image\nsnapshot icount=7\n", "qsnap list a", 0, "          7\n", ""},
     {"image\nsnapshot icount=7\n", "qsnap list --output=json a", 0, "\"icount\": 7", ""},
+    {"image cluster=512\nsnapshot name=a\ndamage u8[&snapshot[0].name] = 0xff\n",
+        "qsnap list --output=json a", 0, "\"id\": \"1\"", ""},
+    {"image cluster=512\n",
+        "for i in \\$(seq 40); do qsnap create a n\\$i || exit; done; "
+        "qsnap list --output=json a > /dev/full",
+        1, "", "a: Input/output error"},
     {"image\nsnapshot id=1\ndata 0 64k\n", "qsnap diff a 1", 0, "0x0 0x10000\n", ""},
     {"image\nsnapshot id=1\ndata 0 64k\n", "qsnap create a b && qsnap diff a b 1", 0,
         "0x0 0x10000\n", ""},
@@ -66,6 +79,8 @@ static const struct row {
         "qsnap write a 0 4k", 1, "", "a bitmap table has reserved bits"},
     /* backing files */
     {"image backing=b backing_format=raw\next 0xabcdef01 00112233\n",
+        "printf yes > b && qsnap read a 0 3", 0, "yes", ""},
+    {"image backing=b\next 0xabcdef01 00112233\next 0xe2792aca \"raw\"\n",
         "printf yes > b && qsnap read a 0 3", 0, "yes", ""},
     {"image backing=b backing_format=raw\ndamage header.backing_offset = 1M\n",
         "printf yes > b && qsnap read a 0 3", 1, "", "the backing file is misplaced"},
