@@ -19,7 +19,7 @@ static double percent(double part, double whole)
 
 static void print_row(const char *what, const double values[TRIAL_TOOLS], const char *unit)
 {
-    printf("%-44s", what);
+    printf("%-48s", what);
     for (int tool = 0; tool < TRIAL_TOOLS; tool++)
         printf("  %22.2f%s", values[tool], unit);
     printf("\n");
@@ -27,18 +27,19 @@ static void print_row(const char *what, const double values[TRIAL_TOOLS], const 
 
 static void print_table(const struct trial_totals *t)
 {
-    enum { CLEAN_QEMU, CLEAN_OWN, KEPT, KEPT_MEAN, PLACED, MAPPED, SNAPSHOTS, ROWS };
+    enum { CLEAN_QEMU, CLEAN_OWN, KEPT, KEPT_MEAN, KNOWN, PLACED, MAPPED, SNAPSHOTS, ROWS };
     static const char *const rows[] = {
         [CLEAN_QEMU] = "clean by qemu-img check",
         [CLEAN_OWN] = "clean by qcheck",
         [KEPT] = "data in the file that is kept, of all bytes",
         [KEPT_MEAN] = "  the same, mean over the images",
+        [KNOWN] = "  of what the file still says where it belongs",
         [PLACED] = "  of what has its L2 entry and disk",
         [MAPPED] = "  of what has its L1 entry as well",
         [SNAPSHOTS] = "snapshots with their name",
     };
     double values[ROWS][TRIAL_TOOLS], most[TRIAL_TOOLS], mean[TRIAL_TOOLS];
-    printf("%-44s", "");
+    printf("%-48s", "");
     for (unsigned i = 0; i < TRIAL_TOOLS; i++) {
         const struct trial_sum *sum = &t->tools[i];
         const struct truth_share *s = &sum->share;
@@ -46,6 +47,7 @@ static void print_table(const struct trial_totals *t)
         values[CLEAN_OWN][i] = percent((double)sum->clean_own, (double)t->images);
         values[KEPT][i] = percent((double)s->kept, (double)s->in_file);
         values[KEPT_MEAN][i] = percent(sum->kept_shares, (double)t->with_data);
+        values[KNOWN][i] = percent((double)s->known_kept, (double)s->known);
         values[PLACED][i] = percent((double)s->placed_kept, (double)s->placed);
         values[MAPPED][i] = percent((double)s->mapped_kept, (double)s->mapped);
         values[SNAPSHOTS][i] = percent(s->snapshots_kept, s->snapshots);

@@ -242,6 +242,8 @@ static void add_up(struct trial_sum *sum, const struct outcome *o)
     sum->clean_own += o->check_own == 0;
     sum->share.in_file += share->in_file;
     sum->share.kept += share->kept;
+    sum->share.known += share->known;
+    sum->share.known_kept += share->known_kept;
     sum->share.placed += share->placed;
     sum->share.placed_kept += share->placed_kept;
     sum->share.mapped += share->mapped;
@@ -319,8 +321,8 @@ static void judge_item(struct trial *t, struct item *item, const char *story)
         item->told = true;
         fprintf(item->text,
             "    LOST --lossy keeps %" PRIu64 " of %" PRIu64 " bytes (%" PRIu64 " of %" PRIu64
-            " with their L2 entry), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
-            share->kept, share->in_file, share->placed_kept, share->placed,
+            " with a mapping), --repair %" PRIu64 ", qemu-img %" PRIu64 "\n",
+            share->kept, share->in_file, share->known_kept, share->known,
             item->tools[TRIAL_SAFE].share.kept, qemu->share.kept);
     }
     if (share->kept < qemu->share.kept) {

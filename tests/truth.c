@@ -206,6 +206,53 @@ static bool same_bytes(struct io *a, struct io *b, uint64_t host_off, uint64_t l
     return same;
 }
 
+/* Of the entries that share its sector at least one is as it was, or it was the only one: it can be
+ * damaged alone. */
+static bool sector_is_left(
+    const struct truth *truth, struct io *healthy, struct io *damaged, uint64_t entry_off)
+{
+    static const uint8_t empty[16] = {0};
+    uint8_t old[QCOW2_SECTOR_BYTES], now[QCOW2_SECTOR_BYTES];
+    uint64_t start = entry_off / QCOW2_SECTOR_BYTES * QCOW2_SECTOR_BYTES, size = 0;
+    unsigned others = 0, left = 0, step = truth->l2_entry_size;
+    io_size(damaged, &size);
+    if (entry_off >= size || io_read_padded(healthy, start, old, sizeof(old)) < 0 ||
+        io_read_padded(damaged, start, now, sizeof(now)) < 0)
+        return false;
+    for (unsigned at = 0; at < sizeof(old); at += step) {
+        bool other = start + at != entry_off && memcmp(old + at, empty, step) != 0;
+        others += other;
+        left += other && memcmp(old + at, now + at, step) == 0;
+    }
+    return others == 0 || left > 0;
+}
+
+static const struct truth_run *run_at(const struct truth_disk *disk, uint64_t guest_idx)
+{
+    size_t low = 0, high = disk->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (disk->runs[middle].guest_idx < guest_idx)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < disk->count && disk->runs[low].guest_idx == guest_idx ? &disk->runs[low] : NULL;
+}
+
+/* An entry of this or another disk still leads to the data, or one that may be mended. */
+static bool is_known(
+    const struct truth *truth, struct io *healthy, struct io *damaged, const struct truth_run *run)
+{
+    for (size_t i = 0; i < truth->disk_count; i++) {
+        const struct truth_run *twin = run_at(&truth->disks[i], run->guest_idx);
+        if (twin && twin->length > 0 && twin->host_off == run->host_off &&
+            sector_is_left(truth, healthy, damaged, twin->at[1]))
+            return true;
+    }
+    return false;
+}
+
 void truth_kept(const struct truth *truth, struct io *healthy, struct io *damaged,
     const struct truth *after, struct truth_share *share)
 {
@@ -225,8 +272,11 @@ void truth_kept(const struct truth *truth, struct io *healthy, struct io *damage
             bool kept = digest_at(after, other, run->guest_idx) == run->digest;
             bool placed = named && same_bytes(healthy, damaged, run->at[1], truth->l2_entry_size);
             bool mapped = placed && same_bytes(healthy, damaged, run->at[0], 8);
+            bool is_there = is_known(truth, healthy, damaged, run);
             share->in_file += bytes;
             share->kept += kept ? bytes : 0;
+            share->known += is_there ? bytes : 0;
+            share->known_kept += is_there && kept ? bytes : 0;
             share->placed += placed ? bytes : 0;
             share->placed_kept += placed && kept ? bytes : 0;
             share->mapped += mapped ? bytes : 0;

@@ -53,6 +53,10 @@ uint64_t truth_size(const struct truth *content);
 /* Bytes of the truth's allocated clusters whose data is still in the damaged file as it was. */
 struct truth_share {
     uint64_t in_file, kept; /* and those that read as they did */
+    /* Those of which something still says where they belong: an entry of this or of another disk
+     * leads there, or stood alone in its sector or beside one that is as it was, and may be mended.
+     * Of all others the part of the table was cut off or overwritten: nothing can know. */
+    uint64_t known, known_kept;
     /* Those whose L2 entry is untouched, and the name of the snapshot: their place is known. */
     uint64_t placed, placed_kept;
     uint64_t mapped, mapped_kept; /* those whose L1 and L2 entry are untouched, too */
