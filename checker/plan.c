@@ -68,13 +68,26 @@ bool plan_writable(const struct plan *plan, uint64_t host_off)
            !has_area(walk, cluster, AREA_BITMAP_DATA);
 }
 
+bool plan_doubts(const struct table *table)
+{
+    enum { FEW = 4, PART = 4 };
+    return table->absurd >= FEW && table->absurd * PART >= table->used;
+}
+
+static bool in_doubtful_table(const struct plan *plan, uint64_t host_off)
+{
+    uint64_t start = host_off & ~(uint64_t)(plan->walk->geo.cluster_size - 1);
+    const struct table *table = table_find(&plan->walk->tables, start);
+    return table && plan_doubts(table);
+}
+
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,
     const void *bytes, size_t length)
 {
     struct edit edit = {
         .kind = EDIT_BYTES, .phase = phase, .why = why, .host_off = host_off, .length = length};
     assert(length <= sizeof(edit.bytes));
-    if (!plan_writable(plan, host_off))
+    if (!plan_writable(plan, host_off) || (plan->careful && in_doubtful_table(plan, host_off)))
         return 0;
     memcpy(edit.bytes, bytes, length);
     return add(plan, &edit);

@@ -68,6 +68,7 @@ struct plan {
     uint64_t run_first, run_count; /* clusters of a new refcount structure, counted as used once */
     bool void_counts;              /* then: what is stored tells nothing */
     bool rebuild;                  /* refcounts are made anew: see repair_refcount.c */
+    bool careful;                  /* no field is changed in a table that may be none */
     bool needs_mark; /* not every prefix of it can simply be followed by running it again */
 };
 
@@ -80,6 +81,10 @@ void plan_release(struct plan *plan);
 /* False where a refcount structure or a bitmap lies on what somebody else uses, too: as long as it
  * is not known whose the bytes are, nothing is written there. */
 bool plan_writable(const struct plan *plan, uint64_t host_off);
+
+/* Many of its entries make no sense: perhaps it is no L2 table, but what the pointer to it was
+ * damaged into. */
+bool plan_doubts(const struct table *table);
 
 /* Each returns 0 or -ENOMEM.  A field or count that is not writable is left out. */
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,

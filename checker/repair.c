@@ -88,6 +88,7 @@ void repair_new_plan(struct repair *repair)
 {
     plan_release(&repair->plan);
     plan_init(&repair->plan, repair->walk, repair->named_end);
+    repair->plan.careful = repair->careful;
     if (repair->void_counts) /* what seems to be free may be what was lost */
         repair->plan.alloc_next = repair->walk->cluster_end;
 }
@@ -337,12 +338,15 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
            stage == repair_rebuild;
 }
 
+enum { CAREFUL_STAGES = 5, FIND_AGAIN = 7 };
+
 /* Runs one stage; *more: it had anything to do. */
 static int run_stage(
     struct repair *repair, struct history *history, repair_stage *stage, unsigned nth, bool *more)
 {
     if (!may_run(repair, stage) || (history->given_up >> nth & 1))
         return 0;
+    repair->careful = !repair->lossy || nth < CAREFUL_STAGES;
     repair_new_plan(repair);
     int ret = stage(repair);
     if (ret == 0 && repair->decoding->given_up)
@@ -373,15 +377,16 @@ static int run_round(struct repair *repair, struct history *history, bool *more)
         repair_l1,
         repair_l2,
         repair_holes,
+        repair_fields, /* also in a table that nothing was found for */
         repair_rebuild,
-        repair_raise,
         repair_shared,
+        repair_raise,
         repair_snapshots,
         repair_lossy,
         repair_lower,
         repair_copied,
     };
-    enum { STAGES = sizeof(stages) / sizeof(stages[0]), FIND_AGAIN = 7 };
+    enum { STAGES = sizeof(stages) / sizeof(stages[0]) };
     int ret = 0;
     *more = false;
     repair->lossy = false;
@@ -390,6 +395,29 @@ static int run_round(struct repair *repair, struct history *history, bool *more)
     repair->lossy = repair->options->lossy;
     for (unsigned i = 0; ret == 0 && !*more && i < STAGES; i++)
         ret = run_stage(repair, history, stages[i], i, more);
+    return ret;
+}
+
+int repair_on_view(const struct repair *repair, struct io *io, repair_stage *stage)
+{
+    struct repair view = {.io = io,
+        .filename = repair->filename,
+        .check = repair->check,
+        .options = repair->options,
+        .decoding = repair->decoding};
+    struct history history = {.marked = true}; /* nobody else sees it */
+    bool more = true;
+    int ret = 0;
+    for (unsigned round = 0; ret == 0 && more && round < MAX_ROUNDS; round++) {
+        more = false;
+        view.lossy = view.options->lossy;
+        ret = round_check(&view);
+        if (ret == 0)
+            ret = run_stage(&view, &history, stage, 0, &more);
+        if (view.walk)
+            round_end(&view);
+    }
+    free(view.findings.items);
     return ret;
 }
 

@@ -70,6 +70,7 @@ struct repair {
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
     struct walk *walk;
     struct plan plan;
+    bool careful;         /* what may be no table is left alone */
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
     bool lost_references; /* something unresolved may explain a leak */
@@ -118,6 +119,10 @@ uint64_t repair_wrong(const struct report *report);
 int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
     size_t count, uint64_t below);
 
+/* Carries out one stage alone, as often as it finds something, on a view of the image to which
+ * only the caller looks. */
+int repair_on_view(const struct repair *repair, struct io *view, repair_stage *stage);
+
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
 
@@ -158,6 +163,10 @@ uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
 /* The compressed data of the entry makes a whole cluster.  Once too much was decoded the answer is
  * no, and the stage that asked comes to nothing. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);
+
+/* Gives a compressed entry the shortest length with which its data makes a whole cluster; false if
+ * there is none. */
+bool repair_shorten(const struct repair *repair, uint64_t *raw);
 
 /* Every cluster that the entry touches misses a reference, or is in the range that the entry which
  * it would replace claims; compressed data decodes. */

@@ -79,35 +79,61 @@ static void try_leaked(const struct repair *repair, const struct tree *tree, str
     }
 }
 
-/* Nothing tells where the table is: an empty one, whose holes are filled with what is found. */
+/* ---- a table made anew ---- */
+
+/* What the table in the plan comes to once what was found hangs in it: an empty one would for a
+ * while show zeros where data is. */
+static int fill_first(struct repair *repair, uint64_t l1_off, uint8_t *table, uint64_t length)
+{
+    struct io *view;
+    int ret = io_overlay_open(repair->io, &view);
+    if (ret < 0)
+        return ret;
+    ret = plan_apply(&repair->plan, view, NULL);
+    if (ret == 0)
+        ret = repair_on_view(repair, view, repair_l1);
+    if (ret == 0)
+        ret = io_read_padded(view, l1_off, table, (size_t)length);
+    io_close(view);
+    return ret;
+}
+
+static int switch_l1(
+    struct repair *repair, enum check_id why, uint64_t l1_off, uint64_t length, uint64_t entries)
+{
+    uint8_t fields[12], *table = calloc(1, (size_t)length);
+    store_be32(fields, (uint32_t)entries);
+    store_be64(fields + 4, l1_off);
+    int ret = table ? plan_data(&repair->plan, PHASE_NEW, why, l1_off, table, length) : -ENOMEM;
+    if (ret == 0)
+        ret =
+            plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_L1_SIZE, fields, sizeof(fields));
+    if (ret == 0)
+        ret = fill_first(repair, l1_off, table, length);
+    return ret < 0 ? ret
+                   : plan_remark(&repair->plan,
+                         "lost: the L1 table of the disk; one is made of what was found");
+}
+
+/* Nothing tells where the table is: a new one, with what is found for its entries. */
 static int make_l1(struct repair *repair, enum check_id why, const struct tree *tree)
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
     uint64_t entries = l1_entries_for(geo, tree->disk_size), cluster;
     if (entries == 0 || entries > QCOW2_MAX_L1_BYTES / 8)
         return 0;
-    uint64_t clusters = clusters_for(geo, entries * 8), bytes = clusters << geo->cluster_bits;
+    uint64_t clusters = clusters_for(geo, entries * 8);
     if (repair->plan.alloc_end ==
         (tree->l1_off > repair->file_size ? tree->l1_off : repair->file_size))
         repair->plan.alloc_end = UINT64_MAX; /* that pointer goes */
     int ret = plan_alloc(&repair->plan, why, clusters, 1, &cluster);
-    uint8_t *zeros = ret == 0 ? calloc(1, (size_t)bytes) : NULL, fields[12];
     if (ret == -ENOSPC) {
         repair_new_plan(repair);
         return repair_make_room(repair);
     }
-    if (ret < 0)
-        return ret;
-    if (!zeros)
-        return -ENOMEM;
-    store_be32(fields, (uint32_t)entries);
-    store_be64(fields + 4, cluster << geo->cluster_bits);
-    ret = plan_data(&repair->plan, PHASE_NEW, why, cluster << geo->cluster_bits, zeros, bytes);
-    if (ret == 0)
-        ret = plan_remark(&repair->plan, "lost: the L1 table of the disk; an empty one is made");
     return ret < 0 ? ret
-                   : plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_L1_SIZE, fields,
-                         sizeof(fields));
+                   : switch_l1(repair, why, cluster << geo->cluster_bits,
+                         clusters << geo->cluster_bits, entries);
 }
 
 /* Places a bit away from what the pointer says, where nobody has anything. */

@@ -92,9 +92,8 @@ static struct qcow2_l2_entry with_sectors(
     return e;
 }
 
-/* Gives a compressed entry the shortest length with which the data makes a whole cluster (with more
- * it still does); false if there is none. */
-static bool shorten(const struct repair *repair, uint64_t *raw)
+/* With more than the shortest length it still makes a whole cluster. */
+bool repair_shorten(const struct repair *repair, uint64_t *raw)
 {
     const struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
@@ -126,7 +125,7 @@ static int shorten_compressed(struct repair *repair, const struct finding *f)
     int ret = plan_peek(&repair->plan, repair_entry_off(repair, f), &raw);
     if (ret < 0)
         return ret;
-    return shorten(repair, &raw)
+    return repair_shorten(repair, &raw)
                ? plan_be64(&repair->plan, PHASE_SWITCH, f->check, repair_entry_off(repair, f), raw)
                : drop_l2_entry(repair, f);
 }
@@ -157,7 +156,7 @@ static void clean_entry(const struct repair *repair, uint8_t *p, unsigned *tried
     qcow2_l2_decode(geo, bytes, &e);
     bool sound = !packed && l2_entry_plain(repair->walk, &e, 0);
     if (packed && (*tried)++ < MOST_TRIED)
-        sound = shorten(repair, &raw);
+        sound = repair_shorten(repair, &raw);
     else
         raw &= ~QCOW2_L2_RESERVED;
     if (geo->version >= 3 && !geo->extended_l2 && !packed && (raw & QCOW2_ENTRY_ZERO))
@@ -167,44 +166,67 @@ static void clean_entry(const struct repair *repair, uint8_t *p, unsigned *tried
     store_be64(p, sound ? raw : zero);
 }
 
-/* The table is where it should be, but most of it was overwritten: what makes no sense goes. */
-static int clean_table(struct repair *repair, const struct finding *f)
+/* What of the table makes sense, malloc'd; NULL with *ret set, or if there is nothing and it is not
+ * to be `even_empty`. */
+static uint8_t *cleaned_table(
+    struct repair *repair, const struct finding *f, bool even_empty, int *ret)
 {
-    struct walk *walk = repair->walk;
-    const struct qcow2_geometry *geo = &walk->geo;
+    const struct qcow2_geometry *geo = &repair->walk->geo;
     unsigned tried = 0;
     uint8_t *bytes = malloc(geo->cluster_size);
-    if (!bytes)
-        return -ENOMEM;
-    int ret = io_read_padded(walk->io, f->host_off, bytes, geo->cluster_size);
-    for (uint32_t i = 0; ret == 0 && i < geo->l2_entries; i++)
+    *ret =
+        bytes ? io_read_padded(repair->walk->io, f->host_off, bytes, geo->cluster_size) : -ENOMEM;
+    for (uint32_t i = 0; *ret == 0 && i < geo->l2_entries; i++)
         clean_entry(repair, bytes + (size_t)i * geo->l2_entry_size, &tried);
-    if (ret < 0) {
-        free(bytes);
-        return ret;
-    }
-    return plan_data(&repair->plan, PHASE_SWITCH, f->check, f->host_off, bytes, geo->cluster_size);
+    if (*ret == 0 && (even_empty || !walk_bytes_zero(bytes, geo->cluster_size)))
+        return bytes;
+    free(bytes);
+    return NULL;
 }
 
-/* Every L1 entry that points to a table that is none. */
-static int drop_table(struct repair *repair, const struct finding *f)
+/* Every L1 entry that points to the table gets that value instead. */
+static int replace_table(
+    struct repair *repair, const struct finding *f, const struct table *table, uint64_t value)
 {
     const struct walk *walk = repair->walk;
-    const struct table *table = table_find(&walk->tables, f->host_off);
-    int ret = tell_loss(repair, f);
-    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, f->host_off));
-    if (ret == 0 && !cell.conflict && !walk->geo.data_file && table && !table->elsewhere)
-        return clean_table(repair, f);
-    for (size_t i = 0; ret == 0 && table && i < walk->tree_count; i++) {
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < walk->tree_count; i++) {
         const struct tree *tree = &walk->trees[i];
         uint64_t off = tree->l1_off + table->l1_idx * UINT64_C(8), raw;
         if (!tree->usable || table->l1_idx >= tree->l1_size ||
             plan_peek(&repair->plan, off, &raw) < 0)
             continue;
         if ((raw & QCOW2_OFFSET_MASK) == table->host_off)
-            ret = plan_be64(&repair->plan, PHASE_SWITCH, f->check, off, 0);
+            ret = plan_be64(&repair->plan, PHASE_SWITCH, f->check, off, value);
     }
     return ret;
+}
+
+/* L1 entries that point to a table most of which was overwritten: what makes no sense in it goes,
+ * where it is, or, if that is somebody's data as well, in a new cluster.  Where nothing is left, or
+ * no room, the entries go. */
+static int drop_table(struct repair *repair, const struct finding *f)
+{
+    const struct walk *walk = repair->walk;
+    const struct table *table = table_find(&walk->tables, f->host_off);
+    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, f->host_off));
+    int ret = tell_loss(repair, f);
+    if (ret < 0 || !table)
+        return ret;
+    uint64_t cluster = 0, host_off = f->host_off;
+    bool keep = !walk->geo.data_file && !table->elsewhere;
+    uint8_t *bytes = keep ? cleaned_table(repair, f, !cell.conflict, &ret) : NULL;
+    if (bytes && cell.conflict) {
+        ret = plan_alloc(&repair->plan, f->check, 1, table->refs, &cluster);
+        host_off = cluster << walk->geo.cluster_bits;
+    }
+    if (bytes && ret == 0) {
+        ret = plan_data(&repair->plan, cell.conflict ? PHASE_NEW : PHASE_SWITCH, f->check, host_off,
+            bytes, walk->geo.cluster_size);
+        return ret == 0 && cell.conflict ? replace_table(repair, f, table, host_off) : ret;
+    }
+    free(bytes);
+    return ret == 0 || ret == -ENOSPC ? replace_table(repair, f, table, 0) : ret;
 }
 
 /* Which of the two marks is right nobody knows; data is kept. */
