@@ -15,7 +15,7 @@
 
 /* ---- pairs ---- */
 
-static uint16_t *score_at(struct match *m, size_t place, size_t candidate)
+static uint16_t *score_at(const struct match *m, size_t place, size_t candidate)
 {
     return &m->scores[place * m->candidate_count + candidate];
 }
@@ -75,13 +75,28 @@ static bool is_only_empty(const struct match *m, const struct place *p)
     return true;
 }
 
+/* Somebody has it for data. */
+static bool is_data(const struct match *m, const struct place *p, const struct candidate *c)
+{
+    struct walk *walk = m->repair->walk;
+    const struct table *table = table_find(&walk->tables, c->host_off);
+    bool own = p->check == CHECK_l1_entry_unaligned &&
+               ranges_overlap(p->raw & QCOW2_OFFSET_MASK, walk->geo.cluster_size, c->host_off,
+                   walk->geo.cluster_size);
+    return (!table || table->skip) &&
+           walk_facts(walk, cluster_of(&walk->geo, c->host_off)).refs > own;
+}
+
 /* Whether this may be done without asking: nothing that can be read now may change for the worse.
  */
 static bool is_safe(const struct match *m, const struct place *p, const struct candidate *c,
     unsigned best, bool only)
 {
     /* An unaligned entry claims two clusters: the table's own, and one that may be its data. */
+    const struct walk *walk = m->repair->walk;
     uint64_t claimed = p->check == CHECK_l1_entry_unaligned;
+    if (c->host_off + walk->geo.cluster_size > walk->file_size || is_data(m, p, c))
+        return false;
     if (!repair_counted(m->repair, c->host_off))
         return (best & ONE_BIT) && (best & OTHER_DISK) && c->look.odd == 0;
     if (p->check == CHECK_l1_hole || c->look.odd > 0 || c->look.orphaned + claimed < c->look.named)
@@ -91,9 +106,15 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     /* What an entry without an offset reads as, zeros, may be right. */
     if (p->check == CHECK_l1_flags_without_table && !(best & (STRONG | WITHIN | CONTINUES)))
         return only && is_only_empty(m, p);
-    /* One offset without flags may stand in a refcount table that nothing points to any more. */
-    bool plain = c->look.named > 1 || c->look.marked > 0;
-    return (only && plain) || (best & STRONG);
+    /* Offsets without flags may stand in a bitmap's table, one in a refcount table that nothing
+     * points to any more. */
+    bool plain = c->look.marked > 0 || (c->look.named > 1 && !walk->has_bitmaps_ext);
+    /* That it shares clusters with another disk's table tells its place, but not its disk; and what
+     * lies in the file is soon a bit away from something else there. */
+    unsigned weak = p->check == CHECK_l2_table_implausible ? KIN | ONE_BIT : KIN;
+    bool sure = (best & STRONG & ~weak) || ((best & STRONG) && (best & OWN));
+    bool own = (best & OWN) || walk->tree_count == 1;
+    return (only && plain && own) || sure;
 }
 
 static int put_back(struct match *m, struct place *p, struct candidate *c, unsigned best)
@@ -133,7 +154,7 @@ static int make_pair(struct match *m, bool *made)
                 continue;
             if (!m->repair->lossy && !is_safe(m, p, c, sum, only))
                 continue;
-            unsigned place_bits = sum & ~(unsigned)(OWN | EARLIER | FITS);
+            unsigned place_bits = sum & ~(unsigned)(OWN | EARLIER | FITS | ENDS);
             if (may_be_right(p) && !only && !(p->crowded ? sum & STRONG : place_bits))
                 continue; /* as likely as not the other one is wrong */
             best = sum;
@@ -145,22 +166,87 @@ static int make_pair(struct match *m, bool *made)
     return best ? put_back(m, &m->places[place], &m->candidates[candidate], best) : 0;
 }
 
-/* With as many of one as of the other their order speaks: tables are mostly made in that order. */
+/* In an empty entry nothing need have been; but where all of the disk's are empty its tables were
+ * there. */
+static bool takes_its_own(const struct match *m, const struct place *p, const struct candidate *c)
+{
+    const struct walk *walk = m->repair->walk;
+    if (p->check != CHECK_l1_hole)
+        return true;
+    if (p->tree != TREE_ACTIVE || c->whose != ACTIVE_DISK)
+        return false;
+    for (size_t i = 0; i < walk->tables.count; i++) {
+        if (walk->tables.items[i].active_refs > 0)
+            return false;
+    }
+    return true;
+}
+
+/* Which place each table gets, in order. */
+struct row {
+    struct match *m;
+    bool all;        /* as many places as tables */
+    uint16_t *where; /* by candidate: 1 + place */
+    unsigned steps;  /* that may still be tried */
+};
+
+static bool find_row(struct row *row, size_t k);
+
+/* The same once candidate k has place i. */
+static bool goes_on(struct row *row, size_t k, size_t i)
+{
+    struct place *p = &row->m->places[i];
+    if (row->steps == 0 || p->filled || may_be_right(p) || *score_at(row->m, i, k) == 0 ||
+        (!row->all && !takes_its_own(row->m, p, &row->m->candidates[k])))
+        return false;
+    row->steps--;
+    row->where[k] = (uint16_t)(i + 1);
+    p->filled = true;
+    bool found = find_row(row, k + 1);
+    p->filled = false;
+    return found;
+}
+
+/* Finds places for candidate k and later ones: the first way found is the one nearest to the order
+ * of both, but for a table that goes to the end of the disk. */
+static bool find_row(struct row *row, size_t k)
+{
+    const struct match *m = row->m;
+    while (k < m->candidate_count && (m->candidates[k].spare == 0 || m->candidates[k].bare))
+        k++;
+    if (k == m->candidate_count)
+        return true;
+    for (size_t i = 0; i < m->place_count; i++) {
+        if ((*score_at(row->m, i, k) & ENDS) && goes_on(row, k, i))
+            return true;
+    }
+    for (size_t i = 0; i < m->place_count; i++) {
+        if (!(*score_at(row->m, i, k) & ENDS) && goes_on(row, k, i))
+            return true;
+    }
+    return false;
+}
+
+/* Where nothing else tells, order speaks: tables are mostly made in that of their places, the first
+ * ones first.  Only if all find one. */
 static int pair_in_order(struct match *m)
 {
+    enum { MOST_STEPS = 10000 };
+    struct row row = {.m = m, .steps = MOST_STEPS};
+    size_t open = match_count_open(m), spare = match_count_spare(m);
     int ret = 0;
-    size_t k = 0;
-    if (!m->repair->lossy || match_count_open(m) != match_count_spare(m))
+    if (!m->repair->lossy || spare == 0 || spare > open)
         return 0;
-    for (size_t i = 0; ret == 0 && i < m->place_count; i++) {
-        struct place *p = &m->places[i];
-        if (p->filled || may_be_right(p))
-            continue;
-        while (k < m->candidate_count && m->candidates[k].spare == 0)
-            k++;
-        if (k<m->candidate_count && * score_at(m, i, k)> 0)
-            ret = put_back(m, p, &m->candidates[k], FITS);
+    row.all = spare == open;
+    row.where = calloc(m->candidate_count, sizeof(*row.where));
+    if (!row.where)
+        return -ENOMEM;
+    bool found = find_row(&row, 0);
+    for (size_t k = 0; found && ret == 0 && k < m->candidate_count; k++) {
+        if (row.where[k] > 0)
+            ret = put_back(m, &m->places[row.where[k] - 1], &m->candidates[k], FITS);
     }
+    free(row.where);
     return ret;
 }
 

@@ -16,18 +16,19 @@ enum { MAX_CANDIDATES = 64, MAX_PLACES = 512, MAX_HOLES = 128 };
 /* What speaks for a pair, the strongest last. */
 enum {
     FITS = 1,
-    BESIDE = 2,          /* it lies in order with the one neighbour that has a table */
-    WITHIN = 4,          /* it lies between the tables of the neighbours */
-    CONTINUES = 8,       /* its data goes on where that of a neighbour ends */
-    EARLIER = 16,        /* an older disk has a table at that place: so has every later one */
-    KIN = 32,            /* it shares clusters with what another disk has at that place */
-    OTHER_DISK = 64,     /* another disk has this table at that place */
-    ONE_BIT = 128,       /* the entry is a bit away from it, or points into it */
-    OWN = 256,           /* its flags and counts are those of such a disk's table */
-    PLACE_IS_SAID = 512, /* data file: the entries themselves say it */
+    BESIDE = 2,           /* it lies in order with the one neighbour that has a table */
+    ENDS = 4,             /* its last entry is at the disk's end, where guests keep something */
+    WITHIN = 8,           /* it lies between the tables of the neighbours */
+    CONTINUES = 16,       /* its data goes on where that of a neighbour ends */
+    EARLIER = 32,         /* an older disk has a table at that place: so has every later one */
+    KIN = 64,             /* it shares clusters with what another disk has at that place */
+    OTHER_DISK = 128,     /* another disk has this table at that place */
+    ONE_BIT = 256,        /* the entry is a bit away from it, or points into it */
+    OWN = 512,            /* its flags and counts are those of such a disk's table */
+    PLACE_IS_SAID = 1024, /* data file: the entries themselves say it */
 };
 #define STRONG (KIN | OTHER_DISK | ONE_BIT | PLACE_IS_SAID)
-#define WEAK   (FITS | BESIDE)
+#define WEAK   (FITS | BESIDE | ENDS)
 
 enum owner_kind { ANYBODY, ACTIVE_DISK, SNAPSHOTS };
 
@@ -35,7 +36,7 @@ struct candidate {
     uint64_t host_off;
     struct l2_look look;
     enum owner_kind whose;
-    uint32_t last;                  /* entry that is not 0, but for odd ones */
+    uint32_t last, last_but_one;    /* entries that are not 0, but for odd ones */
     uint64_t first_data, last_data; /* host offsets of the outermost entries, 0 if they have none */
     uint64_t spare;                 /* references it misses */
     bool bare;                      /* no data behind it: only an entry's bits can speak for it */

@@ -29,8 +29,10 @@ void match_look_closer(struct repair *repair, struct candidate *c)
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, c->bytes + (size_t)i * geo->l2_entry_size, &e);
-        if ((e.raw != 0 || e.bitmap != 0) && l2_entry_plain(walk, &e, e.host_off))
+        if ((e.raw != 0 || e.bitmap != 0) && l2_entry_plain(walk, &e, e.host_off)) {
+            c->last_but_one = c->last;
             c->last = i;
+        }
         if (!geo->data_file)
             votes[owner_of(walk, &e)]++;
         if (e.kind == QCOW2_L2_NORMAL && i == 0)
@@ -243,19 +245,36 @@ static bool holds_nothing(const struct repair *repair, const struct finding *f)
            f->index >= l1_entries_for(&repair->walk->geo, tree->disk_size);
 }
 
+/* Of a bitmap and a table it is as likely the bitmap that is wrong. */
+static bool is_on_bitmap(const struct repair *repair, const struct finding *f)
+{
+    enum area_kind area =
+        walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
+    return f->check == CHECK_l1_entry_into_metadata &&
+           (area == AREA_BITMAP_DIRECTORY || area == AREA_BITMAP_TABLE || area == AREA_BITMAP_DATA);
+}
+
 static void add_found_places(struct match *m)
 {
     const struct repair *repair = m->repair;
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         struct place place = {.check = f->check, .tree = f->tree, .l1_idx = (uint32_t)f->index};
-        if (!is_place(repair, f->check) || repair_was_cut_off(repair, f->host_off) ||
-            repair_on_nonsense(repair, f) || holds_nothing(repair, f))
+        if (!is_place(repair, f->check) || is_on_bitmap(repair, f) ||
+            repair_was_cut_off(repair, f->host_off) || repair_on_nonsense(repair, f) ||
+            holds_nothing(repair, f))
             continue;
         place.entry_off = repair_entry_off(repair, f);
         if (plan_peek(&repair->plan, place.entry_off, &place.raw) == 0)
             add_place(m, &place);
     }
+}
+
+/* An entry that names an empty table is as good as an empty one. */
+static bool is_hole(const struct walk *walk, uint64_t raw)
+{
+    const struct table *table = table_find(&walk->tables, raw & QCOW2_OFFSET_MASK);
+    return raw == 0 || (table && !table->skip && table->empty && table->refs == 1);
 }
 
 /* Where holes are so many that the check tells none, some may still have something for them. */
@@ -269,7 +288,31 @@ static void add_holes(struct match *m)
         for (uint64_t i = 0; tree->usable && i < end && i < MAX_HOLES; i++) {
             struct place place = {.check = CHECK_l1_hole, .tree = (int)t, .l1_idx = (uint32_t)i};
             place.entry_off = tree->l1_off + i * 8;
-            if (plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 && place.raw == 0)
+            if (plan_peek(&m->repair->plan, place.entry_off, &place.raw) < 0 ||
+                !is_hole(walk, place.raw))
+                continue;
+            place.raw = 0; /* what it says speaks for nothing */
+            add_place(m, &place);
+        }
+    }
+}
+
+/* An entry may name what is none of its tables. */
+static void add_doubtful(struct match *m)
+{
+    const struct walk *walk = m->repair->walk;
+    for (size_t i = 0; i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        if (table->skip || table->elsewhere || !plan_doubts(table))
+            continue;
+        for (size_t t = 0; t < walk->tree_count; t++) {
+            const struct tree *tree = &walk->trees[t];
+            struct place place = {
+                .check = CHECK_l2_table_implausible, .tree = (int)t, .l1_idx = table->l1_idx};
+            place.entry_off = tree->l1_off + table->l1_idx * UINT64_C(8);
+            if (tree->usable && table->l1_idx < tree->l1_size &&
+                plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 &&
+                (place.raw & QCOW2_OFFSET_MASK) == table->host_off)
                 add_place(m, &place);
         }
     }
@@ -344,6 +387,7 @@ int match_find(struct match *m)
     if (ret == 0)
         ret = add_pointed_at(m);
     if (ret == 0 && repair->lossy && match_count_spare(m) > match_count_open(m)) {
+        add_doubtful(m);
         add_crowded(m);
         add_holes(m);
     }

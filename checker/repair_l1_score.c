@@ -131,24 +131,49 @@ static unsigned score_bits(const struct match *m, const struct place *p, const s
     return into || __builtin_popcountll(differ) == 1 ? ONE_BIT : 0;
 }
 
+static unsigned score_end(const struct match *m, const struct place *p, const struct candidate *c)
+{
+    enum { PART = 64 };
+    const struct walk *walk = m->repair->walk;
+    const struct tree *tree = &walk->trees[p->tree];
+    uint64_t legal = tree_legal_entries(walk, tree, p->l1_idx);
+    bool is_last = p->l1_idx + UINT64_C(1) == l1_entries_for(&walk->geo, tree->disk_size);
+    return is_last && c->last + 1 + legal / PART >= legal ? ENDS : 0;
+}
+
+/* Behind the end of a disk nothing is mapped; one entry of many may be damaged itself. */
+static bool ends_in_time(const struct match *m, const struct place *p, const struct candidate *c)
+{
+    enum { MANY = 4 };
+    const struct walk *walk = m->repair->walk;
+    uint64_t legal = tree_legal_entries(walk, &walk->trees[p->tree], p->l1_idx);
+    return c->last < legal ||
+           (m->repair->lossy && c->last_but_one < legal && c->look.named >= MANY);
+}
+
 /* 0 if it cannot be. */
 unsigned match_score(struct match *m, const struct place *p, const struct candidate *c)
 {
     const struct walk *walk = m->repair->walk;
-    const struct tree *tree = &walk->trees[p->tree];
     uint64_t guest_off = p->l1_idx * walk->geo.l2_span;
-    if (c->last >= tree_legal_entries(walk, tree, p->l1_idx) ||
-        (walk->geo.data_file && c->look.guest_off != guest_off))
+    if (!ends_in_time(m, p, c) || (walk->geo.data_file && c->look.guest_off != guest_off))
         return 0;
     const struct table *known = table_find(&walk->tables, c->host_off);
     if (known && !known->skip && !known->elsewhere && known->l1_idx != p->l1_idx)
         return 0; /* it has its place, and that is another one */
     unsigned sum = score_bits(m, p, c) | match_score_disks(m, p, c);
     sum |= walk->geo.data_file ? PLACE_IS_SAID : 0;
+    /* What a bitmap left looks like a table without flags. */
+    if (p->check == CHECK_l1_hole && c->look.marked == 0 && walk->has_bitmaps_ext &&
+        !(sum & (KIN | OTHER_DISK | PLACE_IS_SAID)))
+        return 0;
     bool foreign = p->tree == TREE_ACTIVE ? c->whose == SNAPSHOTS : c->whose == ACTIVE_DISK;
     if (c->bare && !(sum & ONE_BIT))
         return 0;
     if (!(sum & STRONG) && (foreign || kin_elsewhere(m, p, c)))
+        return 0;
+    /* In a small file a sound entry is soon a bit away from another table. */
+    if ((sum & STRONG) == ONE_BIT && may_be_right(p) && kin_elsewhere(m, p, c))
         return 0;
     /* Flags and counts contradict each other where the counts were made anew. */
     bool sure = m->repair->lossy && (sum & ONE_BIT) && (sum & KIN);
@@ -158,7 +183,7 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
         return 0;
     if (c->whose != ANYBODY && !foreign)
         sum |= OWN;
-    return sum | score_age(m, p) | score_neighbours(m, p, c) | FITS;
+    return sum | score_age(m, p) | score_neighbours(m, p, c) | score_end(m, p, c) | FITS;
 }
 
 /* The table that a place has, taken for a candidate. */
