@@ -55,9 +55,22 @@ uint64_t repair_wrong(const struct report *report)
     return 4 * report->corruptions + report->leaks;
 }
 
-/* How much is wrong with the image under the patch: WRONG_UNREAD and more if a part of it is not
- * judged, UINT64_MAX if it cannot be judged at all. */
-static int try_patch(struct repair *repair, const struct patch *patch, uint64_t *wrong)
+/* Damage shows that was not seen before: where something read as zeros, say, and that may have been
+ * right. */
+static bool shows_more_damage(const struct repair *repair, const struct report *report)
+{
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].severity == SEVERITY_DAMAGE &&
+            report->hits[check] > repair->report.hits[check])
+            return true;
+    }
+    return false;
+}
+
+/* How much is wrong with the image under the patch (of one that can be read now, too): WRONG_UNREAD
+ * and more if a part of it is not judged, UINT64_MAX if it cannot be judged at all. */
+static int try_patch(
+    struct repair *repair, const struct patch *patch, bool readable, uint64_t *wrong)
 {
     struct io *overlay;
     struct report report;
@@ -72,7 +85,9 @@ static int try_patch(struct repair *repair, const struct patch *patch, uint64_t 
         *wrong = repair_wrong(&report);
         if (report.incomplete) /* as good as any other only where as little was judged before */
             *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
-        if (report.unsupported || report.check_errors || is_no_geometry(repair, overlay, &report))
+        if (report.unsupported || report.check_errors ||
+            (readable && !repair->lossy && shows_more_damage(repair, &report)) ||
+            is_no_geometry(repair, overlay, &report))
             *wrong = UINT64_MAX;
         report_release(&report);
     }
@@ -116,7 +131,7 @@ int repair_take_better(struct repair *repair, enum check_id why, const struct pa
     for (size_t i = 0; i < count; i++) {
         uint64_t wrong;
         unsigned bits = 0;
-        int ret = try_patch(repair, &patches[i], &wrong);
+        int ret = try_patch(repair, &patches[i], below < WRONG_UNREAD, &wrong);
         if (ret == 0)
             ret = distance(repair, &patches[i], &bits);
         if (ret < 0)
@@ -251,8 +266,11 @@ static int mend_incompatible(struct repair *repair, enum check_id why)
     size_t count = 0;
     if (!repair->lossy || names_unknown_bit(repair->walk))
         return 0;
+    uint64_t features = repair->walk->header.incompatible;
+    /* One bit is damage to that bit alone; with others data may seem to make more sense. */
+    bool alone = __builtin_popcountll(features & ~QCOW2_INCOMPAT_KNOWN) == 1;
     for (uint64_t bits = 0; bits <= QCOW2_INCOMPAT_KNOWN; bits++) {
-        if (fits_header(repair->walk, bits))
+        if (alone ? bits == (features & QCOW2_INCOMPAT_KNOWN) : fits_header(repair->walk, bits))
             patches[count++] = patch_be64(QCOW2_HDR_INCOMPATIBLE, bits);
     }
     int ret = repair_take_best(repair, why, patches, count);
@@ -401,8 +419,11 @@ static int mend_version(struct repair *repair)
         return 0;
     repair->version_tried = true;
     uint64_t now = repair_wrong(&repair->report);
-    return repair_take_better(
+    repair->least_mapped = !repair->lossy; /* what is taken for entries may be the bits of some */
+    int ret = repair_take_better(
         repair, CHECK_header_version, &version, 1, repair->lossy ? now : now / LEAST_GAIN);
+    repair->least_mapped = 0;
+    return ret;
 }
 
 /* With the right size of clusters, or width of counts, nearly all of them are right.  Tried once a

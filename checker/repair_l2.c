@@ -3,14 +3,14 @@
  * Lost data clusters put back into the L2 entries that lost them.  As with L2 tables, only a
  * cluster of which the image says that a reference is missing is a candidate.  What speaks for one:
  * the damaged entry is one bit away from it, it continues what the neighbours map, another disk has
- * it at the same place. */
+ * it at the same place, it decodes. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "repair.h"
 
-enum evidence { NOTHING, ONLY_ONE, ONE_NEIGHBOUR, OTHER_DISK, ONE_BIT, BOTH_NEIGHBOURS };
+enum evidence { NOTHING, ONLY_ONE, ONE_NEIGHBOUR, DECODES, OTHER_DISK, ONE_BIT, BOTH_NEIGHBOURS };
 
 struct candidate {
     uint64_t raw; /* the entry as it would be, COPIED left out */
@@ -182,6 +182,27 @@ static void propose_by_disks(
     }
 }
 
+/* A cluster that nobody has and that decodes holds compressed data which lost its entry; all of an
+ * entry's numbers may be damaged, but where such data begins a cluster nothing else can.  Of large
+ * clusters few are tried: each costs what it decodes to. */
+static void propose_by_data(
+    const struct repair *repair, struct candidate *best, const struct place *place)
+{
+    enum { MOST_BYTES = 64 << 20, MOST = 256 };
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = 0, tried = 0;
+    while (tried < MOST && tried << walk->geo.cluster_bits < MOST_BYTES &&
+           census_next_leak(walk->census, cluster, &cluster)) {
+        uint64_t raw = cluster << walk->geo.cluster_bits | QCOW2_ENTRY_COMPRESSED;
+        if (repair_deficit(repair, cluster << walk->geo.cluster_bits)) {
+            tried++;
+            if (repair_shorten(repair, &raw))
+                propose(repair, best, place, raw, DECODES);
+        }
+        cluster++;
+    }
+}
+
 /* Data that decodes is compressed, other data is not. */
 static bool other_kind_fits(const struct repair *repair, const struct place *place)
 {
@@ -243,9 +264,13 @@ static struct candidate find_candidate(
     else if (!shared || place->uprooted)
         propose_by_bits(repair, &best, place);
     propose_by_disks(repair, &best, place);
-    /* Where zeros may be right the only cluster without an owner may as well be a bitmap's. */
-    bool maybe = place->check == CHECK_l2_copied_unallocated && repair->walk->has_bitmaps_ext;
-    if (best.evidence == NOTHING && lost_one && !maybe)
+    if (best.evidence < DECODES && place->raw != 0 && !shared)
+        propose_by_data(repair, &best, place);
+    /* The only cluster without an owner may as well be a bitmap's, or have a wrong count: not where
+     * what is read now may be right. */
+    bool wrong = place->check == CHECK_l2_entry_into_metadata ||
+                 place->check == CHECK_l2_entry_unaligned || repair->lossy;
+    if (best.evidence == NOTHING && lost_one && wrong && !repair->walk->has_bitmaps_ext)
         propose(repair, &best, place, lost_one, ONLY_ONE);
     return best;
 }
@@ -255,8 +280,14 @@ static int put_back(struct repair *repair, const struct place *place, uint64_t r
     uint8_t bytes[16] = {0};
     store_be64(bytes, raw);
     if (repair->walk->geo.extended_l2)
-        store_be64(bytes + 8, place->bitmap);
+        store_be64(bytes + 8, raw & QCOW2_ENTRY_COMPRESSED ? 0 : place->bitmap);
     return repair_put_entry(repair, place->check, place->table, place->entry_off, bytes);
+}
+
+static bool names_empty_table(const struct repair *repair, uint64_t host_off)
+{
+    const struct table *table = table_find(&repair->walk->tables, host_off);
+    return table && table->empty;
 }
 
 static bool is_place(const struct repair *repair, const struct finding *f)
@@ -264,10 +295,12 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     enum area_kind area;
     switch (f->check) {
     case CHECK_l2_entry_into_metadata:
-        /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong. */
+        /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong, and of an empty
+         * table and guest data the L1 entry. */
         area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-        return area != AREA_BITMAP_DIRECTORY && area != AREA_BITMAP_TABLE &&
-               area != AREA_BITMAP_DATA && !repair_on_nonsense(repair, f);
+        return !names_empty_table(repair, f->host_off) && area != AREA_BITMAP_DIRECTORY &&
+               area != AREA_BITMAP_TABLE && area != AREA_BITMAP_DATA &&
+               !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:
@@ -384,9 +417,13 @@ static void find_mirrored(struct place *places, size_t count)
 /* What an L1 entry or a bitmap lost misses a reference, too. */
 static bool others_lost_some(const struct repair *repair)
 {
-    static const enum check_id checks[] = {CHECK_l1_flags_without_table, CHECK_l1_entry_unaligned,
-        CHECK_l1_entry_outside, CHECK_l1_entry_into_metadata, CHECK_l1_hole,
-        CHECK_l2_table_implausible, CHECK_area_shared, CHECK_bitmap_entry_unaligned,
+    static const enum check_id checks[] = {CHECK_orphan_l2_table, CHECK_orphan_l1_table,
+        CHECK_orphan_snapshot_table, CHECK_snapshot_table_truncated,
+        CHECK_header_snapshots_unaligned, CHECK_header_snapshots_outside,
+        CHECK_snapshot_l1_unaligned, CHECK_snapshot_l1_outside, CHECK_header_l1_unaligned,
+        CHECK_header_l1_outside, CHECK_bitmap_directory_truncated, CHECK_l1_flags_without_table,
+        CHECK_l1_entry_unaligned, CHECK_l1_entry_outside, CHECK_l1_entry_into_metadata,
+        CHECK_l1_hole, CHECK_l2_table_implausible, CHECK_bitmap_entry_unaligned,
         CHECK_bitmap_entry_outside, CHECK_bitmap_table_range, CHECK_ext_bitmaps_directory};
     for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         if (repair_has(repair, checks[i]))
@@ -404,7 +441,9 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     find_mirrored(places, count);
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
-    uint64_t lost_one = unproven == 1 && !others_lost_some(repair) ? only_leak(repair) : 0;
+    bool others = others_lost_some(repair);
+    bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared);
+    uint64_t lost_one = alone ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
         if (places[i].rooted || proves_itself(repair, &places[i]))
@@ -414,12 +453,18 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         if (best.evidence == NOTHING || best.tie ||
             (shared && moves && !somebody_stays(places, count, moved, i)))
             continue;
+        /* What misses a reference may be what a lost table has. */
+        if (others && best.evidence < ONE_BIT && !repair->lossy)
+            continue;
         /* Zeros may be right: then it is the flag that is wrong. */
         if (places[i].check == CHECK_l2_copied_unallocated && best.evidence < BOTH_NEIGHBOURS &&
             !repair->lossy)
             continue;
         /* That is not much: with a choice it takes --lossy. */
         if (best.evidence <= ONE_NEIGHBOUR && shared && !places[i].uprooted && !repair->lossy)
+            continue;
+        /* What decodes may be guest data of that kind, where the entry does not say so. */
+        if (best.evidence == DECODES && !(places[i].raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)
             continue;
         moved[i] = moves;
         ret = put_back(repair, &places[i], best.raw);

@@ -38,6 +38,19 @@ static const struct {
     {60221, 379}, /* hundreds of leaked clusters of zeros, each compared with refcount tables */
     {31337, 179}, /* of an L1 table that is said to be longer no size of clusters makes sense */
     {31337, 969}, /* subclusters that nobody can read are no data that was readable */
+    {71723, 162}, /* an entry that read as zeros got the cluster that a bitmap had lost */
+    {71723, 203}, /* a longer L1 table showed an entry that nobody can read */
+    {71723, 295}, /* what a broken bitmap left was put into an L1 table as an L2 table */
+    {71723, 516}, /* a cluster without a place was given to the only subcluster that missed one */
+    {71723,
+        631}, /* flags were cleared in a snapshot table to which an L1 entry had come to point */
+    {71723, 1186}, /* an entry got what a lost table of another disk had */
+    {71723, 1511}, /* a snapshot's table was a bit away from what the disk's entry named */
+    {80021, 430},  /* bitmaps whose directory is lost leave what looks like L2 tables */
+    {80021, 448},  /* data of a snapshot was taken for the table that a bit had been flipped from */
+    {80021, 779},  /* an L2 table that passes the end of the file */
+    {80021, 890},  /* of a bitmap and two L1 entries the bitmap was wrong */
+    {80021, 1410}, /* with the data file's bit zeroed counts make sense */
 };
 
 START_TEST(rules_are_kept_for_what_was_found)
