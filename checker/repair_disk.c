@@ -258,6 +258,17 @@ static int mend_overlap(struct repair *repair, const struct finding *f)
     return repair_take_better(repair, f->check, &patch, 1, now);
 }
 
+/* L2 entries that name what lies there. */
+static size_t count_into(const struct repair *repair, uint64_t host_off, uint64_t length)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        count += f->check == CHECK_l2_entry_into_metadata && f->host_off - host_off < length;
+    }
+    return count;
+}
+
 /* The same of a LUKS header; its two fields, offset and length, may have a bit wrong. */
 static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
 {
@@ -266,6 +277,8 @@ static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
     uint64_t off = repair_ext_off(walk, QCOW2_EXT_CRYPTO, QCOW2_CRYPTO_EXT_BYTES);
     if (off == 0 || !walk->has_crypto || f->host_off != walk->crypto_off)
         return 0;
+    if (count_into(repair, walk->crypto_off, walk->crypto_len) == 1)
+        return 0; /* it is that entry which is wrong */
     for (unsigned bit = 0; bit < 63; bit++) {
         try_also(&tries, patch_be64(off, walk->crypto_off ^ UINT64_C(1) << bit));
         try_also(&tries, patch_be64(off + 8, walk->crypto_len ^ UINT64_C(1) << bit));

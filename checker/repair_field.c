@@ -36,14 +36,32 @@ static int count_target(struct repair *repair, enum check_id why, uint64_t value
     return plan_refcount(&repair->plan, PHASE_TAKE, why, cluster, want);
 }
 
+/* Without those bits the entry names what it may name.  Where not, they are the least of it, and
+ * the table in which it stands, or which it names, may be something else. */
+static bool makes_sense(const struct repair *repair, enum object_kind kind, uint64_t value)
+{
+    struct walk *walk = repair->walk;
+    uint64_t host_off = value & QCOW2_OFFSET_MASK;
+    bool l2 = kind == OBJECT_L2_ENTRY;
+    if (host_off == 0 || (l2 && (walk->geo.data_file || (value & QCOW2_ENTRY_COMPRESSED))))
+        return true;
+    enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, host_off), NULL);
+    return cluster_aligned(&walk->geo, host_off) && (area == AREA_NONE || area == AREA_L2_TABLE) &&
+           !check_outside(&walk->view, host_off, walk->geo.cluster_size);
+}
+
 static int clear_bits(struct repair *repair, const struct finding *finding, uint64_t clear)
 {
     uint64_t off = repair_entry_off(repair, finding), value;
     int ret = plan_peek(&repair->plan, off, &value);
     if (ret < 0 || !(value & clear))
         return ret;
-    if (check_rows[finding->check].kind == OBJECT_L1_ENTRY ||
-        check_rows[finding->check].kind == OBJECT_L2_ENTRY)
+    bool entry = check_rows[finding->check].kind == OBJECT_L1_ENTRY ||
+                 check_rows[finding->check].kind == OBJECT_L2_ENTRY;
+    if (entry && repair->careful &&
+        !makes_sense(repair, check_rows[finding->check].kind, value & ~clear))
+        return 0;
+    if (entry)
         ret = count_target(repair, finding->check, value & ~clear);
     return ret < 0 ? ret
                    : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, value & ~clear);

@@ -247,19 +247,20 @@ static bool fits_from_other(const struct hole_search *s, uint32_t idx)
            !has_rival(s, idx);
 }
 
-/* A single cluster may as well have a wrong count: then nothing is lost. */
+/* A single cluster may as well have a wrong count: then nothing is lost.  Unless what is older has
+ * nothing else that is empty here: it would be no older state of this table. */
 static int fill_from_other(struct hole_search *s)
 {
-    uint32_t at_least = s->from_older ? 1 : 2;
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
-    uint32_t fitting = 0;
+    uint32_t fitting = 0, strange = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
         bool fits = fits_from_other(s, i);
         fitting += fits;
+        strange += !fits && is_empty(s, i) && load_be64(s->other + (size_t)i * geo->l2_entry_size);
         if (!fits)
             memset(s->other + (size_t)i * geo->l2_entry_size, 0, geo->l2_entry_size);
     }
-    if (fitting < at_least)
+    if (fitting < (s->from_older && strange == 0 ? 1 : 2))
         return 0;
     int ret = plan_remark(&s->repair->plan,
         "choice: %u empty entries of the L2 table at 0x%llx get the clusters that another disk has "

@@ -82,6 +82,9 @@ int match_score_home(struct match *m, struct place *p);
 /* What other disks have at the place that speaks for the table: OTHER_DISK, KIN. */
 unsigned match_score_disks(struct match *m, const struct place *p, const struct candidate *c);
 
+/* How many of them there are. */
+size_t match_count_disks(struct match *m, const struct place *p, const struct candidate *c);
+
 /* Plans to swap entries of a disk that stand in each other's place.  0 or -ENOMEM. */
 int match_swap_back(struct match *m);
 

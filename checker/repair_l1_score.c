@@ -66,6 +66,16 @@ static bool are_kin(struct match *m, const struct candidate *c, uint64_t table_o
     return false;
 }
 
+size_t match_count_disks(struct match *m, const struct place *p, const struct candidate *c)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < m->repair->walk->tree_count; i++) {
+        uint64_t off = (int)i == p->tree ? 0 : match_table_at(m, (int)i, p->l1_idx);
+        count += off != 0 && (off == c->host_off || are_kin(m, c, off));
+    }
+    return count;
+}
+
 unsigned match_score_disks(struct match *m, const struct place *p, const struct candidate *c)
 {
     unsigned score = 0;

@@ -26,7 +26,6 @@ struct swap_search {
     struct match *m;
     struct few l1_indices, table_offs; /* about which something was found */
     int tree;
-    bool falling; /* only tables that do not stand in the order of their making */
     struct suspect items[MAX_SUSPECTS];
     size_t count;
 };
@@ -77,13 +76,14 @@ static int add_suspect(struct swap_search *s, uint64_t l1_idx)
     return 0;
 }
 
-/* Other disks have it, or one like it, at that place. */
-static bool belongs(struct swap_search *s, const struct suspect *item, uint32_t l1_idx)
+/* How many other disks have it, or one like it, at that place. */
+static size_t count_at(struct swap_search *s, const struct suspect *item, uint32_t l1_idx)
 {
     const struct walk *walk = s->m->repair->walk;
     struct place place = {.tree = s->tree, .l1_idx = l1_idx};
-    return item->table.last < tree_legal_entries(walk, &walk->trees[s->tree], l1_idx) &&
-           (match_score_disks(s->m, &place, &item->table) & (KIN | OTHER_DISK));
+    if (item->table.last >= tree_legal_entries(walk, &walk->trees[s->tree], l1_idx))
+        return 0;
+    return match_count_disks(s->m, &place, &item->table);
 }
 
 /* With one write of a sector: between two of them both entries would name one table, without the
@@ -124,12 +124,13 @@ static int compare_suspects(const void *a, const void *b)
     return (x->l1_idx > y->l1_idx) - (x->l1_idx < y->l1_idx);
 }
 
+/* Of two disks that disagree each may be wrong: two more must say the same. */
 static bool swapped(struct swap_search *s, const struct suspect *a, const struct suspect *b)
 {
-    bool falling = a->table.host_off > b->table.host_off;
-    return in_one_sector(s, a->l1_idx, b->l1_idx) && (falling || !s->falling) &&
-           a->table.host_off != b->table.host_off && belongs(s, a, b->l1_idx) &&
-           belongs(s, b, a->l1_idx) && !belongs(s, a, a->l1_idx) && !belongs(s, b, b->l1_idx);
+    enum { MAJORITY = 2 };
+    return in_one_sector(s, a->l1_idx, b->l1_idx) && a->table.host_off != b->table.host_off &&
+           count_at(s, a, b->l1_idx) >= MAJORITY && count_at(s, b, a->l1_idx) >= MAJORITY &&
+           count_at(s, a, a->l1_idx) == 0 && count_at(s, b, b->l1_idx) == 0;
 }
 
 /* One pair a round. */
@@ -158,21 +159,17 @@ static int search_tree(struct swap_search *s)
     return ret;
 }
 
-/* Of two disks that disagree each may be wrong; tables are mostly made in their order. */
 int match_swap_back(struct match *m)
 {
-    const struct plan *plan = &m->repair->plan;
     const struct walk *walk = m->repair->walk;
     struct swap_search s = {.m = m};
     int ret = 0;
     find_suspects(&s);
-    for (int pass = 0; pass < 2 && s.l1_indices.count > 1; pass++) {
-        s.falling = pass == 0;
-        for (size_t t = 0; ret == 0 && plan->count == 0 && t < walk->tree_count && t < MAX_TREES;
-             t++) {
-            s.tree = (int)t;
-            ret = search_tree(&s);
-        }
+    for (size_t t = 0; s.l1_indices.count > 1 && ret == 0 && m->repair->plan.count == 0 &&
+                       t < walk->tree_count && t < MAX_TREES;
+         t++) {
+        s.tree = (int)t;
+        ret = search_tree(&s);
     }
     return ret;
 }

@@ -46,6 +46,9 @@ static const struct {
         631}, /* flags were cleared in a snapshot table to which an L1 entry had come to point */
     {71723, 1186}, /* an entry got what a lost table of another disk had */
     {71723, 1511}, /* a snapshot's table was a bit away from what the disk's entry named */
+    {71723, 1813}, /* of two disks that disagree the wrong one was believed */
+    {80021, 1741}, /* for one entry that named it the LUKS header was looked for elsewhere */
+    {80021, 1999}, /* flags were cleared in an entry that named its own table */
     {80021, 430},  /* bitmaps whose directory is lost leave what looks like L2 tables */
     {80021, 448},  /* data of a snapshot was taken for the table that a bit had been flipped from */
     {80021, 779},  /* an L2 table that passes the end of the file */
