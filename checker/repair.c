@@ -168,39 +168,6 @@ static void collect(void *arg, const struct finding *finding)
     set->items[set->count++] = *finding;
 }
 
-/* Of the first clusters whose count is too low most are counted as free. */
-static bool counted_as_free(struct walk *walk)
-{
-    enum { SAMPLE = 64 };
-    uint64_t cluster = 0, stored;
-    unsigned seen = 0, free = 0;
-    int64_t balance;
-    for (; seen < SAMPLE && census_next_wrong(walk->census, cluster, &cluster, &balance);
-         cluster++) {
-        if (balance >= 0 || cluster >= walk->cluster_end)
-            continue;
-        seen++;
-        free += walk_stored(walk, cluster, &stored) && stored == 0;
-    }
-    return free * 2 > seen;
-}
-
-/* What is stored tells nothing: most of a block that something else uses, too, is wrong; or of most
- * clusters in use it says that they are free, as it may only where counts were to be made later. */
-static bool counts_are_void(const struct repair *repair)
-{
-    const uint64_t *hits = repair->report.hits;
-    struct walk *walk = repair->walk;
-    if (!walk || !walk->judgeable || walk->without_counts)
-        return false;
-    uint64_t low = hits[CHECK_refcount_too_low], wrong = hits[CHECK_refcount_too_high] + low;
-    uint64_t in_use =
-        capped_sum(walk->area_clusters, walk->tables.count + repair->report.allocated_clusters);
-    bool later = walk->header.incompatible & QCOW2_INCOMPAT_DIRTY;
-    return (hits[CHECK_refblock_shared] > 0 && wrong * 2 > walk->cluster_end) ||
-           (!later && low * 2 > in_use && counted_as_free(walk));
-}
-
 static int round_check(struct repair *repair)
 {
     repair->findings.count = 0;
@@ -214,7 +181,7 @@ static int round_check(struct repair *repair)
     if (ret == 0)
         ret =
             walk_open(repair->io, repair->filename, &repair->check, &repair->report, &repair->walk);
-    repair->void_counts = counts_are_void(repair);
+    repair->void_counts = repair_counts_nothing(repair);
     if (repair->findings.count > 0)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);

@@ -123,6 +123,9 @@ int repair_take_better(struct repair *repair, enum check_id why, const struct pa
  * only the caller looks. */
 int repair_on_view(const struct repair *repair, struct io *view, repair_stage *stage);
 
+/* What is stored as counts says nothing about the image as it is. */
+bool repair_counts_nothing(const struct repair *repair);
+
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
 

@@ -235,7 +235,7 @@ static int mend_pointers(struct repair *repair)
                           : is_nonsense(repair, &walk->trees[i]))
             try_orphans(repair, &walk->trees[i], &tries);
     }
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    uint64_t now = repair_wrong(&repair->report);
     int ret =
         repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2);
     if (ret == 0 && repair->plan.count > 0)
@@ -254,7 +254,7 @@ static int mend_overlap(struct repair *repair, const struct finding *f)
     struct patch patch = patch_be32(QCOW2_HDR_L1_SIZE, (uint32_t)needed);
     if (f->host_off != walk->header.l1_off || needed == 0 || needed >= walk->header.l1_size)
         return 0;
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    uint64_t now = repair_wrong(&repair->report);
     return repair_take_better(repair, f->check, &patch, 1, now);
 }
 
@@ -283,7 +283,7 @@ static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
         try_also(&tries, patch_be64(off, walk->crypto_off ^ UINT64_C(1) << bit));
         try_also(&tries, patch_be64(off + 8, walk->crypto_len ^ UINT64_C(1) << bit));
     }
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    uint64_t now = repair_wrong(&repair->report);
     return repair_take_better(repair, f->check, tries.patches, tries.count, now);
 }
 
@@ -319,7 +319,7 @@ static int mend_snapshot_overlap(struct repair *repair, enum check_id why, const
         try_leaked(repair, tree, &tries);
         try_bits(repair, tree, true, &tries);
     }
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    uint64_t now = repair_wrong(&repair->report);
     return repair_take_better(
         repair, why, tries.patches, tries.count, tree->usable ? now : UINT64_MAX);
 }

@@ -73,7 +73,7 @@ int disk_mend_size(struct repair *repair, enum check_id why, const struct tree *
     if (needed > 0 && needed <= QCOW2_MAX_L1_BYTES / 8)
         try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
     /* What a disk does not reach reads as zeros: that more of it is damaged is no gain. */
-    uint64_t now = 4 * repair->report.corruptions + repair->report.leaks;
+    uint64_t now = repair_wrong(&repair->report);
     return repair_take_better(
         repair, why, tries.patches, tries.count, repair->lossy ? UINT64_MAX : now);
 }
