@@ -23,6 +23,10 @@ struct check_options {
      * them anew first. */
     bool stop_without_counts;
 
+    /* Ends the check, which is incomplete then, soon after so many corruptions were found: for who
+     * asks whether there are fewer.  0: never. */
+    uint64_t enough;
+
     /* Set from a signal handler to end the check; NULL: never. */
     const volatile sig_atomic_t *stop;
 

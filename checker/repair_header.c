@@ -68,13 +68,15 @@ static bool shows_more_damage(const struct repair *repair, const struct report *
 }
 
 /* How much is wrong with the image under the patch (of one that can be read now, too): WRONG_UNREAD
- * and more if a part of it is not judged, UINT64_MAX if it cannot be judged at all. */
-static int try_patch(
-    struct repair *repair, const struct patch *patch, bool readable, uint64_t *wrong)
+ * and more if a part of it is not judged, UINT64_MAX if it cannot be judged at all or more than
+ * `most` is wrong: then *cut is set, too. */
+static int try_patch(struct repair *repair, const struct patch *patch, bool readable, uint64_t most,
+    uint64_t *wrong, bool *cut)
 {
+    enum { FINDINGS_PER_TRIAL = 1024 };
     struct io *overlay;
     struct report report;
-    struct check_options options = {.stop = repair->check.stop};
+    struct check_options options = {.stop = repair->check.stop, .enough = most / 4 + 1};
     int ret = io_overlay_open(repair->io, &overlay);
     if (ret < 0)
         return ret;
@@ -85,10 +87,12 @@ static int try_patch(
         *wrong = repair_wrong(&report);
         if (report.incomplete) /* as good as any other only where as little was judged before */
             *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
-        if (report.unsupported || report.check_errors ||
+        *cut |= report.corruptions >= options.enough;
+        if (report.unsupported || report.check_errors || report.corruptions >= options.enough ||
             (readable && !repair->lossy && shows_more_damage(repair, &report)) ||
             is_no_geometry(repair, overlay, &report))
             *wrong = UINT64_MAX;
+        repair->trials += 1 + (report.corruptions + report.leaks) / FINDINGS_PER_TRIAL;
         report_release(&report);
     }
     io_close(overlay);
@@ -118,44 +122,66 @@ bool repair_may_try(const struct repair *repair, size_t count)
     return repair->trials + count <= MOST_TRIALS;
 }
 
-int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
-    size_t count, uint64_t below)
+struct choice {
+    uint64_t wrong;
+    unsigned bits; /* UINT32_MAX: there is none yet */
+    size_t best;
+    bool tie, cut; /* cut: there were some with more wrong than was asked for */
+};
+
+/* Tries all of them; who has more than `most` wrong is not looked at to the end.  Without a choice
+ * where that would take too long: what was not tried may be the right one. */
+static int try_all(struct repair *repair, const struct patch *patches, size_t count, uint64_t below,
+    uint64_t most, struct choice *choice)
 {
-    uint64_t best_wrong = below;
-    unsigned best_bits = UINT32_MAX;
-    size_t best = 0;
-    bool tie = false;
-    if (!repair_may_try(repair, count))
-        return 0;
-    repair->trials += (unsigned)count + 1;
     for (size_t i = 0; i < count; i++) {
         uint64_t wrong;
         unsigned bits = 0;
-        int ret = try_patch(repair, &patches[i], below < WRONG_UNREAD, &wrong);
+        if (!repair_may_try(repair, 1)) {
+            choice->bits = UINT32_MAX;
+            choice->cut = false;
+            return 0;
+        }
+        int ret = try_patch(repair, &patches[i], below < WRONG_UNREAD,
+            most < choice->wrong ? most : choice->wrong, &wrong, &choice->cut);
         if (ret == 0)
             ret = distance(repair, &patches[i], &bits);
         if (ret < 0)
             return ret;
-        if (bits == 0 || wrong >= below || wrong > best_wrong ||
-            (wrong == best_wrong && bits > best_bits))
+        if (bits == 0 || wrong >= below || wrong > choice->wrong ||
+            (wrong == choice->wrong && bits > choice->bits))
             continue;
-        tie = wrong == best_wrong && bits == best_bits;
-        if (tie)
+        choice->tie = wrong == choice->wrong && bits == choice->bits;
+        if (choice->tie)
             continue; /* the first of equals */
-        best_wrong = wrong;
-        best_bits = bits;
-        best = i;
+        choice->wrong = wrong;
+        choice->bits = bits;
+        choice->best = i;
     }
-    if (best_bits == UINT32_MAX || (tie && !repair->lossy))
+    return 0;
+}
+
+int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
+    size_t count, uint64_t below)
+{
+    enum { FEW = 65536 }; /* under the right value there is mostly little wrong */
+    struct choice choice = {.wrong = below, .bits = UINT32_MAX};
+    if (!repair_may_try(repair, count))
         return 0;
-    int ret = tie ? plan_remark(&repair->plan,
-                        "choice: more than one value of the field at 0x%llx makes as much sense",
-                        (unsigned long long)patches[best].off)
-                  : 0;
-    if (ret < 0)
+    repair->trials++;
+    int ret = try_all(repair, patches, count, below, FEW, &choice);
+    if (ret == 0 && choice.bits == UINT32_MAX && choice.cut)
+        ret = try_all(repair, patches, count, below, UINT64_MAX, &choice);
+    if (ret < 0 || choice.bits == UINT32_MAX || (choice.tie && !repair->lossy))
         return ret;
-    return plan_bytes(&repair->plan, PHASE_SWITCH, why, patches[best].off, patches[best].bytes,
-        patches[best].length);
+    const struct patch *best = &patches[choice.best];
+    if (choice.tie)
+        ret = plan_remark(&repair->plan,
+            "choice: more than one value of the field at 0x%llx makes as much sense",
+            (unsigned long long)best->off);
+    return ret < 0
+               ? ret
+               : plan_bytes(&repair->plan, PHASE_SWITCH, why, best->off, best->bytes, best->length);
 }
 
 enum { MAX_TRIES = 64 };

@@ -162,6 +162,8 @@ int walk_pause(struct walk *walk, uint64_t bytes_done)
     walk->bytes_done += bytes_done;
     if (options->progress)
         options->progress(options->progress_arg, walk->bytes_done, walk->bytes_total);
+    if (options->enough && walk->report->corruptions >= options->enough)
+        return -ECANCELED;
     return options->stop && __atomic_load_n(options->stop, __ATOMIC_RELAXED) ? -EINTR : 0;
 }
 
