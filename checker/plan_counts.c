@@ -49,7 +49,8 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
         known &=
             !plan->void_counts && walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
         /* May be what was lost: a later round frees it, or finds whose it is. */
-        if (!known && refs == 0 && cluster < walk->cluster_end && !in_hole(plan, cluster))
+        bool structure_only = old > 0 && !cell.conflict;
+        if (!known && refs == 0 && !structure_only && cluster < walk->cluster_end && !in_hole(plan, cluster))
             refs = 1;
     }
     if (!lower && known && stored > refs)

@@ -240,6 +240,29 @@ static bool too_large(const struct walk *walk, const struct layout *layout)
     return layout->table_clusters > (uint64_t)QCOW2_MAX_REFTABLE_BYTES >> walk->geo.cluster_bits;
 }
 
+/* Clusters behind all that is used or counted, where the file has nothing but zeros: no counts are
+ * needed to tell that nothing was lost there.  False if there are none soon. */
+static bool find_zeros(struct walk *walk, uint64_t need, uint64_t *first)
+{
+    enum { MOST_READ = 256 };
+    uint64_t end = walk->cluster_end, run = 0;
+    unsigned read = 0;
+    for (uint64_t c = census_end(walk->census, end); c < end && read < MOST_READ; c++) {
+        uint64_t host_off = c << walk->geo.cluster_bits;
+        bool zeros = walk_hole(walk, host_off) >= walk->geo.cluster_size;
+        if (!zeros) {
+            zeros = io_read_padded(walk->io, host_off, walk->buf, walk->geo.cluster_size) == 0 &&
+                    walk_bytes_zero(walk->buf, walk->geo.cluster_size);
+            read++;
+        }
+        run = zeros ? run + 1 : 0;
+        *first = c + 1 - run;
+        if (run == need)
+            return true;
+    }
+    return false;
+}
+
 /* In the file if there is room for it, else behind its end; there it must count itself.  Where it
  * would be too large no room is looked for. */
 static void find_room(const struct repair *repair, uint64_t spare, struct layout *layout)
@@ -266,6 +289,8 @@ static void find_room(const struct repair *repair, uint64_t spare, struct layout
         while (c + need <= walk->cluster_end && range_unused(walk, c, 1))
             c++;
     }
+    if (repair->void_counts && find_zeros(walk, need, &layout->first))
+        return;
     layout->first = walk->cluster_end;
     for (uint64_t before = 0; before != layout->end;) {
         before = layout->end;
