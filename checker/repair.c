@@ -228,6 +228,8 @@ struct history {
     size_t count;
     uint64_t given_up; /* bits by stage */
     bool marked;       /* the image is marked as being repaired */
+    size_t edits;      /* of the last plan */
+    unsigned poor;     /* rounds with more findings than are kept, and little that can be mended */
 };
 
 static uint64_t mix(uint64_t sum, uint64_t value)
@@ -280,6 +282,7 @@ static bool has_no_effect(const struct repair *repair, struct history *history, 
 static int carry_out(struct repair *repair, struct history *history)
 {
     int ret = 0;
+    history->edits = repair->plan.count;
     print_remarks(repair);
     if (repair->plan.needs_mark && !history->marked) {
         ret = set_incompatible(repair->io, QCOW2_INCOMPAT_CORRUPT, 0);
@@ -396,6 +399,7 @@ struct outcome {
     bool marked;      /* by us */
     bool clean;       /* nothing wrong but the marks */
     bool unread;      /* the last round did not see all */
+    bool given_up;    /* there is more to repair, but so much that is beyond it */
 };
 
 /* Clusters without their count, where that is not judged. */
@@ -410,6 +414,15 @@ static uint64_t uncounted(const struct repair *repair)
         count += n;
     }
     return count;
+}
+
+/* What cannot be mended comes again in each round, and leaves less and less room for what can. */
+static bool is_hopeless(const struct repair *repair, struct history *history)
+{
+    enum { MOST_POOR = 8 };
+    history->poor +=
+        repair->findings.count == MAX_FINDINGS_A_ROUND && history->edits < MAX_FINDINGS_A_ROUND / 2;
+    return history->poor > MOST_POOR;
 }
 
 static int run_rounds(struct repair *repair, struct outcome *outcome)
@@ -428,12 +441,15 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         if (ret == 0)
             ret = run_round(repair, &history, &more);
         outcome->marked = history.marked;
-        if (ret == 0 && !more && repair->walk->without_counts) {
+        outcome->given_up = ret == 0 && more && is_hopeless(repair, &history);
+        more &= !outcome->given_up;
+        if (ret == 0 && !more && !outcome->given_up && repair->walk->without_counts) {
             repair->check.stop_without_counts = false; /* there is more to see */
             more = true;
         }
-        outcome->clean = ret == 0 && !more && repair->report.corruptions == 0 &&
-                         !repair->report.incomplete && !repair->report.unsupported;
+        outcome->clean = ret == 0 && !more && !outcome->given_up &&
+                         repair->report.corruptions == 0 && !repair->report.incomplete &&
+                         !repair->report.unsupported;
         outcome->unread = repair->walk && repair->walk->unreadable;
         if (repair->walk)
             round_end(repair);
@@ -479,6 +495,10 @@ int repair_image(struct io *io, const char *filename, const struct check_options
     else if (decoding.given_up)
         report_problem(report, "the repair was given up: it would have to decode more compressed "
                                "data than an image of this kind can have");
+    else if (ret == 0 && outcome.given_up && report->corruptions > 0)
+        report_problem(report,
+            "so much is wrong that the repair has not gone through all of it; run "
+            "it again to go on");
     else if (ret < 0)
         report_problem(report, "the repair could not be completed: %s", strerror(-ret));
     return ret < 0 ? ret : checked;

@@ -256,6 +256,72 @@ static int drop_undecodable(struct repair *repair, const struct finding *f)
                                                                         : 0;
 }
 
+/* ---- tables of garbage ---- */
+
+/* What is left of an L1 entry; 0 if it leads nowhere. */
+static uint64_t clean_l1_entry(const struct walk *walk, uint64_t raw)
+{
+    uint64_t off = raw & QCOW2_OFFSET_MASK;
+    bool leads = off != 0 && cluster_aligned(&walk->geo, off) &&
+                 !check_outside(&walk->view, off, walk->geo.cluster_size);
+    return leads ? raw : 0;
+}
+
+/* A cluster of an L1 table; *dropped counts what went. */
+static int clean_l1_cluster(
+    struct repair *repair, enum check_id why, uint64_t host_off, uint64_t bytes, uint64_t *dropped)
+{
+    uint64_t before = *dropped;
+    uint8_t *data = malloc((size_t)bytes);
+    int ret = data ? io_read_padded(repair->io, host_off, data, (size_t)bytes) : -ENOMEM;
+    for (uint64_t at = 0; ret == 0 && at < bytes; at += 8) {
+        uint64_t raw = load_be64(data + at), clean = clean_l1_entry(repair->walk, raw);
+        store_be64(data + at, clean);
+        *dropped += clean != raw;
+    }
+    if (ret < 0 || *dropped == before || !plan_writable(&repair->plan, host_off)) {
+        free(data);
+        return ret;
+    }
+    return plan_data(&repair->plan, PHASE_SWITCH, why, host_off, data, bytes);
+}
+
+static int clean_l1_table(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    uint64_t bytes = tree->l1_size * UINT64_C(8), size = repair->walk->geo.cluster_size;
+    uint64_t dropped = 0;
+    int ret = 0;
+    for (uint64_t at = 0; ret == 0 && at < bytes && tree->l1_off + at < repair->file_size;
+         at += size)
+        ret = clean_l1_cluster(
+            repair, why, tree->l1_off + at, bytes - at < size ? bytes - at : size, &dropped);
+    return ret < 0 || dropped == 0
+               ? ret
+               : plan_remark(&repair->plan,
+                     "lost: %llu entries of the L1 table at 0x%llx that lead nowhere",
+                     (unsigned long long)dropped, (unsigned long long)tree->l1_off);
+}
+
+/* More L1 entries lead nowhere than a round goes through one by one, each with a line of its own:
+ * what is left of their tables is taken at once. */
+static int clean_l1_tables(struct repair *repair)
+{
+    enum { MANY = 50000 };
+    static const enum check_id checks[] = {
+        CHECK_l1_entry_outside, CHECK_l1_entry_unaligned, CHECK_l1_flags_without_table};
+    int ret = 0;
+    for (size_t k = 0; k < sizeof(checks) / sizeof(checks[0]); k++) {
+        if (repair->report.hits[checks[k]] <= MANY || ret < 0 || repair->plan.count > 0)
+            continue;
+        for (size_t i = 0; ret == 0 && i < repair->walk->tree_count; i++) {
+            const struct tree *tree = &repair->walk->trees[i];
+            if (tree->usable && tree->same_l1 > 0)
+                ret = clean_l1_table(repair, checks[k], tree);
+        }
+    }
+    return ret;
+}
+
 typedef int loss(struct repair *repair, const struct finding *finding);
 
 static const struct {
@@ -287,7 +353,9 @@ int repair_lossy(struct repair *repair)
     int ret = 0;
     if (!repair->lossy)
         return 0;
-    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+    ret = clean_l1_tables(repair);
+    bool cleaned = repair->plan.count > 0;
+    for (size_t i = 0; ret == 0 && !cleaned && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         for (size_t k = 0; ret == 0 && k < sizeof(losses) / sizeof(losses[0]); k++) {
             if (losses[k].check == f->check)
