@@ -390,7 +390,7 @@ START_TEST(sigusr1_asks_how_far_it_is)
 {
     struct shelf shelf = shelf_open();
     struct proc_result r =
-        proc_run("cd '%s' && ln -s clean i && images=$(yes i | head -n 60000) && "
+        proc_run("cd '%s' && ln -s clean i && images=$(yes i | head -n 30000) && "
                  "timeout --preserve-status -s USR1 0.4 '%s' -q $images",
             shelf.dir, shelf.qcheck);
     ck_assert_msg(r.exit_code == 0, "exit %d %s", r.exit_code, r.err);
