@@ -347,9 +347,9 @@ static int run_round(struct repair *repair, struct history *history, bool *more)
         repair_l1,
         repair_l2,
         repair_holes,
-        repair_fields, /* also in a table that nothing was found for */
         repair_rebuild,
         repair_shared,
+        repair_fields, /* also in a table that nothing was found for */
         repair_raise,
         repair_snapshots,
         repair_lossy,

@@ -117,9 +117,21 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     return (only && plain && own) || sure;
 }
 
+/* A damaged entry names the entry's cluster as an L2 table: until that is mended, too, a guest
+ * would read the change. */
+static bool is_read(const struct match *m, const struct place *p)
+{
+    uint64_t start = p->entry_off & ~(uint64_t)(m->repair->walk->geo.cluster_size - 1);
+    return table_find(&m->repair->walk->tables, start) && m->repair->plan.count > 0;
+}
+
 static int put_back(struct match *m, struct place *p, struct candidate *c, unsigned best)
 {
     struct repair *repair = m->repair;
+    p->filled = true;
+    c->spare--;
+    if (is_read(m, p))
+        return 0; /* in the next round */
     uint64_t stored = 0, guest = p->l1_idx * repair->walk->geo.l2_span;
     walk_stored(repair->walk, cluster_of(&repair->walk->geo, c->host_off), &stored);
     bool copied = p->tree == TREE_ACTIVE && stored == 1;
@@ -134,8 +146,6 @@ static int put_back(struct match *m, struct place *p, struct candidate *c, unsig
     if (ret == 0)
         ret = plan_be64(&repair->plan, PHASE_SWITCH, p->check, p->entry_off,
             c->host_off | (copied ? QCOW2_ENTRY_COPIED : 0));
-    p->filled = true;
-    c->spare--;
     return ret;
 }
 

@@ -270,11 +270,29 @@ static void add_found_places(struct match *m)
     }
 }
 
-/* An entry that names an empty table is as good as an empty one. */
-static bool is_hole(const struct walk *walk, uint64_t raw)
+/* One of the lost tables has it for data. */
+static bool is_their_data(const struct match *m, uint64_t host_off)
 {
+    const struct qcow2_geometry *geo = &m->repair->walk->geo;
+    for (size_t k = 0; k < m->candidate_count; k++) {
+        for (size_t at = 0; at < geo->cluster_size; at += geo->l2_entry_size) {
+            uint64_t raw = load_be64(m->candidates[k].bytes + at);
+            if (!(raw & QCOW2_ENTRY_COMPRESSED) && (raw & QCOW2_OFFSET_MASK) == host_off)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* An entry that names zeros which are somebody's data is as good as an empty one. */
+static bool is_hole(const struct match *m, uint64_t raw)
+{
+    const struct walk *walk = m->repair->walk;
     const struct table *table = table_find(&walk->tables, raw & QCOW2_OFFSET_MASK);
-    return raw == 0 || (table && !table->skip && table->empty && table->refs == 1);
+    if (raw == 0 || !table || table->skip || !table->empty || table->refs != 1)
+        return raw == 0;
+    return census_get(walk->census, cluster_of(&walk->geo, table->host_off)).conflict ||
+           is_their_data(m, table->host_off);
 }
 
 /* Where holes are so many that the check tells none, some may still have something for them. */
@@ -289,7 +307,7 @@ static void add_holes(struct match *m)
             struct place place = {.check = CHECK_l1_hole, .tree = (int)t, .l1_idx = (uint32_t)i};
             place.entry_off = tree->l1_off + i * 8;
             if (plan_peek(&m->repair->plan, place.entry_off, &place.raw) < 0 ||
-                !is_hole(walk, place.raw))
+                !is_hole(m, place.raw))
                 continue;
             place.raw = 0; /* what it says speaks for nothing */
             add_place(m, &place);

@@ -247,8 +247,9 @@ static bool proves_itself(const struct repair *repair, const struct place *place
     struct qcow2_l2_entry e;
     store_be64(bytes, place->raw);
     qcow2_l2_decode(&repair->walk->geo, bytes, &e);
-    return e.kind == QCOW2_L2_COMPRESSED && place->check == CHECK_l2_entry_shared &&
-           repair_decodes(repair, &e);
+    bool inside =
+        place->check == CHECK_l2_entry_shared || place->check == CHECK_l2_entry_into_metadata;
+    return e.kind == QCOW2_L2_COMPRESSED && inside && repair_decodes(repair, &e);
 }
 
 /* `lost_one`: the only cluster that misses a reference, if this is the only place; else 0. */

@@ -49,6 +49,8 @@ static const struct {
     {71723, 1813}, /* of two disks that disagree the wrong one was believed */
     {80021, 1741}, /* for one entry that named it the LUKS header was looked for elsewhere */
     {80021, 1999}, /* flags were cleared in an entry that named its own table */
+    {55511, 32},   /* a snapshot's empty table was taken for a lost one */
+    {55511, 48},   /* flags were cleared in guest data that was taken for an L1 table */
     {80021, 430},  /* bitmaps whose directory is lost leave what looks like L2 tables */
     {80021, 448},  /* data of a snapshot was taken for the table that a bit had been flipped from */
     {80021, 779},  /* an L2 table that passes the end of the file */
