@@ -41,13 +41,24 @@ static int count_target(struct repair *repair, enum check_id why, uint64_t value
 static bool makes_sense(const struct repair *repair, enum object_kind kind, uint64_t value)
 {
     struct walk *walk = repair->walk;
-    uint64_t host_off = value & QCOW2_OFFSET_MASK;
+    bool counts = kind == OBJECT_REFTABLE_ENTRY;
+    uint64_t host_off = value & (counts ? QCOW2_REFTABLE_MASK : QCOW2_OFFSET_MASK);
     bool l2 = kind == OBJECT_L2_ENTRY;
     if (host_off == 0 || (l2 && (walk->geo.data_file || (value & QCOW2_ENTRY_COMPRESSED))))
         return true;
     enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, host_off), NULL);
-    return cluster_aligned(&walk->geo, host_off) && (area == AREA_NONE || area == AREA_L2_TABLE) &&
+    bool table = area == AREA_NONE || area == (counts ? AREA_REFCOUNT_BLOCK : AREA_L2_TABLE);
+    return table && cluster_aligned(&walk->geo, host_off) &&
            !check_outside(&walk->view, host_off, walk->geo.cluster_size);
+}
+
+/* What the header says of the refcount table cannot be: entries of it may be anybody's data. */
+static bool doubts_reftable(const struct repair *repair)
+{
+    return repair_has(repair, CHECK_header_reftable_missing) ||
+           repair_has(repair, CHECK_header_reftable_too_large) ||
+           repair_has(repair, CHECK_header_reftable_unaligned) ||
+           repair_has(repair, CHECK_header_reftable_outside);
 }
 
 static int clear_bits(struct repair *repair, const struct finding *finding, uint64_t clear)
@@ -56,10 +67,12 @@ static int clear_bits(struct repair *repair, const struct finding *finding, uint
     int ret = plan_peek(&repair->plan, off, &value);
     if (ret < 0 || !(value & clear))
         return ret;
-    bool entry = check_rows[finding->check].kind == OBJECT_L1_ENTRY ||
-                 check_rows[finding->check].kind == OBJECT_L2_ENTRY;
-    if (entry && repair->careful &&
-        !makes_sense(repair, check_rows[finding->check].kind, value & ~clear))
+    enum object_kind kind = check_rows[finding->check].kind;
+    bool entry = kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY;
+    if (kind == OBJECT_REFTABLE_ENTRY &&
+        (doubts_reftable(repair) || !makes_sense(repair, kind, value & ~clear)))
+        return 0; /* it is made anew */
+    if (entry && repair->careful && !makes_sense(repair, kind, value & ~clear))
         return 0;
     if (entry)
         ret = count_target(repair, finding->check, value & ~clear);
@@ -84,7 +97,7 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
     if (decodes)
         raw = packed.raw;
     else if (finding->check == CHECK_l2_reserved_bits)
-        raw &= ~QCOW2_L2_RESERVED;
+        return clear_bits(repair, finding, QCOW2_L2_RESERVED);
     else if (cluster_aligned(&repair->walk->geo, raw & QCOW2_OFFSET_MASK) &&
              !(raw & (QCOW2_L2_RESERVED | QCOW2_ENTRY_ZERO)))
         raw &= ~QCOW2_ENTRY_COMPRESSED;

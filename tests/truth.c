@@ -90,7 +90,8 @@ static void read_disk(
             end = disk->cluster_count;
         if (idx >= end)
             break;
-        if (l1_idx >= in_file || !cluster_aligned(geo, guest->l1_off)) {
+        /* Nobody has the header for a table. */
+        if (l1_idx >= in_file || guest->l1_off == 0 || !cluster_aligned(geo, guest->l1_off)) {
             add_unreadable(disk, idx, disk->cluster_count);
             break;
         }
