@@ -251,6 +251,7 @@ struct subject {
         } backing;
         struct {
             enum area_kind kind; /* what it looks like */
+            bool copy;           /* of the L1 table that a disk has, and nothing else is lost */
             uint64_t data_bytes; /* guest data that hangs on it */
         } orphan;
         struct {

@@ -103,7 +103,14 @@ CHECK_FN(orphan_l2_table)
 CHECK_FN(orphan_l1_table)
 {
     (void)view;
-    return wrong(finding, subject->orphan.kind == AREA_L1_TABLE, subject->orphan.data_bytes);
+    bool lost = subject->orphan.kind == AREA_L1_TABLE && !subject->orphan.copy;
+    return wrong(finding, lost, subject->orphan.data_bytes);
+}
+
+CHECK_FN(orphan_l1_copy)
+{
+    (void)view;
+    return wrong(finding, subject->orphan.copy, subject->orphan.data_bytes);
 }
 
 CHECK_FN(orphan_snapshot_table)

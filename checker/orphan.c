@@ -5,6 +5,7 @@
  * points to is leaked as well. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "orphan.h"
 
@@ -13,11 +14,13 @@ struct orphan {
     uint64_t data_bytes; /* leaked guest data behind it */
     bool is_l1;          /* all it points to are orphaned L2 tables */
     bool explained;      /* an orphaned L1 table points to it */
+    bool is_copy;        /* of a piece of a disk's L1 table */
 };
 
 struct orphan_list {
     struct orphan *items; /* by ascending cluster */
     size_t count, room;
+    uint64_t compared, copies; /* pieces of L1 tables, to find copies, and these */
 };
 
 static struct orphan *find(const struct orphan_list *list, uint64_t cluster)
@@ -172,8 +175,90 @@ static bool looks_like_snapshot_table(const struct walk *walk, const uint8_t *by
            walk_is_text(s.name, s.name_len) && walk_leaked(walk, cluster_of(&walk->geo, s.l1_off));
 }
 
+/* ---- copies ---- */
+
+/* The entries are those of the piece at `off` of a disk's L1 table, but for COPIED. */
+static bool same_entries(
+    const struct walk *walk, const struct tree *tree, uint64_t off, const uint8_t *bytes)
+{
+    uint8_t piece[QCOW2_SECTOR_BYTES];
+    uint64_t end = tree->l1_size * UINT64_C(8);
+    for (uint64_t at = 0; at < walk->geo.cluster_size; at += sizeof(piece)) {
+        uint64_t left = end > off + at ? end - off - at : 0;
+        size_t length = left < sizeof(piece) ? (size_t)left : sizeof(piece);
+        memset(piece, 0, sizeof(piece));
+        if (length > 0 && io_read_padded(walk->io, tree->l1_off + off + at, piece, length) < 0)
+            return false;
+        for (size_t i = 0; i < sizeof(piece); i += 8) {
+            uint64_t differ = load_be64(piece + i) ^ load_be64(bytes + at + i);
+            if ((differ & ~QCOW2_ENTRY_COPIED) != 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Of which disk does not matter. */
+static bool is_copy(const struct walk *walk, struct orphan_list *list, const uint8_t *bytes)
+{
+    enum { MOST_COMPARED = 1 << 16, MOST_COPIES = 64 };
+    for (size_t t = 0; list->copies < MOST_COPIES && t < walk->tree_count; t++) {
+        const struct tree *tree = &walk->trees[t];
+        uint64_t end = tree->usable ? tree->l1_size * UINT64_C(8) : 0;
+        for (uint64_t off = 0; off < end; off += walk->geo.cluster_size) {
+            if (list->compared++ >= MOST_COMPARED)
+                return false;
+            if (same_entries(walk, tree, off, bytes)) {
+                list->copies++;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Behind the records of the snapshot table there may be one more, which the count leaves out: one
+ * that names the table. */
+static bool has_record(const struct walk *walk, uint64_t l1_off)
+{
+    uint64_t size = walk->geo.cluster_size, off = walk->header.snapshots_off;
+    uint64_t start = (off + walk->snapshot_table_len) / size * size;
+    if (off == 0)
+        return false;
+    if (io_read_padded(walk->io, start, walk->buf, size) < 0)
+        return true; /* who knows */
+    for (size_t at = 0; at < size; at += 8) {
+        if (load_be64(walk->buf + at) == l1_off)
+            return true;
+    }
+    return false;
+}
+
+/* Nothing says that more was lost than an operation before its end: no L2 table is, no snapshot
+ * table, no entry of an L1 table; and no count is too low, which a crash never leaves. */
+static bool nothing_else_lost(const struct walk *walk, const struct orphan_list *list)
+{
+    uint64_t cluster = 0;
+    int64_t balance;
+    for (size_t i = 0; i < list->count; i++) {
+        if (!list->items[i].is_l1)
+            return false;
+    }
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].severity == SEVERITY_DAMAGE && walk->report->hits[check] > 0)
+            return false;
+    }
+    while (census_next_wrong(walk->census, cluster, &cluster, &balance)) {
+        if (balance < 0)
+            return false;
+        cluster++;
+    }
+    return walk->l1_broken == 0 && !census_has_conflicts(walk->census) &&
+           !census_has_refused(walk->census);
+}
+
 static void show_orphan(
-    struct walk *walk, uint64_t cluster, enum area_kind kind, uint64_t data_bytes)
+    struct walk *walk, uint64_t cluster, enum area_kind kind, uint64_t data_bytes, bool copy)
 {
     struct subject subject = {
         .kind = OBJECT_ORPHAN,
@@ -181,7 +266,7 @@ static void show_orphan(
         .has_host = true,
         .host_off = cluster << walk->geo.cluster_bits,
         .length = walk->geo.cluster_size,
-        .orphan = {.kind = kind, .data_bytes = data_bytes},
+        .orphan = {.kind = kind, .data_bytes = data_bytes, .copy = copy},
     };
     walk_show(walk, &subject);
 }
@@ -230,7 +315,7 @@ static int keep_l2(struct walk *walk, void *arg, struct leak *leak)
     if (leak->l2_table && !leak->zeros)
         return add(arg, &orphan);
     if (leak->snapshot_table)
-        show_orphan(walk, leak->cluster, AREA_SNAPSHOT_TABLE, 0);
+        show_orphan(walk, leak->cluster, AREA_SNAPSHOT_TABLE, 0, false);
     return 0;
 }
 
@@ -258,8 +343,11 @@ static int orphan_use(
     struct orphan_list *list = arg;
     (void)count;
     if (read->length > 0 && (read->result == 0 || io_read_padded(walk->io, read->host_off,
-                                                      read->buf, read->length) == 0))
-        recognise_l1(walk, list, &list->items[item], read->buf);
+                                                      read->buf, read->length) == 0)) {
+        struct orphan *orphan = &list->items[item];
+        recognise_l1(walk, list, orphan, read->buf);
+        orphan->is_copy = orphan->is_l1 && is_copy(walk, list, read->buf);
+    }
     return walk_pause(walk, 0);
 }
 
@@ -289,7 +377,7 @@ static int show_l1(struct walk *walk, void *arg, struct leak *leak)
 {
     (void)arg;
     if (leak->l1_table)
-        show_orphan(walk, leak->cluster, AREA_L1_TABLE, leak->data_bytes);
+        show_orphan(walk, leak->cluster, AREA_L1_TABLE, leak->data_bytes, false);
     return 0;
 }
 
@@ -313,10 +401,13 @@ int walk_find_orphans(struct walk *walk)
         ret = find_l1_tables(walk, &list);
     if (ret == 0 && list.count > 0 && (walk->geo.extended_l2 || walk->geo.data_file))
         ret = find_other_l1(walk, &list);
+    bool harmless = list.count > 0 && nothing_else_lost(walk, &list);
     for (size_t i = 0; ret == 0 && i < list.count; i++) {
         const struct orphan *orphan = &list.items[i];
+        bool copy = harmless && orphan->is_copy &&
+                    !has_record(walk, orphan->cluster << walk->geo.cluster_bits);
         show_orphan(walk, orphan->cluster, orphan->is_l1 ? AREA_L1_TABLE : AREA_L2_TABLE,
-            orphan->data_bytes);
+            orphan->data_bytes, copy);
         if (orphan->is_l1)
             continue;
         walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, orphan->data_bytes);
