@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ROUNDS = 200, MAX_FINDINGS_A_ROUND = 100000 };
+enum { MAX_ROUNDS = 200, MAX_FINDINGS_A_ROUND = 100000, MAX_OF_A_CHECK = 20000 };
 
 /* ---- what stages ask ---- */
 
@@ -153,7 +153,9 @@ static void collect(void *arg, const struct finding *finding)
     enum object_kind kind = check_rows[finding->check].kind;
     bool in_header = (kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY) &&
                      finding->table_off < QCOW2_V2_HEADER_BYTES;
-    if (in_header || kind == OBJECT_CLUSTER || set->failed || set->count == MAX_FINDINGS_A_ROUND)
+    bool full = set->count == MAX_FINDINGS_A_ROUND ||
+                repair->report.hits[finding->check] > MAX_OF_A_CHECK; /* others follow from it */
+    if (in_header || kind == OBJECT_CLUSTER || set->failed || full)
         return; /* counts are taken from the census; what is too much, from the next round */
     if (set->count == set->room) {
         size_t room = set->room ? set->room * 2 : 64;

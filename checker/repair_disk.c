@@ -324,6 +324,13 @@ static int mend_snapshot_overlap(struct repair *repair, enum check_id why, const
         repair, why, tries.patches, tries.count, tree->usable ? now : UINT64_MAX);
 }
 
+/* A table that begins in the file and passes its end may be said to be longer than it is. */
+static int mend_length(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    int ret = disk_mend_size(repair, why, tree);
+    return ret == 0 && repair->plan.count == 0 ? find_l1(repair, why, tree) : ret;
+}
+
 static int mend_disk(struct repair *repair, const struct finding *f)
 {
     struct walk *walk = repair->walk;
@@ -336,9 +343,11 @@ static int mend_disk(struct repair *repair, const struct finding *f)
     case CHECK_header_l1_outside: /* by its size: all that the disk needs of it was read */
         return tree->usable ? disk_mend_size(repair, f->check, tree)
                             : find_l1(repair, f->check, tree);
+    case CHECK_snapshot_l1_outside:
+        return may_start_l1(walk, tree->l1_off) ? mend_length(repair, f->check, tree)
+                                                : find_l1(repair, f->check, tree);
     case CHECK_header_l1_unaligned:
     case CHECK_snapshot_l1_unaligned:
-    case CHECK_snapshot_l1_outside:
         return find_l1(repair, f->check, tree);
     case CHECK_header_size:
     case CHECK_header_l1_too_small:

@@ -72,6 +72,11 @@ static int clear_bits(struct repair *repair, const struct finding *finding, uint
     if (kind == OBJECT_REFTABLE_ENTRY &&
         (doubts_reftable(repair) || !makes_sense(repair, kind, value & ~clear)))
         return 0; /* it is made anew */
+    /* Where a table lies on something else, that may be what the bytes are. */
+    uint64_t cluster = cluster_of(&repair->walk->geo, off);
+    if (kind == OBJECT_L1_ENTRY && repair->careful &&
+        census_get(repair->walk->census, cluster).conflict)
+        return 0;
     if (entry && repair->careful && !makes_sense(repair, kind, value & ~clear))
         return 0;
     if (entry)

@@ -270,7 +270,8 @@ static struct candidate find_candidate(
     /* The only cluster without an owner may as well be a bitmap's, or have a wrong count: not where
      * what is read now may be right. */
     bool wrong = place->check == CHECK_l2_entry_into_metadata ||
-                 place->check == CHECK_l2_entry_unaligned || repair->lossy;
+                 place->check == CHECK_l2_entry_unaligned ||
+                 (repair->lossy && place->check != CHECK_l2_copied_unallocated);
     if (best.evidence == NOTHING && lost_one && wrong && !repair->walk->has_bitmaps_ext)
         propose(repair, &best, place, lost_one, ONLY_ONE);
     return best;

@@ -348,20 +348,30 @@ static const struct {
     {CHECK_l2_subcluster_unallocated, settle_subclusters},
 };
 
-int repair_lossy(struct repair *repair)
+/* With `nonsense`: what is named is metadata that makes no sense, and goes elsewhere when it can be
+ * made anew; else all others. */
+static int give_up_all(struct repair *repair, bool nonsense)
 {
     int ret = 0;
-    if (!repair->lossy)
-        return 0;
-    ret = clean_l1_tables(repair);
-    bool cleaned = repair->plan.count > 0;
-    for (size_t i = 0; ret == 0 && !cleaned && i < repair->findings.count; i++) {
+    for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
+        bool on_nonsense =
+            f->check == CHECK_l2_entry_into_metadata && repair_on_nonsense(repair, f);
         for (size_t k = 0; ret == 0 && k < sizeof(losses) / sizeof(losses[0]); k++) {
-            if (losses[k].check == f->check)
+            if (losses[k].check == f->check && on_nonsense == nonsense)
                 ret = losses[k].give_up(repair, f);
         }
     }
+    return ret;
+}
+
+int repair_lossy(struct repair *repair)
+{
+    if (!repair->lossy)
+        return 0;
+    int ret = clean_l1_tables(repair);
+    for (int nonsense = 0; ret == 0 && repair->plan.count == 0 && nonsense < 2; nonsense++)
+        ret = give_up_all(repair, nonsense);
     repair->plan.needs_mark |= repair->plan.count > 0;
     return ret;
 }

@@ -51,6 +51,12 @@ static const struct {
     {80021, 1999}, /* flags were cleared in an entry that named its own table */
     {55511, 32},   /* a snapshot's empty table was taken for a lost one */
     {55511, 48},   /* flags were cleared in guest data that was taken for an L1 table */
+    {55511, 771},  /* zeros got what the repair itself had put out of use */
+    {55511, 784},  /* a snapshot whose table was said to be longer was given up */
+    {55511, 826},  /* an L1 table said to be longer went on over data, where flags were cleared */
+    {90011, 22},   /* a flag alone on an empty entry got a table that leaked */
+    {90011, 345},  /* data on which a refcount block was said to lie was given up */
+    {90011, 724},  /* as 784, with the refcount table lost */
     {80021, 430},  /* bitmaps whose directory is lost leave what looks like L2 tables */
     {80021, 448},  /* data of a snapshot was taken for the table that a bit had been flipped from */
     {80021, 779},  /* an L2 table that passes the end of the file */
