@@ -256,3 +256,47 @@ int plan_peek(const struct plan *plan, uint64_t host_off, uint64_t *value)
         *value = load_be64(bytes);
     return ret;
 }
+
+/* ---- fingerprint ---- */
+
+static uint64_t mix(uint64_t sum, uint64_t value)
+{
+    sum = (sum ^ value) * UINT64_C(0x9e3779b97f4a7c15);
+    return sum ^ sum >> 29;
+}
+
+static uint64_t mix_bytes(uint64_t sum, const uint8_t *bytes, uint64_t length)
+{
+    for (uint64_t i = 0; i < length; i++)
+        sum = mix(sum, bytes[i]);
+    return sum;
+}
+
+static uint64_t mix_edit(uint64_t sum, const struct edit *edit)
+{
+    sum = mix(mix(mix(sum, edit->kind), edit->host_off), edit->length);
+    switch (edit->kind) {
+    case EDIT_BYTES:
+        return mix_bytes(sum, edit->bytes, edit->length);
+    case EDIT_DATA:
+        return mix_bytes(sum, edit->data, edit->length);
+    case EDIT_COPY:
+        return mix(sum, edit->src_off);
+    case EDIT_REFCOUNT:
+    case EDIT_LOWER:
+        return mix(mix(sum, edit->count.cluster), edit->count.value);
+    case EDIT_REFBLOCK:
+        return mix(mix(sum, edit->block.table_idx), edit->block.lower);
+    }
+    return sum;
+}
+
+uint64_t plan_fingerprint(const struct plan *plan, const uint64_t *facts, size_t count)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum = mix(sum, facts[i]);
+    for (size_t i = 0; i < plan->count; i++)
+        sum = mix_edit(sum, &plan->edits[i]);
+    return sum;
+}

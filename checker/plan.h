@@ -112,6 +112,9 @@ int plan_remark(struct plan *plan, const char *format, ...) __attribute__((forma
 int plan_alloc(
     struct plan *plan, enum check_id why, uint64_t count, uint64_t refs, uint64_t *cluster);
 
+/* Another one for each plan but by chance, together with what else is to be told apart. */
+uint64_t plan_fingerprint(const struct plan *plan, const uint64_t *facts, size_t count);
+
 /* Eight bytes of the image as they will be once this plan is applied. */
 int plan_peek(const struct plan *plan, uint64_t host_off, uint64_t *value);
 

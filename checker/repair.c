@@ -234,44 +234,11 @@ struct history {
     unsigned poor;     /* rounds with more findings than are kept, and little that can be mended */
 };
 
-static uint64_t mix(uint64_t sum, uint64_t value)
-{
-    sum = (sum ^ value) * UINT64_C(0x9e3779b97f4a7c15);
-    return sum ^ sum >> 29;
-}
-
-static uint64_t mix_bytes(uint64_t sum, const uint8_t *bytes, uint64_t length)
-{
-    for (uint64_t i = 0; i < length; i++)
-        sum = mix(sum, bytes[i]);
-    return sum;
-}
-
-static uint64_t mix_edit(uint64_t sum, const struct edit *edit)
-{
-    sum = mix(mix(mix(sum, edit->kind), edit->host_off), edit->length);
-    switch (edit->kind) {
-    case EDIT_BYTES:
-        return mix_bytes(sum, edit->bytes, edit->length);
-    case EDIT_DATA:
-        return mix_bytes(sum, edit->data, edit->length);
-    case EDIT_COPY:
-        return mix(sum, edit->src_off);
-    case EDIT_REFCOUNT:
-    case EDIT_LOWER:
-        return mix(mix(sum, edit->count.cluster), edit->count.value);
-    case EDIT_REFBLOCK:
-        return mix(mix(sum, edit->block.table_idx), edit->block.lower);
-    }
-    return sum;
-}
-
 static bool has_no_effect(const struct repair *repair, struct history *history, size_t stage)
 {
-    uint64_t sum = mix(mix(stage, repair->report.corruptions), repair->report.leaks);
-    sum = mix(sum, repair->findings.count);
-    for (size_t i = 0; i < repair->plan.count; i++)
-        sum = mix_edit(sum, &repair->plan.edits[i]);
+    uint64_t facts[] = {
+        stage, repair->report.corruptions, repair->report.leaks, repair->findings.count};
+    uint64_t sum = plan_fingerprint(&repair->plan, facts, sizeof(facts) / sizeof(facts[0]));
     for (size_t i = 0; i < history->count; i++) {
         if (history->seen[i] == sum)
             return true;
