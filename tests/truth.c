@@ -165,18 +165,44 @@ uint64_t truth_size(const struct truth *content)
 /* ---- comparing --------------------------------------------------------------------------------
  */
 
+static bool same_geometry(const struct truth *a, const struct truth *b)
+{
+    return a->cluster_bits == b->cluster_bits && a->l2_entry_size == b->l2_entry_size;
+}
+
 /* NULL: not there, or with clusters of another size, which nobody can read. */
 static const struct truth_disk *counterpart(
     const struct truth *truth, const struct truth *other, const char *label)
 {
-    for (size_t i = 0; i < other->disk_count; i++) {
+    for (size_t i = 0; i < other->disk_count && same_geometry(truth, other); i++) {
         if (strcmp(other->disks[i].label, label) == 0)
-            return truth->cluster_bits == other->cluster_bits &&
-                           truth->l2_entry_size == other->l2_entry_size
-                       ? &other->disks[i]
-                       : NULL;
+            return &other->disks[i];
     }
     return NULL;
+}
+
+/* "ID/name": one of both is the same. */
+static bool half_named(const char *a, const char *b)
+{
+    const char *a_end = strchr(a, '/'), *b_end = strchr(b, '/');
+    if (!a_end || !b_end)
+        return false;
+    bool same_id = a_end - a == b_end - b && memcmp(a, b, (size_t)(a_end - a)) == 0;
+    return same_id || strcmp(a_end, b_end) == 0;
+}
+
+/* The same, also when its ID or its name was damaged: a guest's data is there all the same. */
+static const struct truth_disk *whoever_it_is(
+    const struct truth *truth, const struct truth *other, const char *label)
+{
+    const struct truth_disk *disk = counterpart(truth, other, label);
+    for (size_t i = 0; i < other->disk_count && !disk && same_geometry(truth, other); i++) {
+        const struct truth_disk *candidate = &other->disks[i];
+        if (half_named(candidate->label, label) &&
+            !counterpart(other, truth, candidate->label)) /* it is nobody else */
+            disk = candidate;
+    }
+    return disk;
 }
 
 static uint64_t digest_at(
@@ -261,10 +287,10 @@ void truth_kept(const struct truth *truth, struct io *healthy, struct io *damage
     *share = (struct truth_share){0};
     for (size_t i = 0; i < truth->disk_count; i++) {
         const struct truth_disk *disk = &truth->disks[i];
-        const struct truth_disk *other = counterpart(truth, after, disk->label);
+        const struct truth_disk *other = whoever_it_is(truth, after, disk->label);
         bool named = same_bytes(healthy, damaged, disk->names_off, disk->names_len);
         share->snapshots += i > 0;
-        share->snapshots_kept += i > 0 && other;
+        share->snapshots_kept += i > 0 && counterpart(truth, after, disk->label);
         for (size_t k = 0; k < disk->count; k++) {
             const struct truth_run *run = &disk->runs[k];
             if (run->length == 0 ||
