@@ -126,6 +126,10 @@ int repair_on_view(const struct repair *repair, struct io *view, repair_stage *s
 /* What is stored as counts says nothing about the image as it is. */
 bool repair_counts_nothing(const struct repair *repair);
 
+/* The table of snapshots is lost, but not all L1 tables that it named: plans a new one with these,
+ * under new names.  Nothing is planned where there are none; -ENOSPC: no room for it yet. */
+int repair_adopt_snapshots(struct repair *repair, enum check_id why);
+
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
 

@@ -317,10 +317,28 @@ static int find_table(struct repair *repair, struct reading *best, bool *tie)
     return ret;
 }
 
+/* Entries that name what was cut off are still to go: until then nothing is put there. */
+static bool room_will_come(const struct repair *repair)
+{
+    const uint64_t *hits = repair->report.hits;
+    return hits[CHECK_l1_entry_outside] + hits[CHECK_l2_entry_outside] +
+               hits[CHECK_l2_compressed_outside] >
+           0;
+}
+
 static int give_up_table(struct repair *repair, enum check_id why)
 {
     uint8_t none[12] = {0};
-    int ret = plan_remark(&repair->plan, "lost: all %u snapshots, whose table cannot be found",
+    int ret = repair_adopt_snapshots(repair, why);
+    if (ret == -ENOSPC) {
+        repair_new_plan(repair);
+        if (room_will_come(repair))
+            return 0;
+        return repair_make_room(repair);
+    }
+    if (ret < 0 || repair->plan.count > 0)
+        return ret;
+    ret = plan_remark(&repair->plan, "lost: all %u snapshots, whose table cannot be found",
         repair->walk->header.snapshot_count);
     return ret < 0 ? ret
                    : plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOT_COUNT, none,

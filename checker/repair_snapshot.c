@@ -3,19 +3,20 @@
  * The snapshot table and the bitmap directory: written anew into fresh clusters, without what is
  * broken, and switched to by one write of the header. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "names.h"
 #include "repair.h"
 
-enum { EXTRA_ROOM = QCOW2_SNAPSHOT_EXTRA_V3, ID_ROOM = 24 };
+enum { EXTRA_ROOM = QCOW2_SNAPSHOT_EXTRA_V3, ID_ROOM = 24, NAME_ROOM = 40 };
 
 /* One record of the new table. */
 struct record {
     struct qcow2_snapshot snapshot; /* points into the old table, or at: */
     uint8_t extra[EXTRA_ROOM];
-    char id[ID_ROOM];
+    char id[ID_ROOM], name[NAME_ROOM];
     bool drop;
 };
 
@@ -216,6 +217,52 @@ static int mend_snapshots(struct repair *repair)
             why = f->check;
     }
     if (ret == 0 && copy.changed)
+        ret = write_table(repair, &copy, why);
+    copy_free(&copy);
+    return ret;
+}
+
+/* ---- snapshots without a table ---- */
+
+static void name_adopted(
+    const struct walk *walk, struct record *record, uint64_t l1_off, size_t nth)
+{
+    snprintf(record->id, sizeof(record->id), "%zu", nth);
+    snprintf(record->name, sizeof(record->name), "recovered-%zu", nth);
+    store_be64(record->extra + 8, walk->header.size_bytes);
+    record->snapshot = (struct qcow2_snapshot){.l1_off = l1_off,
+        .l1_size = (uint32_t)l1_entries_for(&walk->geo, walk->header.size_bytes),
+        .id_len = (uint16_t)strlen(record->id),
+        .name_len = (uint16_t)strlen(record->name),
+        .extra_len = sizeof(record->extra),
+        .extra = record->extra,
+        .id = (const uint8_t *)record->id,
+        .name = (const uint8_t *)record->name};
+}
+
+int repair_adopt_snapshots(struct repair *repair, enum check_id why)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t l1_bytes = l1_entries_for(&walk->geo, walk->header.size_bytes) * 8;
+    size_t most = (size_t)repair->report.hits[CHECK_orphan_l1_table];
+    /* An orphan is one cluster: of longer tables it is not known what belongs together. */
+    if (most == 0 || most > walk->header.snapshot_count || l1_bytes > walk->geo.cluster_size)
+        return 0;
+    struct table_copy copy = {.records = calloc(most, sizeof(*copy.records))};
+    if (!copy.records)
+        return -ENOMEM;
+    for (size_t i = 0; i < repair->findings.count && copy.count < most; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_orphan_l1_table)
+            continue;
+        name_adopted(walk, &copy.records[copy.count], f->host_off, copy.count + 1);
+        copy.count++;
+    }
+    int ret = plan_remark(&repair->plan,
+        "choice: %zu of %u snapshots, whose table is lost, are found by their L1 tables and named "
+        "recovered-1 and so on",
+        copy.count, walk->header.snapshot_count);
+    if (ret == 0)
         ret = write_table(repair, &copy, why);
     copy_free(&copy);
     return ret;
