@@ -277,8 +277,10 @@ static int mend_crypto_overlap(struct repair *repair, const struct finding *f)
     uint64_t off = repair_ext_off(walk, QCOW2_EXT_CRYPTO, QCOW2_CRYPTO_EXT_BYTES);
     if (off == 0 || !walk->has_crypto || f->host_off != walk->crypto_off)
         return 0;
-    if (count_into(repair, walk->crypto_off, walk->crypto_len) == 1)
-        return 0; /* it is that entry which is wrong */
+    /* It is that one entry which is wrong, or the length of the refcount table. */
+    if (count_into(repair, walk->crypto_off, walk->crypto_len) == 1 ||
+        repair_has_at(repair, CHECK_area_shared, walk->header.reftable_off))
+        return 0;
     for (unsigned bit = 0; bit < 63; bit++) {
         try_also(&tries, patch_be64(off, walk->crypto_off ^ UINT64_C(1) << bit));
         try_also(&tries, patch_be64(off + 8, walk->crypto_len ^ UINT64_C(1) << bit));

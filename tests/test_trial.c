@@ -57,6 +57,7 @@ static const struct {
     {90011, 22},   /* a flag alone on an empty entry got a table that leaked */
     {90011, 345},  /* data on which a refcount block was said to lie was given up */
     {90011, 724},  /* as 784, with the refcount table lost */
+    {90011, 630},  /* a hundred places for a LUKS header, each with a refcount table of 2 MiB */
     {80021, 430},  /* bitmaps whose directory is lost leave what looks like L2 tables */
     {80021, 448},  /* data of a snapshot was taken for the table that a bit had been flipped from */
     {80021, 779},  /* an L2 table that passes the end of the file */
