@@ -52,7 +52,8 @@ static bool is_no_geometry(
 /* A leak may be what another damage leaves behind. */
 uint64_t repair_wrong(const struct report *report)
 {
-    return 4 * report->corruptions + report->leaks;
+    uint64_t wrong = capped_sum(capped_product(report->corruptions, 4), report->leaks);
+    return wrong < WRONG_UNREAD ? wrong : WRONG_UNREAD - 1;
 }
 
 /* Damage shows that was not seen before: where something read as zeros, say, and that may have been

@@ -215,6 +215,22 @@ START_TEST(a_repair_on_a_failing_device)
 }
 END_TEST
 
+/* More of it is never less, however much an image can make of it. */
+START_TEST(what_is_wrong_is_summed_without_wrapping)
+{
+    static const uint64_t counts[] = {
+        0, 1, 1000, UINT64_C(1) << 60, UINT64_C(1) << 62, UINT64_C(1) << 63, UINT64_MAX};
+    uint64_t before = 0;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        struct report report = {.corruptions = counts[i], .leaks = i % 2 ? 0 : counts[i]};
+        uint64_t wrong = repair_wrong(&report);
+        ck_assert_uint_ge(wrong, before);
+        ck_assert_uint_lt(wrong, UINT64_C(1) << 62);
+        before = wrong;
+    }
+}
+END_TEST
+
 /* With more tables at one place than are compared nobody knows whose cluster it is. */
 START_TEST(one_of_many_tables)
 {
@@ -241,6 +257,7 @@ Suite *test_recovery(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, a_repair, 0, (int)(sizeof(rows) / sizeof(rows[0])));
     tcase_add_loop_test(tc, a_repair_on_a_failing_device, 0, (int)(sizeof(rows) / sizeof(rows[0])));
+    tcase_add_test(tc, what_is_wrong_is_summed_without_wrapping);
     tcase_add_test(tc, one_of_many_tables);
     suite_add_tcase(suite, tc);
     return suite;
