@@ -77,8 +77,9 @@ static int clear_bits(struct repair *repair, const struct finding *finding, uint
     if (kind == OBJECT_L1_ENTRY && repair->careful &&
         census_get(repair->walk->census, cluster).conflict)
         return 0;
-    if (entry && repair->careful && !makes_sense(repair, kind, value & ~clear))
-        return 0;
+    if (entry && (repair->careful || kind == OBJECT_L1_ENTRY) &&
+        !makes_sense(repair, kind, value & ~clear))
+        return 0; /* of an L1 table of garbage there are millions; --lossy drops them */
     if (entry)
         ret = count_target(repair, finding->check, value & ~clear);
     return ret < 0 ? ret
