@@ -50,8 +50,14 @@ static uint64_t new_count(const struct plan *plan, uint64_t cluster, uint64_t st
             !plan->void_counts && walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
         /* May be what was lost: a later round frees it, or finds whose it is. */
         bool structure_only = old > 0 && !cell.conflict;
-        if (!known && refs == 0 && !structure_only && cluster < walk->cluster_end && !in_hole(plan, cluster))
+        if (!known && refs == 0 && !structure_only && cluster < walk->cluster_end &&
+            !in_hole(plan, cluster))
             refs = 1;
+        /* Of those that have an L2 table at different places all but one get a copy: a count that
+         * was raised for them would then pass for a lost reference. */
+        const struct table *table = table_find(&walk->tables, cluster << walk->geo.cluster_bits);
+        if (refs > 1 && cell.balance < 0 && table && table->elsewhere)
+            refs = stored > 1 ? stored : 1;
     }
     if (!lower && known && stored > refs)
         refs = stored;
