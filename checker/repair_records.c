@@ -355,7 +355,13 @@ static int mend_pointer(struct repair *repair, enum check_id why)
     int ret = find_table(repair, &best, &tie);
     store_be32(bytes, (uint32_t)best.count);
     store_be64(bytes + 4, best.table_off);
-    if (ret == 0 && best.missed > 0 && !tie)
+    bool found = best.missed > 0 && (!tie || repair->lossy);
+    if (ret == 0 && found && tie)
+        ret = plan_remark(&repair->plan,
+            "choice: more than one place looks like the table of snapshots; it is the one at "
+            "0x%llx",
+            (unsigned long long)best.table_off);
+    if (ret == 0 && found)
         ret = plan_bytes(
             &repair->plan, PHASE_SWITCH, why, QCOW2_HDR_SNAPSHOT_COUNT, bytes, sizeof(bytes));
     else if (ret == 0 && header->snapshot_count == 0 && why != CHECK_orphan_snapshot_table)

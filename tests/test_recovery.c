@@ -79,6 +79,9 @@ static const struct row {
         true, 0, "lost: 8 snapshots", {{"header.snapshot_count", "1"}}},
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\n"
      "damage fill snapshot[0].offset 200 0x5a\n",
+        true, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\n"
+     "damage fill snapshot[0].l1_offset 4k 0\ndamage fill snapshot[0].offset 200 0x5a\n",
         true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
      "damage refcount[@snapshot[0].l1_offset] = 0\n"
@@ -87,7 +90,7 @@ static const struct row {
     /* a first record that is none, whatever its lengths */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndamage snapshot[0].l1_offset = 12345\n"
      "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n",
-        true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
+        true, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
     /* it may be the length of the name that is wrong, or that of the ID */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
      "damage snapshot[0].name_length = 0\n",
@@ -99,7 +102,7 @@ static const struct row {
     {"image cluster=4k size=2M\ndata 0 32k\nsnapshot id=1\n"
      "damage copy snapshots.offset (l2[0][5].offset) 512\ndamage l2[0][5] = 0\n"
      "damage snapshot[0].l2[0][5] = 0\ndamage header.snapshots_offset = 1T\n",
-        true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
+        true, 0, "more than one place", {{"header.snapshot_count", "1"}}},
     /* the file ends within the last record's name */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=abcdefghi\n"
      "damage truncate snapshots.offset + 73\n",
