@@ -73,6 +73,7 @@ struct repair {
     bool careful;         /* what may be no table is left alone */
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
+    bool counts_made;     /* by this repair, since they were: what leaks is no evidence then */
     bool lost_references; /* something unresolved may explain a leak */
     uint64_t file_size;   /* as the round began */
     uint64_t

@@ -116,7 +116,8 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
 /* In a data file every guest offset has its own place (spec: external data file bit).  Where the
  * image counts the cluster that the entry names, and nothing uses it, it is that bit which is
  * wrong, and the entry the way to the data.  Of a table that hangs on two places it was judged at
- * the first of them, which may be the wrong one. */
+ * the first of them, which may be the wrong one.  Without COPIED the first entry of all, whose
+ * offset is 0, would be none. */
 static int set_offset(struct repair *repair, const struct finding *finding)
 {
     uint64_t off = repair_entry_off(repair, finding), value = 0;
@@ -127,7 +128,7 @@ static int set_offset(struct repair *repair, const struct finding *finding)
     uint64_t cluster = cluster_of(&repair->walk->geo, value & QCOW2_OFFSET_MASK);
     if (ret == 0 && !walk_leaked(repair->walk, cluster))
         ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off,
-            (value & ~QCOW2_OFFSET_MASK) | finding->want);
+            (value & ~QCOW2_OFFSET_MASK) | finding->want | QCOW2_ENTRY_COPIED);
     return ret;
 }
 

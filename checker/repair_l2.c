@@ -444,7 +444,8 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
     bool others = others_lost_some(repair);
-    bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared);
+    bool alone =
+        unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) && !repair->counts_made;
     uint64_t lost_one = alone ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
@@ -462,8 +463,10 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         if (places[i].check == CHECK_l2_copied_unallocated && best.evidence < BOTH_NEIGHBOURS &&
             !repair->lossy)
             continue;
-        /* That is not much: with a choice it takes --lossy. */
-        if (best.evidence <= ONE_NEIGHBOUR && shared && !places[i].uprooted && !repair->lossy)
+        /* That is not much: with a choice it takes --lossy, and so it does where the flags of the
+         * entry are as damaged as its offset: it may have been one of zeros. */
+        bool may_stay = (shared && !places[i].uprooted) || (places[i].raw & QCOW2_L2_RESERVED);
+        if (best.evidence <= ONE_NEIGHBOUR && may_stay && !repair->lossy)
             continue;
         /* What decodes may be guest data of that kind, where the entry does not say so. */
         if (best.evidence == DECODES && !(places[i].raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)

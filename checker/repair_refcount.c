@@ -340,6 +340,7 @@ static int plan_layout(struct repair *repair, const struct layout *layout)
         return 0;
     repair->plan.rebuild = true;
     repair->plan.void_counts = repair->void_counts;
+    repair->counts_made |= repair->void_counts;
     repair->plan.needs_mark = true;
     repair->plan.run_first = layout->first;
     repair->plan.run_count = layout->table_clusters + layout->block_count;

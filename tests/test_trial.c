@@ -54,6 +54,10 @@ static const struct {
     {55511, 771},  /* zeros got what the repair itself had put out of use */
     {55511, 784},  /* a snapshot whose table was said to be longer was given up */
     {55511, 826},  /* an L1 table said to be longer went on over data, where flags were cleared */
+    {123457, 250}, /* the first entry of a data file lost its flag, and was none any more */
+    {700001, 52},  /* what the repair itself had put out of use was taken for lost data */
+    {700001, 134}, /* an entry of zeros, overwritten with garbage, got its stale cluster back */
+    {700001, 435}, /* of two entries that name one table the right one was changed */
     {90011, 22},   /* a flag alone on an empty entry got a table that leaked */
     {90011, 345},  /* data on which a refcount block was said to lie was given up */
     {90011, 724},  /* as 784, with the refcount table lost */
