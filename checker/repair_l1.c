@@ -88,21 +88,19 @@ static bool is_data(const struct match *m, const struct place *p, const struct c
 }
 
 /* Of entries that name one table each is a bit away from what another one is: it must be the place
- * that speaks for one of them, and for no other. */
-static bool is_the_one(
+ * that speaks for one of them.  If it speaks for another one as well, each may be the right one. */
+static bool has_rival(
     const struct match *m, const struct place *p, const struct candidate *c, unsigned best)
 {
     const unsigned by_place = OTHER_DISK | CONTINUES | WITHIN;
-    if (!(best & (ONE_BIT | OTHER_DISK)))
-        return false;
     for (size_t i = 0; i < m->place_count; i++) {
         const struct place *q = &m->places[i];
-        bool rival = q != p && ((q->raw ^ p->raw) & QCOW2_OFFSET_MASK) == 0;
+        bool same = q != p && q->tree == p->tree && ((q->raw ^ p->raw) & QCOW2_OFFSET_MASK) == 0;
         unsigned sum = *score_at(m, i, (size_t)(c - m->candidates));
-        if (rival && (sum & by_place) >= (best & by_place))
-            return false;
+        if (same && (sum & by_place) >= (best & by_place))
+            return true;
     }
-    return true;
+    return false;
 }
 
 /* Whether this may be done without asking: nothing that can be read now may change for the worse.
@@ -120,7 +118,7 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     if (p->check == CHECK_l1_hole || c->look.odd > 0 || c->look.orphaned + claimed < c->look.named)
         return false;
     if (may_be_right(p))
-        return is_the_one(m, p, c, best);
+        return (best & (ONE_BIT | OTHER_DISK)) && !has_rival(m, p, c, best);
     /* What an entry without an offset reads as, zeros, may be right. */
     if (p->check == CHECK_l1_flags_without_table && !(best & (STRONG | WITHIN | CONTINUES)))
         return only && is_only_empty(m, p);

@@ -58,6 +58,7 @@ static const struct {
     {700001, 52},  /* what the repair itself had put out of use was taken for lost data */
     {700001, 134}, /* an entry of zeros, overwritten with garbage, got its stale cluster back */
     {700001, 435}, /* of two entries that name one table the right one was changed */
+    {123457, 745}, /* the same where the order of the tables spoke for the wrong one */
     {90011, 22},   /* a flag alone on an empty entry got a table that leaked */
     {90011, 345},  /* data on which a refcount block was said to lie was given up */
     {90011, 724},  /* as 784, with the refcount table lost */
