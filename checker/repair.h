@@ -60,7 +60,8 @@ struct repair {
     const char *filename;
     struct check_options check;
     const struct repair_options *options;
-    uint64_t trials; /* patches that were tried out so far, each by a check: what these cost */
+    unsigned trials;         /* patches that were tried out so far; each costs a check */
+    uint64_t trial_findings; /* of these checks */
     bool version_tried, geometry_tried;
     uint64_t least_mapped;            /* of a geometry that is tried, in bytes; else 0 */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */

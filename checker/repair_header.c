@@ -74,7 +74,6 @@ static bool shows_more_damage(const struct repair *repair, const struct report *
 static int try_patch(struct repair *repair, const struct patch *patch, bool readable, uint64_t most,
     uint64_t *wrong, bool *cut)
 {
-    enum { FINDINGS_PER_TRIAL = 1024 };
     struct io *overlay;
     struct report report;
     struct check_options options = {.stop = repair->check.stop, .enough = most / 4 + 1};
@@ -93,7 +92,9 @@ static int try_patch(struct repair *repair, const struct patch *patch, bool read
             (readable && !repair->lossy && shows_more_damage(repair, &report)) ||
             is_no_geometry(repair, overlay, &report))
             *wrong = UINT64_MAX;
-        repair->trials += 1 + (report.corruptions + report.leaks) / FINDINGS_PER_TRIAL;
+        repair->trials++;
+        repair->trial_findings =
+            capped_sum(repair->trial_findings, report.corruptions + report.leaks);
         report_release(&report);
     }
     io_close(overlay);
@@ -119,8 +120,8 @@ int repair_take_best(
 
 bool repair_may_try(const struct repair *repair, size_t count)
 {
-    enum { MOST_TRIALS = 1024 };
-    return repair->trials + count <= MOST_TRIALS;
+    enum { MOST_TRIALS = 1024, MOST_FINDINGS = 8 << 20 };
+    return repair->trials + count <= MOST_TRIALS && repair->trial_findings < MOST_FINDINGS;
 }
 
 struct choice {
@@ -130,8 +131,8 @@ struct choice {
     bool tie, cut; /* cut: there were some with more wrong than was asked for */
 };
 
-/* Tries all of them; who has more than `most` wrong is not looked at to the end.  Without a choice
- * where that would take too long: what was not tried may be the right one. */
+/* Tries all of them, each until it has more than `most` wrong.  Without a choice where that takes
+ * too long: what was not tried may be right. */
 static int try_all(struct repair *repair, const struct patch *patches, size_t count, uint64_t below,
     uint64_t most, struct choice *choice)
 {
@@ -139,8 +140,7 @@ static int try_all(struct repair *repair, const struct patch *patches, size_t co
         uint64_t wrong;
         unsigned bits = 0;
         if (!repair_may_try(repair, 1)) {
-            choice->bits = UINT32_MAX;
-            choice->cut = false;
+            *choice = (struct choice){.bits = UINT32_MAX};
             return 0;
         }
         int ret = try_patch(repair, &patches[i], below < WRONG_UNREAD,

@@ -434,6 +434,15 @@ static bool others_lost_some(const struct repair *repair)
     return false;
 }
 
+/* What is left of a damaged entry, its flags, are those of one that names the cluster. */
+static bool flags_fit(const struct repair *repair, const struct place *place, uint64_t raw)
+{
+    uint64_t stored, cluster = cluster_of(&repair->walk->geo, raw & QCOW2_OFFSET_MASK);
+    bool unknown = place->table->active_refs == 0 || !walk_stored(repair->walk, cluster, &stored);
+    return !(place->raw & QCOW2_L2_RESERVED) &&
+           (unknown || (stored == 1) == ((place->raw & QCOW2_ENTRY_COPIED) != 0));
+}
+
 static int fill_places(struct repair *repair, struct place *places, size_t count)
 {
     bool *moved = calloc(count + 1, sizeof(*moved));
@@ -444,8 +453,8 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
     bool others = others_lost_some(repair);
-    bool alone =
-        unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) && !repair->counts_made;
+    bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) &&
+                 !(repair->lossy && repair->counts_made);
     uint64_t lost_one = alone ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
@@ -465,7 +474,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
             continue;
         /* That is not much: with a choice it takes --lossy, and so it does where the flags of the
          * entry are as damaged as its offset: it may have been one of zeros. */
-        bool may_stay = (shared && !places[i].uprooted) || (places[i].raw & QCOW2_L2_RESERVED);
+        bool may_stay = shared ? !places[i].uprooted : !flags_fit(repair, &places[i], best.raw);
         if (best.evidence <= ONE_NEIGHBOUR && may_stay && !repair->lossy)
             continue;
         /* What decodes may be guest data of that kind, where the entry does not say so. */

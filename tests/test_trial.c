@@ -59,6 +59,8 @@ static const struct {
     {700001, 134}, /* an entry of zeros, overwritten with garbage, got its stale cluster back */
     {700001, 435}, /* of two entries that name one table the right one was changed */
     {123457, 745}, /* the same where the order of the tables spoke for the wrong one */
+    {424243, 249}, /* an entry got a refcount block that nothing named any more: in a second run */
+    {424243, 577}, /* so much was wrong that the length of the L1 table was not tried */
     {90011, 22},   /* a flag alone on an empty entry got a table that leaked */
     {90011, 345},  /* data on which a refcount block was said to lie was given up */
     {90011, 724},  /* as 784, with the refcount table lost */
