@@ -235,13 +235,14 @@ static bool has_record(const struct walk *walk, uint64_t l1_off)
 }
 
 /* Nothing says that more was lost than an operation before its end: no L2 table is, no snapshot
- * table, no entry of an L1 table; and no count is too low, which a crash never leaves. */
+ * table, no entry of an L1 table, and no other L1 table, of which this may be a piece; and no count
+ * is too low, which a crash never leaves. */
 static bool nothing_else_lost(const struct walk *walk, const struct orphan_list *list)
 {
     uint64_t cluster = 0;
     int64_t balance;
     for (size_t i = 0; i < list->count; i++) {
-        if (!list->items[i].is_l1)
+        if (!list->items[i].is_l1 || !list->items[i].is_copy)
             return false;
     }
     for (int check = 0; check < CHECK_COUNT; check++) {
