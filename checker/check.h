@@ -133,6 +133,11 @@ enum area_kind {
 
 const char *area_kind_name(enum area_kind kind);
 
+static inline bool area_is_bitmap(enum area_kind kind)
+{
+    return kind == AREA_BITMAP_DIRECTORY || kind == AREA_BITMAP_TABLE || kind == AREA_BITMAP_DATA;
+}
+
 /* ---- what a predicate may look at ---- */
 
 enum { TREE_NONE = -1, TREE_ACTIVE = 0 }; /* others: 1 + index of the snapshot */

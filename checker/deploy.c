@@ -162,8 +162,7 @@ static uint64_t metadata_of(const struct walk *walk)
     uint64_t clusters = walk->tables.count;
     for (size_t i = 0; i < walk->areas.count; i++) {
         const struct area *area = &walk->areas.items[i];
-        if (area->kind != AREA_BITMAP_DIRECTORY && area->kind != AREA_BITMAP_TABLE &&
-            area->kind != AREA_BITMAP_DATA && area->kind != AREA_CRYPTO_HEADER)
+        if (!area_is_bitmap(area->kind) && area->kind != AREA_CRYPTO_HEADER)
             clusters = capped_sum(clusters, clusters_for(geo, area->length));
     }
     return capped_product(clusters, geo->cluster_size);

@@ -241,12 +241,10 @@ static bool nothing_else_lost(const struct walk *walk, const struct orphan_list 
 {
     uint64_t cluster = 0;
     int64_t balance;
+    if (report_has_damage(walk->report))
+        return false;
     for (size_t i = 0; i < list->count; i++) {
         if (!list->items[i].is_l1 || !list->items[i].is_copy)
-            return false;
-    }
-    for (int check = 0; check < CHECK_COUNT; check++) {
-        if (check_rows[check].severity == SEVERITY_DAMAGE && walk->report->hits[check] > 0)
             return false;
     }
     while (census_next_wrong(walk->census, cluster, &cluster, &balance)) {

@@ -24,15 +24,6 @@ static uint64_t mapped_bytes(struct io *io, const struct report *report)
                : capped_product(report->allocated_clusters, UINT64_C(1) << bits);
 }
 
-static bool has_damage(const struct report *report)
-{
-    for (int check = 0; check < CHECK_COUNT; check++) {
-        if (check_rows[check].severity == SEVERITY_DAMAGE && report->hits[check] > 0)
-            return true;
-    }
-    return false;
-}
-
 /* Neither table begins where a cluster does. */
 static bool is_unaligned(const struct repair *repair)
 {
@@ -46,7 +37,7 @@ static bool is_no_geometry(
     const struct repair *repair, struct io *patched, const struct report *report)
 {
     return repair->least_mapped > 0 && (mapped_bytes(patched, report) < repair->least_mapped ||
-                                           (!is_unaligned(repair) && has_damage(report)));
+                                           (!is_unaligned(repair) && report_has_damage(report)));
 }
 
 /* A leak may be what another damage leaves behind. */

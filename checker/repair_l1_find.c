@@ -250,8 +250,7 @@ static bool is_on_bitmap(const struct repair *repair, const struct finding *f)
 {
     enum area_kind area =
         walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-    return f->check == CHECK_l1_entry_into_metadata &&
-           (area == AREA_BITMAP_DIRECTORY || area == AREA_BITMAP_TABLE || area == AREA_BITMAP_DATA);
+    return f->check == CHECK_l1_entry_into_metadata && area_is_bitmap(area);
 }
 
 static void add_found_places(struct match *m)

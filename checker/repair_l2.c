@@ -300,8 +300,7 @@ static bool is_place(const struct repair *repair, const struct finding *f)
         /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong, and of an empty
          * table and guest data the L1 entry. */
         area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-        return !names_empty_table(repair, f->host_off) && area != AREA_BITMAP_DIRECTORY &&
-               area != AREA_BITMAP_TABLE && area != AREA_BITMAP_DATA &&
+        return !names_empty_table(repair, f->host_off) && !area_is_bitmap(area) &&
                !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:

@@ -188,6 +188,15 @@ void report_finish(struct report *report)
         qsort(report->sorted.items, report->sorted.count, sizeof(struct finding), compare_findings);
 }
 
+bool report_has_damage(const struct report *report)
+{
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].severity == SEVERITY_DAMAGE && report->hits[check] > 0)
+            return true;
+    }
+    return false;
+}
+
 static bool is_refused(const struct report *report)
 {
     for (int check = 0; check < CHECK_COUNT; check++) {

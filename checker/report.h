@@ -100,6 +100,9 @@ void report_finish(struct report *report);
 enum verdict report_verdict(const struct report *report);
 const char *verdict_name(enum verdict verdict);
 
+/* A finding so far that guest data is lost or ambiguous, kept or only counted. */
+bool report_has_damage(const struct report *report);
+
 /* Exit code of one image; the worse of two. */
 int report_exit_code(const struct report *report);
 int worse_exit_code(int a, int b);

@@ -205,11 +205,9 @@ static const struct truth_disk *whoever_it_is(
     return disk;
 }
 
-static uint64_t digest_at(
-    const struct truth *content, const struct truth_disk *disk, uint64_t guest_idx)
+/* The run that has the guest cluster; NULL: none. */
+static const struct truth_run *run_with(const struct truth_disk *disk, uint64_t guest_idx)
 {
-    if (!disk || guest_idx >= disk->cluster_count)
-        return TRUTH_UNREADABLE;
     size_t low = 0, high = disk->count;
     while (low < high) {
         size_t middle = (low + high) / 2;
@@ -218,9 +216,16 @@ static uint64_t digest_at(
         else
             high = middle;
     }
-    if (low == disk->count || disk->runs[low].guest_idx > guest_idx)
-        return content->background;
-    return disk->runs[low].digest;
+    return low < disk->count && disk->runs[low].guest_idx <= guest_idx ? &disk->runs[low] : NULL;
+}
+
+static uint64_t digest_at(
+    const struct truth *content, const struct truth_disk *disk, uint64_t guest_idx)
+{
+    if (!disk || guest_idx >= disk->cluster_count)
+        return TRUTH_UNREADABLE;
+    const struct truth_run *run = run_with(disk, guest_idx);
+    return run ? run->digest : content->background;
 }
 
 static bool same_bytes(struct io *a, struct io *b, uint64_t host_off, uint64_t length)
@@ -254,27 +259,14 @@ static bool sector_is_left(
     return others == 0 || left > 0;
 }
 
-static const struct truth_run *run_at(const struct truth_disk *disk, uint64_t guest_idx)
-{
-    size_t low = 0, high = disk->count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (disk->runs[middle].guest_idx < guest_idx)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < disk->count && disk->runs[low].guest_idx == guest_idx ? &disk->runs[low] : NULL;
-}
-
 /* An entry of this or another disk still leads to the data, or one that may be mended. */
 static bool is_known(
     const struct truth *truth, struct io *healthy, struct io *damaged, const struct truth_run *run)
 {
     for (size_t i = 0; i < truth->disk_count; i++) {
-        const struct truth_run *twin = run_at(&truth->disks[i], run->guest_idx);
-        if (twin && twin->length > 0 && twin->host_off == run->host_off &&
-            sector_is_left(truth, healthy, damaged, twin->at[1]))
+        const struct truth_run *twin = run_with(&truth->disks[i], run->guest_idx);
+        if (twin && twin->guest_idx == run->guest_idx && twin->length > 0 &&
+            twin->host_off == run->host_off && sector_is_left(truth, healthy, damaged, twin->at[1]))
             return true;
     }
     return false;
