@@ -272,19 +272,13 @@ static void show_orphan(
 
 /* ---- the search ---- */
 
-static uint32_t probe_bytes(const struct walk *walk)
-{
-    enum { PROBE_BYTES = 4096 };
-    return walk->geo.cluster_size < PROBE_BYTES ? walk->geo.cluster_size : PROBE_BYTES;
-}
-
-/* The first sector tells most guest data from an L2 table. */
+/* The first sectors tell most guest data from an L2 table. */
 static void look_first(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
 {
     struct l2_look look;
     (void)arg;
-    leak->snapshot_table = looks_like_snapshot_table(walk, bytes, probe_bytes(walk));
-    if (orphan_look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, &look))
+    leak->snapshot_table = looks_like_snapshot_table(walk, bytes, orphan_probe_bytes(walk));
+    if (orphan_look_at_entries(walk, bytes, orphan_probe_bytes(walk), &look))
         leak->next_off = leak->cluster << walk->geo.cluster_bits;
 }
 
@@ -300,7 +294,7 @@ static void look_for_l2(struct walk *walk, void *arg, struct leak *leak, const u
 static void look_at_data(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
 {
     (void)arg;
-    leak->zeros = walk_bytes_zero(bytes, probe_bytes(walk));
+    leak->zeros = walk_bytes_zero(bytes, orphan_probe_bytes(walk));
 }
 
 static int keep_l2(struct walk *walk, void *arg, struct leak *leak)
@@ -322,8 +316,8 @@ static int find_l2_tables(struct walk *walk, struct orphan_list *list)
 {
     struct leak_search search = {
         .arg = list,
-        .looks = {{probe_bytes(walk), look_first}, {walk->geo.cluster_size, look_for_l2},
-            {probe_bytes(walk), look_at_data}},
+        .looks = {{orphan_probe_bytes(walk), look_first}, {walk->geo.cluster_size, look_for_l2},
+            {orphan_probe_bytes(walk), look_at_data}},
         .end = keep_l2,
     };
     return walk_search_leaks(walk, &search);

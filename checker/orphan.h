@@ -12,6 +12,9 @@
 /* Somebody's reference to it is missing, though others may be there. */
 bool orphan_missed(const struct walk *walk, uint64_t cluster);
 
+/* Of a leaked cluster so much is looked at first; in bytes. */
+uint32_t orphan_probe_bytes(const struct walk *walk);
+
 /* What the entries in these bytes tell, a sector at least, from the first one of the table on.
  * False when they are no L2 table's. */
 bool orphan_look_at_entries(

@@ -16,11 +16,14 @@ bool orphan_missed(const struct walk *walk, uint64_t cluster)
 
 /* ---- L2 tables ---- */
 
+/* MOST_ODD: entries that no program would write, in a table that is damaged; LOST_SHARE: of its
+ * sectors one in so many may be garbage. */
+enum { MOST_ODD = 8, LOST_SHARE = 4 };
+
 /* Takes in one entry; false when the bytes are no L2 table after all. */
 static bool look_at_entry(
     const struct walk *walk, const struct qcow2_l2_entry *e, uint32_t idx, struct l2_look *look)
 {
-    enum { MOST_ODD = 8 };
     const struct qcow2_geometry *geo = &walk->geo;
     /* COPIED on a compressed or unallocated entry is fishy, too: not plain. */
     if (!l2_entry_plain(walk, e, e->host_off))
@@ -44,14 +47,35 @@ static bool look_at_entry(
     return true;
 }
 
+/* Takes in a sector of entries; false when the bytes are no L2 table after all.  Storage loses
+ * whole sectors: one of nothing but odd entries says nothing about the others. */
+static bool look_at_sector(
+    const struct walk *walk, const uint8_t *bytes, uint32_t first_idx, struct l2_look *look)
+{
+    uint32_t entries = QCOW2_SECTOR_BYTES / walk->geo.l2_entry_size;
+    struct l2_look before = *look;
+    for (uint32_t i = 0; i < entries; i++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(&walk->geo, bytes + (size_t)i * walk->geo.l2_entry_size, &e);
+        if (look_at_entry(walk, &e, first_idx + i, look))
+            continue;
+        *look = before;
+        look->odd++;
+        look->lost_sectors++;
+        return look->odd <= MOST_ODD;
+    }
+    return true;
+}
+
 bool orphan_look_at_entries(
     const struct walk *walk, const uint8_t *bytes, size_t length, struct l2_look *look)
 {
+    size_t sectors = length / QCOW2_SECTOR_BYTES;
     *look = (struct l2_look){0};
-    for (size_t at = 0; at < length; at += walk->geo.l2_entry_size) {
-        struct qcow2_l2_entry e;
-        qcow2_l2_decode(&walk->geo, bytes + at, &e);
-        if (!look_at_entry(walk, &e, (uint32_t)(at / walk->geo.l2_entry_size), look))
+    for (size_t i = 0; i < sectors; i++) {
+        size_t at = i * QCOW2_SECTOR_BYTES;
+        if (!look_at_sector(walk, bytes + at, (uint32_t)(at / walk->geo.l2_entry_size), look) ||
+            look->lost_sectors > sectors / LOST_SHARE)
             return false;
     }
     return true;
@@ -172,7 +196,8 @@ bool orphan_is_lost_l2(
     struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
 {
     if (!orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) || look->orphaned == 0 ||
-        look->orphaned < look->named - look->orphaned || look->orphaned < look->odd)
+        look->orphaned < look->named - look->orphaned || look->orphaned < look->odd ||
+        (look->lost_sectors > 0 && (look->marked == 0 || look->orphaned <= MOST_ODD)))
         return false; /* first what costs nothing */
     bool itself = names_itself(walk, host_off, bytes);
     look->odd += itself;
@@ -181,13 +206,26 @@ bool orphan_is_lost_l2(
                (look->metadata == 0 && !itself && !walk_looks_like_reftable(walk, host_off)));
 }
 
-/* Looks at the first sector before it reads a whole cluster: most leaks are guest data. */
-bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
+uint32_t orphan_probe_bytes(const struct walk *walk)
+{
+    enum { PROBE_BYTES = 4096 };
+    return walk->geo.cluster_size < PROBE_BYTES ? walk->geo.cluster_size : PROBE_BYTES;
+}
+
+/* Looks at the beginning before it reads a whole cluster: most are guest data. */
+bool walk_look_at_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
 {
     uint64_t off = cluster << walk->geo.cluster_bits;
     uint8_t *bytes = walk->buf;
-    return io_read_padded(walk->io, off, bytes, QCOW2_SECTOR_BYTES) == 0 &&
-           orphan_look_at_entries(walk, bytes, QCOW2_SECTOR_BYTES, look) &&
+    uint32_t probe = orphan_probe_bytes(walk);
+    return io_read_padded(walk->io, off, bytes, probe) == 0 &&
+           orphan_look_at_entries(walk, bytes, probe, look) &&
            io_read_padded(walk->io, off, bytes, walk->geo.cluster_size) == 0 &&
-           orphan_is_lost_l2(walk, off, bytes, look);
+           orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look);
+}
+
+bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
+{
+    return walk_look_at_l2(walk, cluster, look) &&
+           orphan_is_lost_l2(walk, cluster << walk->geo.cluster_bits, walk->buf, look);
 }

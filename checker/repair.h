@@ -166,6 +166,14 @@ bool repair_has_damaged_entries(const struct repair *repair, const struct tree *
  * structure, that is made anew elsewhere first, or an L1 table, that is found elsewhere. */
 bool repair_on_nonsense(const struct repair *repair, const struct finding *finding);
 
+/* The L1 entry that the finding is about names other metadata, and nothing there looks like the L2
+ * table that it ought to be: it is the entry that is wrong. */
+bool repair_names_no_table(const struct repair *repair, const struct finding *finding);
+
+/* The refcount table's entry that the finding is about would name a block without the reserved
+ * bits that are set in it.  Where not, the table is made anew. */
+bool repair_names_block(const struct repair *repair, const struct finding *finding);
+
 /* Where the data of the header extension lies; 0 if it is not there in that length. */
 uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length);
 

@@ -61,6 +61,12 @@ static bool doubts_reftable(const struct repair *repair)
            repair_has(repair, CHECK_header_reftable_outside);
 }
 
+bool repair_names_block(const struct repair *repair, const struct finding *finding)
+{
+    uint64_t value = repair->walk->reftable[finding->index];
+    return makes_sense(repair, OBJECT_REFTABLE_ENTRY, value & ~QCOW2_REFTABLE_RSVD);
+}
+
 static int clear_bits(struct repair *repair, const struct finding *finding, uint64_t clear)
 {
     uint64_t off = repair_entry_off(repair, finding), value;

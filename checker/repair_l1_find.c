@@ -245,12 +245,22 @@ static bool holds_nothing(const struct repair *repair, const struct finding *f)
            f->index >= l1_entries_for(&repair->walk->geo, tree->disk_size);
 }
 
-/* Of a bitmap and a table it is as likely the bitmap that is wrong. */
+/* Of a bitmap and a table it is as likely the bitmap that is wrong: what lies there tells. */
 static bool is_on_bitmap(const struct repair *repair, const struct finding *f)
 {
-    enum area_kind area =
-        walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-    return f->check == CHECK_l1_entry_into_metadata && area_is_bitmap(area);
+    const struct walk *walk = repair->walk;
+    enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
+    return f->check == CHECK_l1_entry_into_metadata && area_is_bitmap(area) &&
+           !repair_names_no_table(repair, f);
+}
+
+bool repair_names_no_table(const struct repair *repair, const struct finding *finding)
+{
+    struct walk *walk = repair->walk;
+    struct l2_look look;
+    return finding->check == CHECK_l1_entry_into_metadata &&
+           (!walk_look_at_l2(walk, cluster_of(&walk->geo, finding->host_off), &look) ||
+               look.named <= look.odd + look.metadata);
 }
 
 static void add_found_places(struct match *m)

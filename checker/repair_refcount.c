@@ -135,7 +135,12 @@ int repair_lower(struct repair *repair)
 static bool structure_broken(const struct repair *repair)
 {
     for (size_t i = 0; i < repair->findings.count; i++) {
-        switch (repair->findings.items[i].check) {
+        const struct finding *f = &repair->findings.items[i];
+        switch (f->check) {
+        case CHECK_reftable_reserved_bits:
+            if (!repair_names_block(repair, f))
+                return true;
+            break;
         case CHECK_header_reftable_missing:
         case CHECK_header_reftable_too_large:
         case CHECK_header_reftable_unaligned:

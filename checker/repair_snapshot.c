@@ -270,6 +270,24 @@ int repair_adopt_snapshots(struct repair *repair, enum check_id why)
 
 /* ---- bitmaps ---- */
 
+/* What shares the bitmap's cluster is an L1 entry that is wrong: the bitmap's bytes are there. */
+static bool is_only_named(const struct repair *repair, const struct area *area)
+{
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_l1_entry_into_metadata && f->host_off == area->host_off &&
+            repair_names_no_table(repair, f))
+            return true;
+    }
+    return false;
+}
+
+static bool bitmap_shares(const struct repair *repair, const struct area *area)
+{
+    return area_is_bitmap(area->kind) && area->kind != AREA_BITMAP_DIRECTORY &&
+           walk_area_conflict(repair->walk, area) && !is_only_named(repair, area);
+}
+
 /* The bitmap is one that no program could use: it is lost already. */
 static bool bitmap_broken(
     const struct repair *repair, uint64_t idx, const struct qcow2_bitmap *bitmap)
@@ -285,8 +303,7 @@ static bool bitmap_broken(
     }
     for (size_t i = 0; i < repair->walk->areas.count; i++) {
         const struct area *area = &repair->walk->areas.items[i];
-        if ((area->kind == AREA_BITMAP_TABLE || area->kind == AREA_BITMAP_DATA) &&
-            area->index == idx && walk_area_conflict(repair->walk, area))
+        if (area->index == idx && bitmap_shares(repair, area))
             return true;
     }
     return false;
@@ -363,12 +380,11 @@ static int mend_directory(struct repair *repair, enum check_id why)
     return ret;
 }
 
-static bool is_bitmap_at(const struct walk *walk, uint64_t host_off)
+static bool bitmap_shares_at(const struct repair *repair, uint64_t host_off)
 {
-    for (size_t i = 0; i < walk->areas.count; i++) {
-        const struct area *area = &walk->areas.items[i];
-        if ((area->kind == AREA_BITMAP_TABLE || area->kind == AREA_BITMAP_DATA) &&
-            area->host_off == host_off)
+    for (size_t i = 0; i < repair->walk->areas.count; i++) {
+        const struct area *area = &repair->walk->areas.items[i];
+        if (area->host_off == host_off && bitmap_shares(repair, area))
             return true;
     }
     return false;
@@ -383,7 +399,7 @@ static int mend_bitmaps(struct repair *repair)
             continue;
         if (f->check == CHECK_ext_bitmaps_count || f->check == CHECK_ext_bitmaps_directory)
             return give_up_bitmaps(repair, f->check);
-        if ((f->check == CHECK_area_shared && is_bitmap_at(repair->walk, f->host_off)) ||
+        if ((f->check == CHECK_area_shared && bitmap_shares_at(repair, f->host_off)) ||
             row->kind == OBJECT_BITMAP_DIRECTORY || row->kind == OBJECT_BITMAP ||
             row->kind == OBJECT_BITMAP_ENTRY)
             return mend_directory(repair, f->check);

@@ -347,12 +347,13 @@ int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visit, bool zeros
 
 /* What the entries of a cluster tell when they are taken for those of an L2 table. */
 struct l2_look {
-    uint64_t named;     /* entries that name clusters */
-    uint64_t orphaned;  /* of these, whose clusters miss a reference */
-    uint64_t marked;    /* of these, with flags that entries of other tables have not */
-    uint64_t odd;       /* entries that no program would write */
-    uint64_t metadata;  /* entries that name clusters of metadata */
-    uint64_t guest_off; /* data file: where the guest sees the first entry */
+    uint64_t named;        /* entries that name clusters */
+    uint64_t orphaned;     /* of these, whose clusters miss a reference */
+    uint64_t marked;       /* of these, with flags that entries of other tables have not */
+    uint64_t odd;          /* entries that no program would write, and lost sectors */
+    uint64_t lost_sectors; /* full of such entries: nothing of them is counted otherwise */
+    uint64_t metadata;     /* entries that name clusters of metadata */
+    uint64_t guest_off;    /* data file: where the guest sees the first entry */
 };
 
 /* The first entries name blocks in the file, and one of these counts the clusters in its range as
@@ -363,7 +364,11 @@ bool walk_looks_like_reftable(struct walk *walk, uint64_t off);
 /* No byte is a control character, as in the ID and the name of a snapshot. */
 bool walk_is_text(const uint8_t *bytes, size_t length);
 
-/* True if that is what the cluster looks like.  Uses the walk's buffer, which then holds it. */
+/* What the cluster's bytes tell when they are taken for an L2 table's; false when they make no
+ * sense as such, or cannot be read.  Uses the walk's buffer, which then holds the cluster. */
+bool walk_look_at_l2(struct walk *walk, uint64_t cluster, struct l2_look *look);
+
+/* True if a lost L2 table is what the cluster looks like.  Uses the buffer likewise. */
 bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look);
 
 /* Entries of the L2 table at l1_idx that lie on the disk. */

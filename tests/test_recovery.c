@@ -68,11 +68,28 @@ static const struct row {
     {"image cluster=4k size=8M\ndata 0 4k\ndata 2M 4k\ndata 4M 4k\ndamage l1[1] = l1[0]\n"
      "damage refcount[@l1[0]] = 3\ndamage l1[2] = 0x8123456789a000\n",
         true, 0, "", {{"l1[0]", "was(l1[0])"}, {"l1[1]", "was(l1[1])"}, {"l1[2]", "was(l1[2])"}}},
+    /* a lost table, of which a sector is garbage: what is left of it names what leaks */
+    {"image cluster=4k size=4M\ndata 0 64k\ndata 1M 64k\ndamage fill &l2[0][64] 512 0x6b\n"
+     "damage l1[0] = 0\n",
+        true, 0, "orphaned L2 table",
+        {{"l1[0]", "was(l1[0])"}, {"l2[0][271]", "was(l2[0][271])"}, {"l2[0][64]", "0"}}},
+    /* nothing in the bitmap looks like a table: it is the entry that is wrong */
+    {"image cluster=4k size=4M\ndata 0 8k\ndata 2M 8k\nbitmap name=b fill=data granularity=512\n"
+     "damage l1[1].offset = bitmap[0].table[0]\n",
+        false, 0, "", {{"l1[1]", "was(l1[1])"}, {"header.autoclear", "1"}}},
+    {"image cluster=4k size=4M\ndata 0 8k\ndata 2M 8k\nbitmap name=b fill=data granularity=512\n"
+     "damage fill l2[1].offset 4k 0x6b\ndamage l1[1].offset = bitmap[0].table[0]\n"
+     "damage fill bitmap[0].table[0] 4k 0\n",
+        false, 2, "", {{"header.autoclear", "1"}}},
     /* the disk's L1 table counts for nothing, and nothing hangs on it */
     {"image cluster=4k size=4M\ndata 0 8k pattern=1\nsnapshot id=1\ndata 2M 4k\n"
      "damage header.snapshot_count = 0\ndamage header.snapshots_offset = 0\n"
      "damage fill snapshots.offset 512 0\ndamage refcount[@header.l1_offset] = 0\n",
         true, 0, "", {{"header.snapshot_count", "0"}}},
+    /* ---- the refcount table ---- */
+    /* a sector of garbage: its entries name no blocks without their reserved bits, either */
+    {"image\ndata 0 64k\ndamage fill reftable.offset 512 0x6b\n", false, 0, "",
+        {{"l2[0][0]", "was(l2[0][0])"}}},
     /* ---- records ---- */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
      "damage header.snapshot_count = 9\ndamage fill snapshot[1].offset 200 0x5a\n",
