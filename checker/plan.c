@@ -81,13 +81,18 @@ static bool in_doubtful_table(const struct plan *plan, uint64_t host_off)
     return table && plan_doubts(table);
 }
 
+bool plan_takes_field(const struct plan *plan, uint64_t host_off)
+{
+    return plan_writable(plan, host_off) && !(plan->careful && in_doubtful_table(plan, host_off));
+}
+
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,
     const void *bytes, size_t length)
 {
     struct edit edit = {
         .kind = EDIT_BYTES, .phase = phase, .why = why, .host_off = host_off, .length = length};
     assert(length <= sizeof(edit.bytes));
-    if (!plan_writable(plan, host_off) || (plan->careful && in_doubtful_table(plan, host_off)))
+    if (!plan_takes_field(plan, host_off))
         return 0;
     memcpy(edit.bytes, bytes, length);
     return add(plan, &edit);

@@ -82,6 +82,9 @@ void plan_release(struct plan *plan);
  * is not known whose the bytes are, nothing is written there. */
 bool plan_writable(const struct plan *plan, uint64_t host_off);
 
+/* A field there would be changed: what is made for it only if so. */
+bool plan_takes_field(const struct plan *plan, uint64_t host_off);
+
 /* Many of its entries make no sense: perhaps it is no L2 table, but what the pointer to it was
  * damaged into. */
 bool plan_doubts(const struct table *table);

@@ -77,6 +77,17 @@ bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
            walk_stored(walk, cluster_of(&walk->geo, host_off), &stored) && stored > 0;
 }
 
+/* Where something read as zeros, say, and that may have been right. */
+bool repair_shows_more(const struct repair *repair, const struct report *report)
+{
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].severity == SEVERITY_DAMAGE &&
+            report->hits[check] > repair->report.hits[check])
+            return true;
+    }
+    return false;
+}
+
 int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs)
 {
     bool conflict;

@@ -114,6 +114,9 @@ static inline struct patch patch_be64(uint64_t off, uint64_t value)
 int repair_take_best(
     struct repair *repair, enum check_id why, const struct patch *patches, size_t count);
 
+/* Damage of some kind is found there more often than in this round. */
+bool repair_shows_more(const struct repair *repair, const struct report *report);
+
 /* How much is wrong: four times the corruptions, and the leaks. */
 uint64_t repair_wrong(const struct report *report);
 

@@ -47,18 +47,6 @@ uint64_t repair_wrong(const struct report *report)
     return wrong < WRONG_UNREAD ? wrong : WRONG_UNREAD - 1;
 }
 
-/* Damage shows that was not seen before: where something read as zeros, say, and that may have been
- * right. */
-static bool shows_more_damage(const struct repair *repair, const struct report *report)
-{
-    for (int check = 0; check < CHECK_COUNT; check++) {
-        if (check_rows[check].severity == SEVERITY_DAMAGE &&
-            report->hits[check] > repair->report.hits[check])
-            return true;
-    }
-    return false;
-}
-
 /* How much is wrong with the image under the patch (of one that can be read now, too): WRONG_UNREAD
  * and more if a part of it is not judged, UINT64_MAX if it cannot be judged at all or more than
  * `most` is wrong: then *cut is set, too. */
@@ -80,7 +68,7 @@ static int try_patch(struct repair *repair, const struct patch *patch, bool read
             *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
         *cut |= report.corruptions >= options.enough;
         if (report.unsupported || report.check_errors || report.corruptions >= options.enough ||
-            (readable && !repair->lossy && shows_more_damage(repair, &report)) ||
+            (readable && !repair->lossy && repair_shows_more(repair, &report)) ||
             is_no_geometry(repair, overlay, &report))
             *wrong = UINT64_MAX;
         repair->trials++;

@@ -312,6 +312,28 @@ static int fill_places(struct match *m)
     return ret < 0 ? ret : pair_in_order(m);
 }
 
+/* What is found again may be damaged itself: a disk that reads what others have at other places
+ * reads something else than it did when these pairs were one.  The plan is tried on a view. */
+static int keep_if_sound(struct repair *repair)
+{
+    struct io *view;
+    struct report report;
+    struct check_options options = {.stop = repair->check.stop};
+    int ret = io_overlay_open(repair->io, &view);
+    if (ret < 0)
+        return ret;
+    ret = plan_apply(&repair->plan, view, NULL);
+    if (ret == 0) {
+        report_init(&report, 0);
+        ret = check_image(view, NULL, &options, &report);
+        if (ret == 0 && repair_shows_more(repair, &report))
+            repair_new_plan(repair);
+        report_release(&report);
+    }
+    io_close(view);
+    return ret;
+}
+
 int repair_l1(struct repair *repair)
 {
     struct match m = {.repair = repair};
@@ -324,5 +346,5 @@ int repair_l1(struct repair *repair)
     if (ret == 0 && m.place_count > 0 && m.candidate_count > 0)
         ret = fill_places(&m);
     match_release(&m);
-    return ret;
+    return ret == 0 && !repair->lossy && repair->plan.count > 0 ? keep_if_sound(repair) : ret;
 }

@@ -396,11 +396,12 @@ static size_t count_mirrored(const struct place *places, size_t count, const str
     return mirrored;
 }
 
-/* A table overwritten with another one shares all with it: then no single entry was damaged, and
- * what neighbours and bits say of one is worth nothing. */
+/* A table overwritten with another one, or with L1 entries in each other's place, shares the same
+ * entries with it: then no single one was damaged, and what neighbours and bits say of it is worth
+ * nothing. */
 static void find_mirrored(struct place *places, size_t count)
 {
-    enum { MOST = 1000, SINGLE = 3 };
+    enum { MOST = 1000, SINGLE = 1 };
     for (size_t i = 0; count <= MOST && i < count; i++) {
         for (size_t k = 0; k < count && !places[i].mirrored; k++)
             places[i].mirrored =

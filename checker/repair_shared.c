@@ -66,7 +66,7 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
     uint8_t bytes[16] = {0}, *plain = NULL;
     struct qcow2_l2_entry e;
     int ret = io_read_padded(repair->walk->io, entry_off, bytes, geo->l2_entry_size);
-    if (ret < 0)
+    if (ret < 0 || !plan_takes_field(&repair->plan, entry_off))
         return ret;
     qcow2_l2_decode(geo, bytes, &e);
     if (e.kind == QCOW2_L2_COMPRESSED) {
@@ -163,8 +163,9 @@ static bool keeps_it(const struct repair *repair, const struct packed_ranges *pa
 static int separate(struct repair *repair, const struct finding *f)
 {
     const struct table *table = table_find(&repair->walk->tables, f->table_off);
+    size_t edits = repair->plan.count;
     int ret = table ? copy_for(repair, f, table) : 0;
-    if (ret < 0 || f->check != CHECK_l2_entry_shared)
+    if (ret < 0 || repair->plan.count == edits || f->check != CHECK_l2_entry_shared)
         return ret;
     return plan_remark(&repair->plan,
         "guest 0x%llx gets its own copy of the cluster at 0x%llx; which owner's content it "
@@ -197,6 +198,8 @@ static int copy_table(struct repair *repair, const struct finding *f, const stru
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
     uint64_t cluster, refs = repair->walk->trees[f->tree].same_l1;
+    if (!plan_takes_field(&repair->plan, repair_entry_off(repair, f)))
+        return 0;
     uint8_t *bytes = malloc(geo->cluster_size);
     if (!bytes)
         return -ENOMEM;
