@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What belongs together was edited lately, or not at all. */
+enum { LOOK_BACK = 256 };
+
 void plan_init(struct plan *plan, struct walk *walk, uint64_t alloc_end)
 {
     memset(plan, 0, sizeof(*plan));
@@ -161,9 +164,15 @@ int plan_lower(struct plan *plan, enum check_id why, uint64_t cluster, uint64_t 
         .phase = PHASE_RELEASE,
         .why = why,
         .count = {.cluster = cluster, .value = refs}};
-    if (block == 0 || !plan_writable(plan, block) || !census_known(walk->census, cluster) ||
-        census_get(walk->census, cluster).balance < 0)
+    if (block == 0 || !plan_writable(plan, block) || !census_known(walk->census, cluster))
         return 0;
+    for (size_t n = 0; n < LOOK_BACK && n < plan->count; n++) {
+        struct edit *other = &plan->edits[plan->count - 1 - n];
+        if (other->kind == EDIT_LOWER && other->count.cluster == cluster) {
+            other->count.value += refs;
+            return 0;
+        }
+    }
     return add(plan, &edit);
 }
 
@@ -247,7 +256,6 @@ int plan_alloc(
 
 int plan_peek(const struct plan *plan, uint64_t host_off, uint64_t *value)
 {
-    enum { LOOK_BACK = 256 }; /* neighbours were edited lately, or not at all */
     uint8_t bytes[8];
     for (size_t n = 0; n < LOOK_BACK && n < plan->count; n++) {
         const struct edit *edit = &plan->edits[plan->count - 1 - n];
@@ -294,6 +302,13 @@ static uint64_t mix_edit(uint64_t sum, const struct edit *edit)
         return mix(mix(sum, edit->block.table_idx), edit->block.lower);
     }
     return sum;
+}
+
+uint64_t plan_falls_by(const struct plan *plan, const struct edit *edit)
+{
+    int64_t balance = census_get(plan->walk->census, edit->count.cluster).balance;
+    uint64_t missing = balance < 0 ? (uint64_t)-balance : 0;
+    return edit->count.value > missing ? edit->count.value - missing : 0;
 }
 
 uint64_t plan_fingerprint(const struct plan *plan, const uint64_t *facts, size_t count)

@@ -27,7 +27,7 @@ enum edit_kind {
     EDIT_DATA,     /* a table or a cluster */
     EDIT_COPY,     /* a cluster as it is at the time */
     EDIT_REFCOUNT, /* one stored count, in the block that is there */
-    EDIT_LOWER,    /* the same, by so much; several for one cluster add up */
+    EDIT_LOWER,    /* the same, by so many references: see plan_falls_by() */
     EDIT_REFBLOCK, /* all counts of a block, from the census */
 };
 
@@ -103,8 +103,8 @@ int plan_copy(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t src_off, uint64_t host_off);
 int plan_refcount(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t cluster, uint64_t value);
-/* `refs` references to the cluster will be gone: where the stored count covers all there are, it
- * falls with them, so that nothing seems to be missing afterwards. */
+/* `refs` references to the cluster will be gone: the stored count falls with those that it covers,
+ * so that nothing seems to be missing afterwards. */
 int plan_lower(struct plan *plan, enum check_id why, uint64_t cluster, uint64_t refs);
 int plan_refblock(
     struct plan *plan, enum phase phase, enum check_id why, uint64_t table_idx, bool lower);
@@ -114,6 +114,9 @@ int plan_remark(struct plan *plan, const char *format, ...) __attribute__((forma
  * are none.  Sets their counts to `refs` in phase TAKE. */
 int plan_alloc(
     struct plan *plan, enum check_id why, uint64_t count, uint64_t refs, uint64_t *cluster);
+
+/* By how much the stored count falls: what was missing in it before, is not taken from it. */
+uint64_t plan_falls_by(const struct plan *plan, const struct edit *edit);
 
 /* Another one for each plan but by chance, together with what else is to be told apart. */
 uint64_t plan_fingerprint(const struct plan *plan, const uint64_t *facts, size_t count);

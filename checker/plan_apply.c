@@ -43,7 +43,7 @@ static int log_edit(const struct plan *plan, const struct edit *edit, FILE *log)
         break;
     case EDIT_LOWER:
         fprintf(log, "    refcount of cluster 0x%" PRIx64 " falls by %" PRIu64,
-            edit->count.cluster << plan->walk->geo.cluster_bits, edit->count.value);
+            edit->count.cluster << plan->walk->geo.cluster_bits, plan_falls_by(plan, edit));
         break;
     case EDIT_REFBLOCK:
         fprintf(log, "    0x%" PRIx64 ": refcounts of block %" PRIu64 " %s", edit->host_off,
@@ -69,6 +69,7 @@ static int apply_refcount(const struct plan *plan, struct io *io, const struct e
     uint64_t value = edit->count.value;
     if (edit->kind == EDIT_LOWER) {
         uint64_t stored = qcow2_refcount_get(bytes, geo->refcount_order, idx);
+        value = plan_falls_by(plan, edit);
         value = stored > value ? stored - value : 0;
     }
     qcow2_refcount_set(bytes, geo->refcount_order, idx, value);
@@ -141,6 +142,8 @@ int plan_apply(struct plan *plan, struct io *io, FILE *log)
             return -EINTR; /* between phases: a safe point */
         for (size_t i = 0; i < plan->count; i++) {
             if (plan->edits[i].phase != phase)
+                continue;
+            if (plan->edits[i].kind == EDIT_LOWER && plan_falls_by(plan, &plan->edits[i]) == 0)
                 continue;
             any = true;
             if (log)

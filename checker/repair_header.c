@@ -288,6 +288,29 @@ static int mend_incompatible(struct repair *repair, enum check_id why)
                                           ~(uint64_t)QCOW2_INCOMPAT_KNOWN));
 }
 
+/* Extensions that follow each other from there to the end of the list. */
+static size_t count_exts(const struct walk *walk, size_t pos)
+{
+    struct qcow2_ext ext;
+    size_t count = 0;
+    int ret;
+    while ((ret = qcow2_ext_next(walk->head, walk->head_len, &pos, &ext)) == 1)
+        count++;
+    return ret < 0 ? 0 : count;
+}
+
+/* With the compression type or without: right is what finds the extensions. */
+static int mend_length(struct repair *repair, enum check_id why)
+{
+    struct patch lengths[] = {patch_be32(QCOW2_HDR_LENGTH, QCOW2_V3_HEADER_BYTES),
+        patch_be32(QCOW2_HDR_LENGTH, QCOW2_V3_HEADER_BYTES + 8)};
+    size_t without = count_exts(repair->walk, QCOW2_V3_HEADER_BYTES);
+    size_t with = count_exts(repair->walk, QCOW2_V3_HEADER_BYTES + 8);
+    if (with == without)
+        return repair_take_best(repair, why, lengths, 2);
+    return repair_take_best(repair, why, &lengths[with > without], 1);
+}
+
 uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
 {
     struct qcow2_ext ext;
@@ -360,11 +383,8 @@ static int mend_field(struct repair *repair, const struct finding *f)
         return mend_cluster_bits(repair, f->check);
     case CHECK_header_refcount_order:
         return try_values(repair, f->check, QCOW2_HDR_REFCOUNT_ORDER, 0, QCOW2_MAX_REFCOUNT_ORDER);
-    case CHECK_header_length: {
-        struct patch lengths[] = {
-            patch_be32(QCOW2_HDR_LENGTH, 104), patch_be32(QCOW2_HDR_LENGTH, 112)};
-        return repair_take_best(repair, f->check, lengths, 2);
-    }
+    case CHECK_header_length:
+        return mend_length(repair, f->check);
     case CHECK_header_compression_type:
     case CHECK_header_compression_bit:
         return mend_compression(repair, f->check);

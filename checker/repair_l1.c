@@ -20,6 +20,23 @@ static uint16_t *score_at(const struct match *m, size_t place, size_t candidate)
     return &m->scores[place * m->candidate_count + candidate];
 }
 
+/* What a disk has mapped once all those made of it have mapped, too: of those with an
+ * empty entry at one place the youngest lost it. */
+static bool younger_lost(const struct match *m, size_t place, size_t candidate)
+{
+    const struct place *p = &m->places[place];
+    if (p->check != CHECK_l1_hole || p->tree == TREE_ACTIVE)
+        return false;
+    for (size_t i = 0; i < m->place_count; i++) {
+        const struct place *q = &m->places[i];
+        bool younger = q->tree > p->tree || q->tree == TREE_ACTIVE;
+        if (younger && q->l1_idx == p->l1_idx && !q->filled && !may_be_right(q) &&
+            *score_at(m, i, candidate) > 0)
+            return true;
+    }
+    return false;
+}
+
 /* Nothing is as good for the place, nor for the candidate; an empty entry for which nothing much
  * speaks must be the only one that is possible. */
 static bool is_best(struct match *m, size_t place, size_t candidate)
@@ -29,14 +46,14 @@ static bool is_best(struct match *m, size_t place, size_t candidate)
         least = FITS;
     for (size_t i = 0; i < m->place_count; i++) {
         if (i != place && !m->places[i].filled && *score_at(m, i, candidate) >= least &&
-            m->candidates[candidate].spare == 1)
+            m->candidates[candidate].spare == 1 && !younger_lost(m, i, candidate))
             return false;
     }
     for (size_t k = 0; k < m->candidate_count; k++) {
         if (k != candidate && m->candidates[k].spare > 0 && *score_at(m, place, k) >= best)
             return false;
     }
-    return best > 0;
+    return best > 0 && !younger_lost(m, place, candidate);
 }
 
 /* Of places that share a table one at least keeps it: the one that most speaks for. */
@@ -223,6 +240,7 @@ static bool goes_on(struct row *row, size_t k, size_t i)
 {
     struct place *p = &row->m->places[i];
     if (row->steps == 0 || p->filled || may_be_right(p) || *score_at(row->m, i, k) == 0 ||
+        younger_lost(row->m, i, k) ||
         (!row->all && !takes_its_own(row->m, p, &row->m->candidates[k])))
         return false;
     row->steps--;

@@ -39,6 +39,21 @@ static int make_zeros(
     return put_zeros(repair, f->check, host_off);
 }
 
+/* Those that the entry did not say to be elsewhere. */
+static int zero_subclusters(struct repair *repair, const struct finding *f, uint8_t *entry)
+{
+    uint8_t bytes[16];
+    struct qcow2_l2_entry e;
+    int ret = io_read_padded(repair->io, repair_entry_off(repair, f), bytes, sizeof(bytes));
+    if (ret < 0)
+        return ret;
+    qcow2_l2_decode(&repair->walk->geo, bytes, &e);
+    uint64_t zeros = e.bitmap & QCOW2_SUBCLUSTER_ZERO, allocated = e.bitmap << QCOW2_SUBCLUSTERS;
+    bool tells = e.kind == QCOW2_L2_NORMAL && !(zeros & allocated);
+    store_be64(entry + 8, tells ? zeros | allocated : QCOW2_SUBCLUSTER_ZERO);
+    return 0;
+}
+
 /* An entry without a cluster: zeros where a backing file would show through otherwise.  Version 2
  * has no entry that says so, and needs a cluster of them: if the file was cut off that which was
  * lost, whose place reads as zeros already. */
@@ -54,8 +69,8 @@ static int drop_l2_entry(struct repair *repair, const struct finding *f)
         return put_zeros(repair, f->check, f->host_off);
     if (ret == 0 && covers && walk->geo.version < 3 && table)
         ret = make_zeros(repair, f, table, bytes);
-    else if (covers && walk->geo.extended_l2)
-        store_be64(bytes + 8, QCOW2_SUBCLUSTER_ZERO);
+    else if (ret == 0 && covers && walk->geo.extended_l2)
+        ret = zero_subclusters(repair, f, bytes);
     else if (covers && walk->geo.version >= 3)
         store_be64(bytes, QCOW2_ENTRY_ZERO);
     if (ret == 0)

@@ -61,7 +61,7 @@ static void read_one(struct guest_disk *guest, const struct truth *content, stru
     struct truth_run run = {.guest_idx = guest_idx, .count = 1};
     if (guest_entry(guest, guest_idx, &e, run.at) < 0) {
         run.digest = TRUTH_UNREADABLE;
-    } else if (e.kind == QCOW2_L2_UNALLOCATED) {
+    } else if (e.kind == QCOW2_L2_UNALLOCATED && !(e.bitmap & QCOW2_SUBCLUSTER_ZERO)) {
         run.digest = content->background;
     } else {
         run.digest = guest_cluster(guest, &e, buf) < 0 ? TRUTH_UNREADABLE
