@@ -77,16 +77,17 @@ bool plan_doubts(const struct table *table)
     return table->absurd >= FEW && table->absurd * PART >= table->used;
 }
 
-static bool in_doubtful_table(const struct plan *plan, uint64_t host_off)
+/* A table of guest data, or, where that matters, one that may be. */
+static bool is_doubtful(const struct plan *plan, uint64_t host_off)
 {
     uint64_t start = host_off & ~(uint64_t)(plan->walk->geo.cluster_size - 1);
     const struct table *table = table_find(&plan->walk->tables, start);
-    return table && plan_doubts(table);
+    return table && (table->rather_data || (plan->careful && plan_doubts(table)));
 }
 
 bool plan_takes_field(const struct plan *plan, uint64_t host_off)
 {
-    return plan_writable(plan, host_off) && !(plan->careful && in_doubtful_table(plan, host_off));
+    return plan_writable(plan, host_off) && !is_doubtful(plan, host_off);
 }
 
 int plan_bytes(struct plan *plan, enum phase phase, enum check_id why, uint64_t host_off,

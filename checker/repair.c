@@ -198,6 +198,8 @@ static int round_check(struct repair *repair)
     if (repair->findings.count > 0)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);
+    if (ret == 0)
+        repair_find_doubtful(repair);
     return ret;
 }
 
@@ -282,6 +284,10 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
     /* What was not read may be what refers to that which seems to miss a reference. */
     if (repair->walk->refs_incomplete &&
         (stage == repair_l1 || stage == repair_l2 || stage == repair_holes))
+        return false;
+    /* What guest data claims, being taken for a table, speaks against others. */
+    if (repair->fake_tables && stage != repair_header_fields && stage != repair_records &&
+        stage != repair_disks && stage != repair_l1 && stage != repair_lossy)
         return false;
     return !repair->walk->without_counts || stage == repair_header_fields ||
            stage == repair_records || stage == repair_disks || stage == repair_find_structure ||

@@ -11,6 +11,7 @@
  *   repair_field.c     single fields and flags
  *   repair_refcount.c  counts: raised, lowered, or the whole structure made anew
  *   repair_structure.c refcount table and blocks found again
+ *   repair_doubt.c     whether a cluster is a table or guest data
  *   repair_l1*.c       lost L2 tables put back
  *   repair_l2.c        lost data clusters put back into damaged L2 entries
  *   repair_holes.c     and into empty ones
@@ -75,6 +76,7 @@ struct repair {
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
     bool counts_made;     /* by this repair, since they were: what leaks is no evidence then */
+    bool fake_tables;     /* an L1 entry names guest data: what that says is not looked at */
     bool lost_references; /* something unresolved may explain a leak */
     uint64_t file_size;   /* as the round began */
     uint64_t
@@ -134,6 +136,18 @@ bool repair_counts_nothing(const struct repair *repair);
 /* The table of snapshots is lost, but not all L1 tables that it named: plans a new one with these,
  * under new names.  Nothing is planned where there are none; -ENOSPC: no room for it yet. */
 int repair_adopt_snapshots(struct repair *repair, enum check_id why);
+
+/* At the beginning of a round: finds the L2 tables that are rather guest data (rather_data). */
+void repair_find_doubtful(struct repair *repair);
+
+/* The L2 table there is such a one. */
+bool repair_is_data(const struct repair *repair, uint64_t host_off);
+
+/* A lost L2 table names the cluster as guest data. */
+bool repair_is_lost_data(const struct repair *repair, uint64_t host_off);
+
+/* What a lost table names is no L1 table, and no table of snapshots. */
+bool repair_is_no_root(const struct repair *repair, uint64_t host_off);
 
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);

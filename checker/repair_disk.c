@@ -32,7 +32,7 @@ static bool is_named(const struct walk *walk, const struct tree *tree, uint64_t 
 static void try_table(
     const struct repair *repair, const struct tree *tree, uint64_t host_off, struct tries *tries)
 {
-    if (!is_named(repair->walk, tree, host_off))
+    if (!is_named(repair->walk, tree, host_off) && !repair_is_no_root(repair, host_off))
         try_also(tries, patch_be64(l1_off_at(tree), host_off));
 }
 

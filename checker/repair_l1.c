@@ -92,18 +92,6 @@ static bool is_only_empty(const struct match *m, const struct place *p)
     return true;
 }
 
-/* Somebody has it for data. */
-static bool is_data(const struct match *m, const struct place *p, const struct candidate *c)
-{
-    struct walk *walk = m->repair->walk;
-    const struct table *table = table_find(&walk->tables, c->host_off);
-    bool own = p->check == CHECK_l1_entry_unaligned &&
-               ranges_overlap(p->raw & QCOW2_OFFSET_MASK, walk->geo.cluster_size, c->host_off,
-                   walk->geo.cluster_size);
-    return (!table || table->skip) &&
-           walk_facts(walk, cluster_of(&walk->geo, c->host_off)).refs > own;
-}
-
 /* Of entries that name one table each is a bit away from what another one is: it must be the place
  * that speaks for one of them.  If it speaks for another one as well, each may be the right one. */
 static bool has_rival(
@@ -120,6 +108,23 @@ static bool has_rival(
     return false;
 }
 
+/* One behind which little of what leaks hangs is not the one that was lost. */
+static bool explains_leaks(const struct match *m, const struct candidate *c)
+{
+    return (c->look.orphaned + 1) * 2 >= m->repair->report.leaks;
+}
+
+/* What the entry names makes no sense, but is counted just for it: it is the table that is damaged,
+ * and what looks like one may be guest data that hung on it. */
+static bool is_counted(const struct match *m, const struct place *p)
+{
+    const struct walk *walk = m->repair->walk;
+    uint64_t off = p->raw & QCOW2_OFFSET_MASK;
+    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, off));
+    return p->check == CHECK_l2_table_implausible && cell.balance == 0 && !cell.conflict &&
+           repair_counted(m->repair, off);
+}
+
 /* Whether this may be done without asking: nothing that can be read now may change for the worse.
  */
 static bool is_safe(const struct match *m, const struct place *p, const struct candidate *c,
@@ -128,7 +133,7 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     /* An unaligned entry claims two clusters: the table's own, and one that may be its data. */
     const struct walk *walk = m->repair->walk;
     uint64_t claimed = p->check == CHECK_l1_entry_unaligned;
-    if (c->host_off + walk->geo.cluster_size > walk->file_size || is_data(m, p, c))
+    if (c->host_off + walk->geo.cluster_size > walk->file_size)
         return false;
     if (!repair_counted(m->repair, c->host_off))
         return (best & ONE_BIT) && (best & OTHER_DISK) && c->look.odd == 0;
@@ -147,7 +152,7 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     unsigned weak = p->check == CHECK_l2_table_implausible ? KIN | ONE_BIT : KIN;
     bool sure = (best & STRONG & ~weak) || ((best & STRONG) && (best & OWN));
     bool own = (best & OWN) || walk->tree_count == 1;
-    return (only && plain && own) || sure;
+    return (only && plain && own && explains_leaks(m, c) && !is_counted(m, p)) || sure;
 }
 
 /* A damaged entry names the entry's cluster as an L2 table: until that is mended, too, a guest

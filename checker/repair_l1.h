@@ -49,6 +49,7 @@ struct place {
     uint32_t l1_idx;
     uint64_t entry_off, raw;
     bool crowded;  /* only the count of its table says that something is wrong */
+    bool on_data;  /* it names guest data */
     unsigned home; /* what speaks for the table that it has */
     bool filled;
 };
@@ -94,7 +95,8 @@ uint64_t match_table_at(const struct match *m, int tree_idx, uint64_t l1_idx);
 /* The entry names a table; it is only that something else does so, too. */
 static inline bool may_be_right(const struct place *p)
 {
-    return p->check == CHECK_l1_entry_shared || p->check == CHECK_l1_entry_into_data;
+    return !p->on_data &&
+           (p->check == CHECK_l1_entry_shared || p->check == CHECK_l1_entry_into_data);
 }
 
 #endif

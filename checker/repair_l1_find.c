@@ -324,24 +324,43 @@ static void add_holes(struct match *m)
     }
 }
 
+/* Every entry of a disk that names the table. */
+static void add_entries(struct match *m, const struct table *table, const struct place *like)
+{
+    const struct walk *walk = m->repair->walk;
+    for (size_t t = 0; t < walk->tree_count; t++) {
+        const struct tree *tree = &walk->trees[t];
+        struct place place = *like;
+        place.tree = (int)t;
+        place.l1_idx = table->l1_idx;
+        place.entry_off = tree->l1_off + table->l1_idx * UINT64_C(8);
+        if (tree->usable && table->l1_idx < tree->l1_size &&
+            plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 &&
+            (place.raw & QCOW2_OFFSET_MASK) == table->host_off)
+            add_place(m, &place);
+    }
+}
+
 /* An entry may name what is none of its tables. */
 static void add_doubtful(struct match *m)
 {
     const struct walk *walk = m->repair->walk;
+    struct place like = {.check = CHECK_l2_table_implausible};
     for (size_t i = 0; i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
-        if (table->skip || table->elsewhere || !plan_doubts(table))
-            continue;
-        for (size_t t = 0; t < walk->tree_count; t++) {
-            const struct tree *tree = &walk->trees[t];
-            struct place place = {
-                .check = CHECK_l2_table_implausible, .tree = (int)t, .l1_idx = table->l1_idx};
-            place.entry_off = tree->l1_off + table->l1_idx * UINT64_C(8);
-            if (tree->usable && table->l1_idx < tree->l1_size &&
-                plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 &&
-                (place.raw & QCOW2_OFFSET_MASK) == table->host_off)
-                add_place(m, &place);
-        }
+        if (!table->skip && !table->elsewhere && plan_doubts(table))
+            add_entries(m, table, &like);
+    }
+}
+
+/* Or guest data. */
+static void add_fakes(struct match *m)
+{
+    const struct walk *walk = m->repair->walk;
+    struct place like = {.check = CHECK_l1_entry_into_data, .on_data = true};
+    for (size_t i = 0; m->repair->fake_tables && i < walk->tables.count; i++) {
+        if (walk->tables.items[i].rather_data)
+            add_entries(m, &walk->tables.items[i], &like);
     }
 }
 
@@ -349,23 +368,12 @@ static void add_doubtful(struct match *m)
 static void add_crowded(struct match *m)
 {
     const struct walk *walk = m->repair->walk;
+    struct place like = {.check = CHECK_l1_entry_shared, .crowded = true};
     for (size_t i = 0; i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
         uint64_t cluster = cluster_of(&walk->geo, table->host_off);
-        if (table->skip || census_get(walk->census, cluster).balance >= 0)
-            continue;
-        for (size_t t = 0; t < walk->tree_count; t++) {
-            const struct tree *tree = &walk->trees[t];
-            struct place place = {.check = CHECK_l1_entry_shared,
-                .tree = (int)t,
-                .l1_idx = table->l1_idx,
-                .crowded = true};
-            place.entry_off = tree->l1_off + table->l1_idx * UINT64_C(8);
-            if (tree->usable && table->l1_idx < tree->l1_size &&
-                plan_peek(&m->repair->plan, place.entry_off, &place.raw) == 0 &&
-                (place.raw & QCOW2_OFFSET_MASK) == table->host_off)
-                add_place(m, &place);
-        }
+        if (!table->skip && census_get(walk->census, cluster).balance < 0)
+            add_entries(m, table, &like);
     }
 }
 
@@ -404,6 +412,7 @@ int match_find(struct match *m)
     m->candidates = calloc(MAX_CANDIDATES, sizeof(*m->candidates));
     if (!m->places || !m->candidates)
         return -ENOMEM;
+    add_fakes(m);
     add_found_places(m);
     int ret = add_orphans(m);
     bool any = m->place_count > 0 || m->candidate_count > 0;

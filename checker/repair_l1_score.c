@@ -161,12 +161,25 @@ static bool ends_in_time(const struct match *m, const struct place *p, const str
            (m->repair->lossy && c->last_but_one < legal && c->look.named >= MANY);
 }
 
+/* Somebody has it for data. */
+static bool is_data(const struct match *m, const struct place *p, const struct candidate *c)
+{
+    struct walk *walk = m->repair->walk;
+    const struct table *table = table_find(&walk->tables, c->host_off);
+    bool own = p->check == CHECK_l1_entry_unaligned &&
+               ranges_overlap(p->raw & QCOW2_OFFSET_MASK, walk->geo.cluster_size, c->host_off,
+                   walk->geo.cluster_size);
+    return (!table || table->skip) &&
+           walk_facts(walk, cluster_of(&walk->geo, c->host_off)).refs > own;
+}
+
 /* 0 if it cannot be. */
 unsigned match_score(struct match *m, const struct place *p, const struct candidate *c)
 {
     const struct walk *walk = m->repair->walk;
     uint64_t guest_off = p->l1_idx * walk->geo.l2_span;
-    if (!ends_in_time(m, p, c) || (walk->geo.data_file && c->look.guest_off != guest_off))
+    if (is_data(m, p, c) || !ends_in_time(m, p, c) ||
+        (walk->geo.data_file && c->look.guest_off != guest_off))
         return 0;
     const struct table *known = table_find(&walk->tables, c->host_off);
     if (known && !known->skip && !known->elsewhere && known->l1_idx != p->l1_idx)

@@ -147,6 +147,7 @@ static int shorten_compressed(struct repair *repair, const struct finding *f)
 
 static int drop_l1_entry(struct repair *repair, const struct finding *f)
 {
+
     int ret = tell_loss(repair, f);
     return ret < 0
                ? ret
@@ -380,11 +381,32 @@ static int give_up_all(struct repair *repair, bool nonsense)
     return ret;
 }
 
+/* What hangs on guest data that L1 entries name is nobody's loss, and must not be given up with
+ * those whose clusters it names. */
+static int give_up_fakes(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    int ret = 0;
+    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        const struct finding f = {.check = CHECK_l1_entry_into_data,
+            .tree = table->tree,
+            .guest_off = table->l1_idx * walk->geo.l2_span,
+            .guest_len = walk->geo.l2_span};
+        if (!table->rather_data)
+            continue;
+        ret = tell_loss(repair, &f);
+        if (ret == 0)
+            ret = replace_table(repair, &f, table, 0);
+    }
+    return ret;
+}
+
 int repair_lossy(struct repair *repair)
 {
     if (!repair->lossy)
         return 0;
-    int ret = clean_l1_tables(repair);
+    int ret = repair->fake_tables ? give_up_fakes(repair) : clean_l1_tables(repair);
     for (int nonsense = 0; ret == 0 && repair->plan.count == 0 && nonsense < 2; nonsense++)
         ret = give_up_all(repair, nonsense);
     repair->plan.needs_mark |= repair->plan.count > 0;

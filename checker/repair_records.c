@@ -296,7 +296,7 @@ static int find_table(struct repair *repair, struct reading *best, bool *tie)
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
-        if (f->check != CHECK_orphan_snapshot_table)
+        if (f->check != CHECK_orphan_snapshot_table || repair_is_no_root(repair, f->host_off))
             continue;
         ret = read_table(repair, f->host_off, known, &r);
         take_better(best, &r, tie);
@@ -309,7 +309,8 @@ static int find_table(struct repair *repair, struct reading *best, bool *tie)
     for (unsigned seen = 0; ret == 0 && best->missed == 0 && seen < MAX_SCANNED &&
                             census_next_mismatch(walk->census, cluster, &cluster);
          seen++, cluster++) {
-        if (!is_leaked(walk, cluster))
+        if (!is_leaked(walk, cluster) ||
+            repair_is_no_root(repair, cluster << walk->geo.cluster_bits))
             continue;
         ret = read_table(repair, cluster << walk->geo.cluster_bits, known, &r);
         take_better(best, &r, tie);

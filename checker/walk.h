@@ -62,6 +62,8 @@ struct table {
     bool odd;                      /* judge its entries in the second pass */
     bool skip;                     /* not an L2 table after all: not interpreted */
     bool implausible;
+    bool accused;     /* set by the repair: somebody maps it as guest data, and seems to be right */
+    bool rather_data; /* set by the repair: it is guest data, and the L1 entry is wrong */
     bool has_compressed;
     uint64_t absurd, used;  /* when implausible */
     struct l2_shape *shape; /* its entries, where little tells them all; NULL: read them again */

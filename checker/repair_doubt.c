@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Whose a cluster is that two claim, one as a table and one as guest data.  A guest may keep whole
+ * images in its data, so that data looks like any table: what the data's owner says decides, not
+ * what the bytes look like.  Nothing is planned here. */
+#include <stdlib.h>
+
+#include "repair.h"
+
+enum { MOST_SEEN = 1000 };
+
+/* What an entry of the table maps in the plain way, as it is stored; 0 if nothing. */
+static uint64_t mapped(const struct walk *walk, const struct table *table, uint64_t idx)
+{
+    uint8_t bytes[16] = {0};
+    struct qcow2_l2_entry e;
+    uint64_t off = table->host_off + idx * walk->geo.l2_entry_size;
+    if (idx >= walk->geo.l2_entries ||
+        io_read_padded(walk->io, off, bytes, walk->geo.l2_entry_size) < 0)
+        return 0;
+    qcow2_l2_decode(&walk->geo, bytes, &e);
+    return e.kind == QCOW2_L2_NORMAL ? e.host_off : 0;
+}
+
+/* How many neighbours of the entry map what lies beside the cluster. */
+static unsigned count_beside(const struct walk *walk, const struct finding *f)
+{
+    const struct table *table = table_find(&walk->tables, f->table_off);
+    uint64_t size = walk->geo.cluster_size;
+    if (!table || table->skip || plan_doubts(table) || f->table_off == f->host_off)
+        return 0;
+    bool before = f->index > 0 && mapped(walk, table, f->index - 1) == f->host_off - size;
+    bool behind = mapped(walk, table, f->index + 1) == f->host_off + size;
+    return before && behind ? 2 : before || behind;
+}
+
+/* The L2 table that the finding's entry names as guest data, if nothing else lies there. */
+static struct table *accused(const struct repair *repair, const struct finding *f)
+{
+    struct walk *walk = repair->walk;
+    enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
+    bool plain = area == AREA_NONE || area == AREA_L2_TABLE;
+    return plain && f->check == CHECK_l2_entry_into_metadata
+               ? table_find(&walk->tables, f->host_off)
+               : NULL;
+}
+
+/* An entry that goes on with both its neighbours is right.  With one of them it may have come to
+ * point one cluster beside its own; where a table is missing, too, it is the table's entry. */
+static void find_accused(struct repair *repair)
+{
+    bool lost = repair_has(repair, CHECK_orphan_l2_table);
+    for (size_t i = 0, seen = 0; i < repair->findings.count && seen < MOST_SEEN; i++) {
+        struct table *table = accused(repair, &repair->findings.items[i]);
+        seen += table != NULL;
+        if (table)
+            table->accused |=
+                count_beside(repair->walk, &repair->findings.items[i]) >= (lost ? 1 : 2);
+    }
+}
+
+/* A lost L2 table accuses those that make little sense themselves. */
+static void accuse_by_lost(struct repair *repair)
+{
+    struct walk *walk = repair->walk;
+    for (size_t i = 0, seen = 0; i < walk->tables.count && seen < MOST_SEEN; i++) {
+        struct table *table = &walk->tables.items[i];
+        if (table->skip || !plan_doubts(table))
+            continue;
+        seen++;
+        table->rather_data |= repair_is_lost_data(repair, table->host_off);
+    }
+}
+
+void repair_find_doubtful(struct repair *repair)
+{
+    struct walk *walk = repair->walk;
+    find_accused(repair);
+    /* Guest data that looks like a table may name a true one: what is accused itself says nothing.
+     */
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        struct table *table = accused(repair, f);
+        const struct table *by = table ? table_find(&walk->tables, f->table_off) : NULL;
+        if (table && table->accused && by && !by->accused)
+            table->rather_data = true;
+    }
+    if (repair_has(repair, CHECK_orphan_l2_table))
+        accuse_by_lost(repair);
+    repair->fake_tables = false;
+    for (size_t i = 0; i < walk->tables.count; i++)
+        repair->fake_tables |= walk->tables.items[i].rather_data;
+}
+
+bool repair_is_data(const struct repair *repair, uint64_t host_off)
+{
+    const struct table *table = table_find(&repair->walk->tables, host_off);
+    return table && table->rather_data;
+}
+
+/* An entry of a lost L2 table names it. */
+static bool names(struct walk *walk, uint64_t table_off, uint64_t host_off, uint8_t *bytes)
+{
+    struct qcow2_l2_entry e;
+    if (table_off == host_off ||
+        io_read_padded(walk->io, table_off, bytes, walk->geo.cluster_size) < 0)
+        return false;
+    for (uint32_t i = 0; i < walk->geo.l2_entries; i++) {
+        qcow2_l2_decode(&walk->geo, bytes + (size_t)i * walk->geo.l2_entry_size, &e);
+        if (e.kind == QCOW2_L2_NORMAL && e.host_off == host_off)
+            return true;
+    }
+    return false;
+}
+
+static bool is_named_by(const struct repair *repair, enum check_id by, uint64_t host_off)
+{
+    enum { MOST = 64 };
+    uint8_t *bytes = malloc(repair->walk->geo.cluster_size);
+    bool found = !bytes; /* who knows */
+    for (size_t i = 0, seen = 0; !found && i < repair->findings.count && seen < MOST; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != by)
+            continue;
+        seen++;
+        found = names(repair->walk, f->host_off, host_off, bytes);
+    }
+    free(bytes);
+    return found;
+}
+
+bool repair_is_lost_data(const struct repair *repair, uint64_t host_off)
+{
+    return is_named_by(repair, CHECK_orphan_l2_table, host_off);
+}
+
+bool repair_is_no_root(const struct repair *repair, uint64_t host_off)
+{
+    return is_named_by(repair, CHECK_orphan_l2_table, host_off) ||
+           is_named_by(repair, CHECK_orphan_l1_table, host_off);
+}
