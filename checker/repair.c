@@ -286,7 +286,8 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
         (stage == repair_l1 || stage == repair_l2 || stage == repair_holes))
         return false;
     /* What guest data claims, being taken for a table, speaks against others. */
-    if (repair->fake_tables && stage != repair_header_fields && stage != repair_records &&
+    bool fakes = repair->fake_tables || (repair->fake_root && !repair->lossy);
+    if (fakes && stage != repair_header_fields && stage != repair_records &&
         stage != repair_disks && stage != repair_l1 && stage != repair_lossy)
         return false;
     return !repair->walk->without_counts || stage == repair_header_fields ||

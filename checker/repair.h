@@ -77,6 +77,7 @@ struct repair {
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
     bool counts_made;     /* by this repair, since they were: what leaks is no evidence then */
     bool fake_tables;     /* an L1 entry names guest data: what that says is not looked at */
+    bool fake_root;       /* the same of where the L1 table of a disk is said to be */
     bool lost_references; /* something unresolved may explain a leak */
     uint64_t file_size;   /* as the round began */
     uint64_t

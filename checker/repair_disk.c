@@ -235,6 +235,10 @@ static int mend_pointers(struct repair *repair)
                           : is_nonsense(repair, &walk->trees[i]))
             try_orphans(repair, &walk->trees[i], &tries);
     }
+    for (size_t i = 0; repair->fake_root && i < walk->tree_count; i++) {
+        if (is_contested(repair, &walk->trees[i]))
+            try_leaked(repair, &walk->trees[i], &tries);
+    }
     uint64_t now = repair_wrong(&repair->report);
     int ret =
         repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2);
