@@ -150,6 +150,9 @@ bool repair_is_lost_data(const struct repair *repair, uint64_t host_off);
 /* What a lost table names is no L1 table, and no table of snapshots. */
 bool repair_is_no_root(const struct repair *repair, uint64_t host_off);
 
+/* Not only L2 entries lost something: what an L1 entry or a bitmap lost misses a reference, too. */
+bool repair_lost_others(const struct repair *repair);
+
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
 

@@ -46,8 +46,9 @@ static void try_orphans(const struct repair *repair, const struct tree *tree, st
 }
 
 /* What is there may be an L1 table: it names L2 tables, known ones or such as nobody names. */
-static bool looks_like_l1(const struct walk *walk, uint64_t host_off, uint64_t l1_size)
+static bool looks_like_l1(const struct walk *walk, const struct tree *tree, uint64_t host_off)
 {
+    uint64_t l1_size = tree->l1_size;
     uint8_t bytes[QCOW2_SECTOR_BYTES];
     uint64_t length = l1_size < sizeof(bytes) / 8 ? l1_size * 8 : sizeof(bytes);
     size_t named = 0;
@@ -58,7 +59,8 @@ static bool looks_like_l1(const struct walk *walk, uint64_t host_off, uint64_t l
         if (raw == 0)
             continue;
         struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, off));
-        bool known = table_find(&walk->tables, off) || (!cell.claimed && cell.balance > 0);
+        bool known = table_find(&walk->tables, off) || (!cell.claimed && cell.balance > 0) ||
+                     off == tree->l1_off; /* if that is not what it is said to be */
         if ((raw & QCOW2_L1_RESERVED) || !may_start_l1(walk, off) || !known)
             return false;
         named++;
@@ -74,7 +76,7 @@ static void try_leaked(const struct repair *repair, const struct tree *tree, str
     for (unsigned seen = 0; seen < MOST && census_next_leak(walk->census, cluster, &cluster);
          seen++, cluster++) {
         uint64_t host_off = cluster << walk->geo.cluster_bits;
-        if (repair_deficit(repair, host_off) && looks_like_l1(walk, host_off, tree->l1_size))
+        if (repair_deficit(repair, host_off) && looks_like_l1(walk, tree, host_off))
             try_table(repair, tree, host_off, tries);
     }
 }
@@ -144,7 +146,7 @@ static void try_bits(
     for (unsigned bit = 0; bit < 63; bit++) {
         uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
         if (may_start_l1(walk, off) && !is_used(walk, off) &&
-            (!by_looks || looks_like_l1(walk, off, tree->l1_size)))
+            (!by_looks || looks_like_l1(walk, tree, off)))
             try_table(repair, tree, off, tries);
     }
 }
@@ -177,10 +179,10 @@ bool repair_has_damaged_entries(const struct repair *repair, const struct tree *
 
 static bool maps_nothing(const struct walk *walk, const struct tree *tree)
 {
-    if (tree != &walk->trees[TREE_ACTIVE])
-        return false;
-    for (size_t i = 0; i < walk->tables.count; i++) {
-        if (walk->tables.items[i].active_refs > 0)
+    for (uint64_t i = 0; i < tree->l1_size; i++) {
+        uint8_t entry[8];
+        if (io_read_padded(walk->io, tree->l1_off + i * 8, entry, sizeof(entry)) < 0 ||
+            (load_be64(entry) & QCOW2_OFFSET_MASK) != 0)
             return false;
     }
     return true;
@@ -229,11 +231,15 @@ static int mend_pointers(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
-    bool any = repair_has(repair, CHECK_orphan_l1_table);
+    bool any = repair_has(repair, CHECK_orphan_l1_table) ||
+               (repair->lossy && repair_has(repair, CHECK_orphan_l2_table));
     for (size_t i = 0; any && i < walk->tree_count; i++) {
-        if (repair->lossy ? is_contested(repair, &walk->trees[i])
-                          : is_nonsense(repair, &walk->trees[i]))
-            try_orphans(repair, &walk->trees[i], &tries);
+        const struct tree *tree = &walk->trees[i];
+        if (repair->lossy ? !is_contested(repair, tree) : !is_nonsense(repair, tree))
+            continue;
+        try_orphans(repair, tree, &tries);
+        if (repair->lossy)
+            try_bits(repair, tree, true, &tries);
     }
     for (size_t i = 0; repair->fake_root && i < walk->tree_count; i++) {
         if (is_contested(repair, &walk->trees[i]))

@@ -156,3 +156,20 @@ bool repair_is_no_root(const struct repair *repair, uint64_t host_off)
     return is_named_by(repair, CHECK_orphan_l2_table, host_off) ||
            is_named_by(repair, CHECK_orphan_l1_table, host_off);
 }
+
+bool repair_lost_others(const struct repair *repair)
+{
+    static const enum check_id checks[] = {CHECK_orphan_l2_table, CHECK_orphan_l1_table,
+        CHECK_orphan_snapshot_table, CHECK_snapshot_table_truncated,
+        CHECK_header_snapshots_unaligned, CHECK_header_snapshots_outside,
+        CHECK_snapshot_l1_unaligned, CHECK_snapshot_l1_outside, CHECK_header_l1_unaligned,
+        CHECK_header_l1_outside, CHECK_bitmap_directory_truncated, CHECK_l1_flags_without_table,
+        CHECK_l1_entry_unaligned, CHECK_l1_entry_outside, CHECK_l1_entry_into_metadata,
+        CHECK_l1_hole, CHECK_l2_table_implausible, CHECK_bitmap_entry_unaligned,
+        CHECK_bitmap_entry_outside, CHECK_bitmap_table_range, CHECK_ext_bitmaps_directory};
+    for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
+        if (repair_has(repair, checks[i]))
+            return true;
+    }
+    return false;
+}

@@ -37,6 +37,37 @@ static bool younger_lost(const struct match *m, size_t place, size_t candidate)
     return false;
 }
 
+/* What the entry names makes no sense, but is counted just for it: it is the table that is damaged,
+ * and what looks like one may be guest data that hung on it. */
+static bool is_counted(const struct match *m, const struct place *p)
+{
+    const struct walk *walk = m->repair->walk;
+    uint64_t off = p->raw & QCOW2_OFFSET_MASK;
+    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, off));
+    return p->check == CHECK_l2_table_implausible && cell.balance == 0 && !cell.conflict &&
+           repair_counted(m->repair, off);
+}
+
+/* A damaged entry had a table, an empty one need not: what is the only one for the former is not
+ * the latter's because of little. */
+static bool is_reserved(const struct match *m, size_t place, size_t candidate)
+{
+    if (m->places[place].check != CHECK_l1_hole || (*score_at(m, place, candidate) & STRONG))
+        return false;
+    for (size_t i = 0; i < m->place_count; i++) {
+        const struct place *q = &m->places[i];
+        size_t others = 0;
+        if (q->filled || q->check == CHECK_l1_hole || may_be_right(q) || is_counted(m, q) ||
+            *score_at(m, i, candidate) == 0)
+            continue;
+        for (size_t k = 0; k < m->candidate_count; k++)
+            others += k != candidate && m->candidates[k].spare > 0 && *score_at(m, i, k) > 0;
+        if (others == 0)
+            return true;
+    }
+    return false;
+}
+
 /* Nothing is as good for the place, nor for the candidate; an empty entry for which nothing much
  * speaks must be the only one that is possible. */
 static bool is_best(struct match *m, size_t place, size_t candidate)
@@ -46,14 +77,15 @@ static bool is_best(struct match *m, size_t place, size_t candidate)
         least = FITS;
     for (size_t i = 0; i < m->place_count; i++) {
         if (i != place && !m->places[i].filled && *score_at(m, i, candidate) >= least &&
-            m->candidates[candidate].spare == 1 && !younger_lost(m, i, candidate))
+            m->candidates[candidate].spare == 1 && !younger_lost(m, i, candidate) &&
+            !is_reserved(m, i, candidate))
             return false;
     }
     for (size_t k = 0; k < m->candidate_count; k++) {
         if (k != candidate && m->candidates[k].spare > 0 && *score_at(m, place, k) >= best)
             return false;
     }
-    return best > 0 && !younger_lost(m, place, candidate);
+    return best > 0 && !younger_lost(m, place, candidate) && !is_reserved(m, place, candidate);
 }
 
 /* Of places that share a table one at least keeps it: the one that most speaks for. */
@@ -112,17 +144,6 @@ static bool has_rival(
 static bool explains_leaks(const struct match *m, const struct candidate *c)
 {
     return (c->look.orphaned + 1) * 2 >= m->repair->report.leaks;
-}
-
-/* What the entry names makes no sense, but is counted just for it: it is the table that is damaged,
- * and what looks like one may be guest data that hung on it. */
-static bool is_counted(const struct match *m, const struct place *p)
-{
-    const struct walk *walk = m->repair->walk;
-    uint64_t off = p->raw & QCOW2_OFFSET_MASK;
-    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, off));
-    return p->check == CHECK_l2_table_implausible && cell.balance == 0 && !cell.conflict &&
-           repair_counted(m->repair, off);
 }
 
 /* Whether this may be done without asking: nothing that can be read now may change for the worse.

@@ -112,6 +112,12 @@ static void propose(const struct repair *repair, struct candidate *best, const s
     store_be64(bytes, raw);
     qcow2_l2_decode(&repair->walk->geo, bytes, &e);
     /* What another disk has there, and a bit away, needs no count if there is none. */
+    /* An entry of zeros is not compressed, and no data cluster is a lost table. */
+    bool zeros = !repair->walk->geo.extended_l2 && (place->raw & QCOW2_ENTRY_ZERO) &&
+                 !(place->raw & (QCOW2_ENTRY_COMPRESSED | QCOW2_L2_RESERVED));
+    if ((zeros && e.kind == QCOW2_L2_COMPRESSED) ||
+        repair_has_at(repair, CHECK_orphan_l2_table, e.host_off))
+        return;
     bool twin = evidence == OTHER_DISK && place->raw != 0 && l2_entry_plain(repair->walk, &e, 0) &&
                 place->check != CHECK_l2_entry_shared && !repair_counted(repair, e.host_off) &&
                 __builtin_popcountll((raw ^ place->raw) & ~QCOW2_ENTRY_COPIED) == 1;
@@ -416,24 +422,6 @@ static void find_mirrored(struct place *places, size_t count)
     }
 }
 
-/* What an L1 entry or a bitmap lost misses a reference, too. */
-static bool others_lost_some(const struct repair *repair)
-{
-    static const enum check_id checks[] = {CHECK_orphan_l2_table, CHECK_orphan_l1_table,
-        CHECK_orphan_snapshot_table, CHECK_snapshot_table_truncated,
-        CHECK_header_snapshots_unaligned, CHECK_header_snapshots_outside,
-        CHECK_snapshot_l1_unaligned, CHECK_snapshot_l1_outside, CHECK_header_l1_unaligned,
-        CHECK_header_l1_outside, CHECK_bitmap_directory_truncated, CHECK_l1_flags_without_table,
-        CHECK_l1_entry_unaligned, CHECK_l1_entry_outside, CHECK_l1_entry_into_metadata,
-        CHECK_l1_hole, CHECK_l2_table_implausible, CHECK_bitmap_entry_unaligned,
-        CHECK_bitmap_entry_outside, CHECK_bitmap_table_range, CHECK_ext_bitmaps_directory};
-    for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
-        if (repair_has(repair, checks[i]))
-            return true;
-    }
-    return false;
-}
-
 /* What is left of a damaged entry, its flags, are those of one that names the cluster. */
 static bool flags_fit(const struct repair *repair, const struct place *place, uint64_t raw)
 {
@@ -452,7 +440,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     find_mirrored(places, count);
     for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
-    bool others = others_lost_some(repair);
+    bool others = repair_lost_others(repair);
     bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) &&
                  !(repair->lossy && repair->counts_made);
     uint64_t lost_one = alone ? only_leak(repair) : 0;
