@@ -133,6 +133,8 @@ static bool names(struct walk *walk, uint64_t table_off, uint64_t host_off, uint
 static bool is_named_by(const struct repair *repair, enum check_id by, uint64_t host_off)
 {
     enum { MOST = 64 };
+    if (repair->walk->geo.data_file) /* what it names is not in this file */
+        return false;
     uint8_t *bytes = malloc(repair->walk->geo.cluster_size);
     bool found = !bytes; /* who knows */
     for (size_t i = 0, seen = 0; !found && i < repair->findings.count && seen < MOST; i++) {

@@ -424,7 +424,8 @@ int repair_records(struct repair *repair)
     if (ret == 0 && repair->plan.count == 0 && r.count > 0)
         ret = mend_table(repair, &r);
     else if (ret == 0 && repair->plan.count == 0 && !elsewhere && repair->lossy &&
-             repair_has(repair, CHECK_snapshot_table_truncated))
+             (repair_has(repair, CHECK_snapshot_table_truncated) ||
+                 repair_has(repair, CHECK_snapshot_id_empty)))
         ret = give_up_table(repair, CHECK_snapshot_table_truncated);
     free(r.bytes);
     return ret;

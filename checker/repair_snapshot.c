@@ -117,10 +117,23 @@ static uint32_t needed_l1_size(const struct walk *walk, const struct qcow2_snaps
     return size < QCOW2_MAX_L1_BYTES / 8 ? (uint32_t)size : QCOW2_MAX_L1_BYTES / 8;
 }
 
+static int give_up_record(struct repair *repair, struct table_copy *copy, const struct finding *f)
+{
+    struct record *record = &copy->records[f->tree - 1];
+    if (record->drop)
+        return 0;
+    record->drop = true;
+    copy->changed = true;
+    return plan_remark(
+        &repair->plan, "lost: snapshot number %d, whose L1 table cannot be found", f->tree);
+}
+
 static int mend_record(struct repair *repair, struct table_copy *copy, const struct finding *f)
 {
     struct record *record = &copy->records[f->tree - 1];
     bool lossy = repair->lossy;
+    if (record->snapshot.l1_off == 0 && record->snapshot.l1_size == 0)
+        return lossy ? give_up_record(repair, copy, f) : 0; /* no program writes that */
     switch (f->check) {
     case CHECK_snapshot_extra_short:
         complete_extra(repair->walk, record);
@@ -152,12 +165,7 @@ static int mend_record(struct repair *repair, struct table_copy *copy, const str
         /* fall through */
     case CHECK_snapshot_l1_unaligned:
     case CHECK_snapshot_l1_outside:
-        if (!lossy || record->drop)
-            return 0;
-        record->drop = true;
-        copy->changed = true;
-        return plan_remark(
-            &repair->plan, "lost: snapshot number %d, whose L1 table cannot be found", f->tree);
+        return lossy ? give_up_record(repair, copy, f) : 0;
     default:
         return 0;
     }
