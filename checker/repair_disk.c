@@ -117,6 +117,15 @@ static int switch_l1(
                          "lost: the L1 table of the disk; one is made of what was found");
 }
 
+/* The pointer leads to where the file would grow: what were put there would show in it. */
+static int forget_l1(struct repair *repair, enum check_id why, const struct tree *tree)
+{
+    if (tree->l1_off == 0)
+        return 0;
+    repair->plan.needs_mark = true;
+    return plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_L1_OFF, 0);
+}
+
 /* Nothing tells where the table is: a new one, with what is found for its entries. */
 static int make_l1(struct repair *repair, enum check_id why, const struct tree *tree)
 {
@@ -131,7 +140,8 @@ static int make_l1(struct repair *repair, enum check_id why, const struct tree *
     int ret = plan_alloc(&repair->plan, why, clusters, 1, &cluster);
     if (ret == -ENOSPC) {
         repair_new_plan(repair);
-        return repair_make_room(repair);
+        ret = repair_make_room(repair);
+        return ret < 0 || repair->plan.count > 0 ? ret : forget_l1(repair, why, tree);
     }
     return ret < 0 ? ret
                    : switch_l1(repair, why, cluster << geo->cluster_bits,
@@ -156,7 +166,7 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     struct tries tries = {.count = 0};
     try_orphans(repair, tree, &tries);
     try_leaked(repair, tree, &tries);
-    try_bits(repair, tree, false, &tries);
+    try_bits(repair, tree, tree->l1_off == 0, &tries);
     uint64_t below = tree->l1_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
     if (below != tree->l1_off && may_start_l1(repair->walk, below))
         try_table(repair, tree, below, &tries);
