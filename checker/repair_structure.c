@@ -127,9 +127,27 @@ static int put_block_back(struct repair *repair, enum check_id why, uint64_t tab
     return off ? plan_be64(&repair->plan, PHASE_SWITCH, why, entry_off, off) : 0;
 }
 
+/* Half of what the table says makes no sense: it may be guest data to which the header has come to
+ * point, and is made anew elsewhere. */
+static bool is_no_table(const struct repair *repair)
+{
+    enum { SEVERAL = 2 };
+    const struct walk *walk = repair->walk;
+    const uint64_t *hits = repair->report.hits;
+    uint64_t used = 0, wrong = hits[CHECK_refblock_shared] + hits[CHECK_reftable_reserved_bits];
+    for (uint64_t i = 0; i < walk->reftable_len; i++) {
+        uint64_t entry = walk->reftable[i];
+        used += entry != 0;
+        wrong += !cluster_aligned(&walk->geo, entry) || entry >= walk->file_size;
+    }
+    return wrong >= SEVERAL && wrong * 2 >= used;
+}
+
 static int find_blocks(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
+    if (is_no_table(repair))
+        return 0;
     uint64_t entries = ((uint64_t)walk->header.reftable_clusters << walk->geo.cluster_bits) / 8;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
