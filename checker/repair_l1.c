@@ -242,7 +242,8 @@ static bool takes_its_own(const struct match *m, const struct place *p, const st
     const struct walk *walk = m->repair->walk;
     if (p->check != CHECK_l1_hole)
         return true;
-    if (p->tree != TREE_ACTIVE || c->whose != ACTIVE_DISK)
+    bool own = c->whose == ACTIVE_DISK || (c->whose == ANYBODY && walk->tree_count == 1);
+    if (p->tree != TREE_ACTIVE || !own)
         return false;
     for (size_t i = 0; i < walk->tables.count; i++) {
         if (walk->tables.items[i].active_refs > 0)
