@@ -4,7 +4,8 @@
  * device says what is next, until nothing is left that may be repaired.
  *
  *   repair.c           rounds, marks, the verdict
- *   repair_header.c    what the header must have been, tried out on a copy
+ *   repair_header.c    what the header must have been
+ *   repair_try.c       values tried out on a copy
  *   repair_records.c   the snapshot table found and read again
  *   repair_disk.c      where a disk's L1 table lies
  *   repair_size.c      how large disks, VM states and L1 tables are
@@ -56,6 +57,11 @@ struct repair_decoding {
     bool given_up;  /* more were asked for: nothing that follows from the answer may be done */
 };
 
+/* Of what is tried: though less is wrong with the patched image, it cannot be that. */
+struct repair;
+typedef bool repair_refusal(
+    const struct repair *repair, struct io *patched, const struct report *report);
+
 struct repair {
     struct io *io;
     const char *filename;
@@ -63,8 +69,10 @@ struct repair {
     const struct repair_options *options;
     unsigned trials;         /* patches that were tried out so far; each costs a check */
     uint64_t trial_findings; /* of these checks */
-    bool version_tried, geometry_tried;
-    uint64_t least_mapped;            /* of a geometry that is tried, in bytes; else 0 */
+    bool version_tried, width_tried, geometry_tried;
+    bool other_width; /* L2 entries may have, where that was not mended: leaks may be theirs */
+    repair_refusal *refuses;          /* while something is tried, or NULL */
+    uint64_t least_mapped;            /* by a geometry that is tried, in bytes */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
     /* One round: */
@@ -120,12 +128,18 @@ int repair_take_best(
 /* Damage of some kind is found there more often than in this round. */
 bool repair_shows_more(const struct repair *repair, const struct report *report);
 
-/* How much is wrong: four times the corruptions, and the leaks. */
+/* How much is wrong: four times the corruptions, and the leaks; less than REPAIR_WRONG_UNREAD,
+ * which is for what could not be judged. */
+#define REPAIR_WRONG_UNREAD (UINT64_C(1) << 62)
 uint64_t repair_wrong(const struct report *report);
 
 /* The same, if less than `below` is wrong then. */
 int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
     size_t count, uint64_t below);
+
+/* Plans the other width of L2 entries (the header's bit for extended ones) where it is theirs. Once
+ * a repair. */
+int repair_l2_width(struct repair *repair);
 
 /* Carries out one stage alone, as often as it finds something, on a view of the image to which
  * only the caller looks. */

@@ -1,168 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * Header fields.  The right value of some follows from the rest of the image; for others the few
- * possible ones are tried on a copy-on-write view of it, and the one that makes sense of the image
- * is taken if it is the only one. */
+ * possible ones are tried (repair_try.c). */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "repair.h"
-
-#define WRONG_UNREAD (UINT64_C(1) << 62)
-
-/* Guest data that the active disk maps: with the right geometry it is no less than with another.  0
- * where that is not to be had. */
-static uint64_t mapped_bytes(struct io *io, const struct report *report)
-{
-    uint8_t field[4];
-    if (io_read_padded(io, QCOW2_HDR_CLUSTER_BITS, field, sizeof(field)) < 0)
-        return 0;
-    uint32_t bits = load_be32(field);
-    return bits > QCOW2_MAX_CLUSTER_BITS
-               ? 0
-               : capped_product(report->allocated_clusters, UINT64_C(1) << bits);
-}
-
-/* Neither table begins where a cluster does. */
-static bool is_unaligned(const struct repair *repair)
-{
-    return repair_has(repair, CHECK_header_reftable_unaligned) &&
-           repair_has(repair, CHECK_header_l1_unaligned);
-}
-
-/* With the geometry of the image data is mapped, and no less than with another; and where that
- * other one makes any sense, its own makes more: the disks are without damage. */
-static bool is_no_geometry(
-    const struct repair *repair, struct io *patched, const struct report *report)
-{
-    return repair->least_mapped > 0 && (mapped_bytes(patched, report) < repair->least_mapped ||
-                                           (!is_unaligned(repair) && report_has_damage(report)));
-}
-
-/* A leak may be what another damage leaves behind. */
-uint64_t repair_wrong(const struct report *report)
-{
-    uint64_t wrong = capped_sum(capped_product(report->corruptions, 4), report->leaks);
-    return wrong < WRONG_UNREAD ? wrong : WRONG_UNREAD - 1;
-}
-
-/* How much is wrong with the image under the patch (of one that can be read now, too): WRONG_UNREAD
- * and more if a part of it is not judged, UINT64_MAX if it cannot be judged at all or more than
- * `most` is wrong: then *cut is set, too. */
-static int try_patch(struct repair *repair, const struct patch *patch, bool readable, uint64_t most,
-    uint64_t *wrong, bool *cut)
-{
-    struct io *overlay;
-    struct report report;
-    struct check_options options = {.stop = repair->check.stop, .enough = most / 4 + 1};
-    int ret = io_overlay_open(repair->io, &overlay);
-    if (ret < 0)
-        return ret;
-    ret = io_write(overlay, patch->off, patch->bytes, patch->length);
-    if (ret == 0) {
-        report_init(&report, 0);
-        check_image(overlay, NULL, &options, &report);
-        *wrong = repair_wrong(&report);
-        if (report.incomplete) /* as good as any other only where as little was judged before */
-            *wrong += repair->report.incomplete ? WRONG_UNREAD : UINT64_MAX - *wrong;
-        *cut |= report.corruptions >= options.enough;
-        if (report.unsupported || report.check_errors || report.corruptions >= options.enough ||
-            (readable && !repair->lossy && repair_shows_more(repair, &report)) ||
-            is_no_geometry(repair, overlay, &report))
-            *wrong = UINT64_MAX;
-        repair->trials++;
-        repair->trial_findings =
-            capped_sum(repair->trial_findings, report.corruptions + report.leaks);
-        report_release(&report);
-    }
-    io_close(overlay);
-    return ret;
-}
-
-/* Bits in which the patch differs from what is there: damage is mostly small. */
-static int distance(struct repair *repair, const struct patch *patch, unsigned *bits)
-{
-    uint8_t old[8];
-    int ret = io_read_padded(repair->io, patch->off, old, patch->length);
-    *bits = 0;
-    for (size_t i = 0; ret == 0 && i < patch->length; i++)
-        *bits += (unsigned)__builtin_popcount((unsigned)(old[i] ^ patch->bytes[i]));
-    return ret;
-}
-
-int repair_take_best(
-    struct repair *repair, enum check_id why, const struct patch *patches, size_t count)
-{
-    return repair_take_better(repair, why, patches, count, UINT64_MAX);
-}
-
-bool repair_may_try(const struct repair *repair, size_t count)
-{
-    enum { MOST_TRIALS = 1024, MOST_FINDINGS = 8 << 20 };
-    return repair->trials + count <= MOST_TRIALS && repair->trial_findings < MOST_FINDINGS;
-}
-
-struct choice {
-    uint64_t wrong;
-    unsigned bits; /* UINT32_MAX: there is none yet */
-    size_t best;
-    bool tie, cut; /* cut: there were some with more wrong than was asked for */
-};
-
-/* Tries all of them, each until it has more than `most` wrong.  Without a choice where that takes
- * too long: what was not tried may be right. */
-static int try_all(struct repair *repair, const struct patch *patches, size_t count, uint64_t below,
-    uint64_t most, struct choice *choice)
-{
-    for (size_t i = 0; i < count; i++) {
-        uint64_t wrong;
-        unsigned bits = 0;
-        if (!repair_may_try(repair, 1)) {
-            *choice = (struct choice){.bits = UINT32_MAX};
-            return 0;
-        }
-        int ret = try_patch(repair, &patches[i], below < WRONG_UNREAD,
-            most < choice->wrong ? most : choice->wrong, &wrong, &choice->cut);
-        if (ret == 0)
-            ret = distance(repair, &patches[i], &bits);
-        if (ret < 0)
-            return ret;
-        if (bits == 0 || wrong >= below || wrong > choice->wrong ||
-            (wrong == choice->wrong && bits > choice->bits))
-            continue;
-        choice->tie = wrong == choice->wrong && bits == choice->bits;
-        if (choice->tie)
-            continue; /* the first of equals */
-        choice->wrong = wrong;
-        choice->bits = bits;
-        choice->best = i;
-    }
-    return 0;
-}
-
-int repair_take_better(struct repair *repair, enum check_id why, const struct patch *patches,
-    size_t count, uint64_t below)
-{
-    enum { FEW = 65536 }; /* under the right value there is mostly little wrong */
-    struct choice choice = {.wrong = below, .bits = UINT32_MAX};
-    if (!repair_may_try(repair, count))
-        return 0;
-    repair->trials++;
-    int ret = try_all(repair, patches, count, below, FEW, &choice);
-    if (ret == 0 && choice.bits == UINT32_MAX && choice.cut)
-        ret = try_all(repair, patches, count, below, UINT64_MAX, &choice);
-    if (ret < 0 || choice.bits == UINT32_MAX || (choice.tie && !repair->lossy))
-        return ret;
-    const struct patch *best = &patches[choice.best];
-    if (choice.tie)
-        ret = plan_remark(&repair->plan,
-            "choice: more than one value of the field at 0x%llx makes as much sense",
-            (unsigned long long)best->off);
-    return ret < 0
-               ? ret
-               : plan_bytes(&repair->plan, PHASE_SWITCH, why, best->off, best->bytes, best->length);
-}
 
 enum { MAX_TRIES = 64 };
 
@@ -413,6 +257,35 @@ static bool is_about_encryption(enum check_id check)
 
 /* ---- a geometry that is possible, but not that of the image ---- */
 
+/* Guest data that the active disk maps: with the right geometry it is no less than with another.  0
+ * where that is not to be had. */
+static uint64_t mapped_bytes(struct io *io, const struct report *report)
+{
+    uint8_t field[4];
+    if (io_read_padded(io, QCOW2_HDR_CLUSTER_BITS, field, sizeof(field)) < 0)
+        return 0;
+    uint32_t bits = load_be32(field);
+    return bits > QCOW2_MAX_CLUSTER_BITS
+               ? 0
+               : capped_product(report->allocated_clusters, UINT64_C(1) << bits);
+}
+
+/* Neither table begins where a cluster does. */
+static bool is_unaligned(const struct repair *repair)
+{
+    return repair_has(repair, CHECK_header_reftable_unaligned) &&
+           repair_has(repair, CHECK_header_l1_unaligned);
+}
+
+/* With the geometry of the image data is mapped, and no less than with another; and where that
+ * other one makes any sense, its own makes more: the disks are without damage. */
+static bool is_no_geometry(
+    const struct repair *repair, struct io *patched, const struct report *report)
+{
+    return mapped_bytes(patched, report) < repair->least_mapped ||
+           (!is_unaligned(repair) && report_has_damage(report));
+}
+
 /* Most counts are wrong though they were found (not only leaks, which lost tables leave behind), or
  * there are more references than a count can say, or the L1 table is too short for the disk, which
  * no program makes. */
@@ -445,10 +318,11 @@ static int mend_version(struct repair *repair)
         return 0;
     repair->version_tried = true;
     uint64_t now = repair_wrong(&repair->report);
-    repair->least_mapped = !repair->lossy; /* what is taken for entries may be the bits of some */
+    repair->least_mapped = 1;
+    repair->refuses = repair->lossy ? NULL : is_no_geometry; /* entries may be the bits of some */
     int ret = repair_take_better(
         repair, CHECK_header_version, &version, 1, repair->lossy ? now : now / LEAST_GAIN);
-    repair->least_mapped = 0;
+    repair->refuses = NULL;
     return ret;
 }
 
@@ -472,11 +346,74 @@ static int mend_geometry(struct repair *repair)
     if (!unaligned && repair->report.allocated_clusters > 0)
         repair->least_mapped =
             capped_product(repair->report.allocated_clusters, repair->walk->geo.cluster_size);
+    repair->refuses = is_no_geometry;
     int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
-        unaligned ? WRONG_UNREAD : repair_wrong(&repair->report) / LEAST_GAIN);
-    repair->least_mapped = 0;
+        unaligned ? REPAIR_WRONG_UNREAD : repair_wrong(&repair->report) / LEAST_GAIN);
+    repair->refuses = NULL;
     if (repair->plan.count > 0 && repair->plan.edits[0].host_off == QCOW2_HDR_REFCOUNT_ORDER)
         repair->plan.edits[0].why = CHECK_header_refcount_order;
+    return ret;
+}
+
+/* What is wrong with L2 entries themselves, not with the counts of what they name. */
+static uint64_t wrong_entries(const struct report *report)
+{
+    uint64_t sum = 0;
+    for (int check = 0; check < CHECK_COUNT; check++) {
+        if (check_rows[check].kind == OBJECT_L2_ENTRY && check_rows[check].tally != TALLY_NONE &&
+            check != CHECK_l2_copied_set)
+            sum = capped_sum(sum, report->hits[check]);
+    }
+    return sum;
+}
+
+enum { FEW_ENTRIES = 4 };
+
+/* With entries of the right width nearly none is wrong; where few are, nearly nothing. */
+static bool is_no_width(
+    const struct repair *repair, struct io *patched, const struct report *report)
+{
+    (void)patched;
+    uint64_t before = wrong_entries(&repair->report);
+    return before < FEW_ENTRIES ? repair_wrong(report) * LEAST_GAIN > repair_wrong(&repair->report)
+                                : wrong_entries(report) * LEAST_GAIN > before;
+}
+
+/* What speaks for the other width: wrong entries, and clusters that nobody names. */
+static uint64_t width_doubts(const struct repair *repair)
+{
+    bool wide = repair->walk->header.incompatible & QCOW2_INCOMPAT_EXTL2;
+    uint64_t wrong = wrong_entries(&repair->report);
+    if (!wide)
+        return wrong < FEW_ENTRIES ? 0 : wrong;
+    return capped_sum(wrong, repair->report.hits[CHECK_cluster_leaked]);
+}
+
+/* L2 entries are taken for wide ones or for narrow ones, and are not: every other one of narrow
+ * entries leaks what it names then, and every other half of wide ones is no entry. */
+int repair_l2_width(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    bool weak = repair->lossy && repair->other_width; /* and not taken for that reason */
+    struct patch patch =
+        patch_be64(QCOW2_HDR_INCOMPATIBLE, walk->header.incompatible ^ QCOW2_INCOMPAT_EXTL2);
+    if (!walk->judgeable || walk->header.version < 3 || walk->unreadable ||
+        repair->report.incomplete || (repair->width_tried && !weak) ||
+        walk->geo.cluster_bits < QCOW2_MIN_CLUSTER_BITS_EXTL2 || width_doubts(repair) == 0)
+        return 0;
+    repair->width_tried = true;
+    repair->refuses = is_no_width;
+    int ret = repair_take_better(
+        repair, CHECK_header_cluster_bits, &patch, 1, repair_wrong(&repair->report));
+    repair->refuses = NULL;
+    bool few = width_doubts(repair) < FEW_ENTRIES; /* it may be chance */
+    if (ret == 0 && few && repair->lossy && repair->plan.count > 0)
+        return plan_remark(&repair->plan, "choice: L2 entries are taken for %s ones",
+            walk->geo.extended_l2 ? "plain" : "extended");
+    if (few || repair->options->leaks_only) {
+        repair->other_width = repair->plan.count > 0;
+        repair_new_plan(repair);
+    }
     return ret;
 }
 
@@ -495,5 +432,7 @@ int repair_header_fields(struct repair *repair)
     }
     if (ret == 0 && repair->plan.count == 0)
         ret = mend_version(repair);
+    if (ret == 0 && repair->plan.count == 0)
+        ret = repair_l2_width(repair);
     return ret == 0 && repair->plan.count == 0 ? mend_geometry(repair) : ret;
 }

@@ -126,7 +126,10 @@ int repair_lower(struct repair *repair)
     if (repair_has(repair, CHECK_l2_data_file_offset) ||
         repair_has(repair, CHECK_l2_compressed_data_file))
         return 0; /* what seems to leak may be the data, and the data file's bit wrong */
-    int ret = plan_blocks(repair, true);
+    int ret = repair_l2_width(repair);
+    if (ret < 0 || (repair->other_width && !repair->lossy))
+        return ret;
+    ret = plan_blocks(repair, true);
     return ret == 0 && repair->plan.count > 0 ? tell_orphans(repair) : ret;
 }
 

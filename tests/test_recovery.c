@@ -15,144 +15,160 @@
 
 enum { MOST_PAIRS = 3 };
 
+enum mode { SAFE, LOSSY, LEAKS };
+
 static const struct row {
     const char *recipe;
-    bool lossy;
+    enum mode mode;
     int exit_code;
     const char *remark; /* "": any, or none */
     struct {
         const char *is, *should_be; /* expressions on the repaired image */
     } pairs[MOST_PAIRS];
 } rows[] = {
+    /* ---- the header's bit for extended L2 entries ---- */
+    {"image cluster=16k extended_l2 size=8M\ndata 0 256k\ndata 1M 4k\ndamage header.incompatible = "
+     "0\n",
+        SAFE, 0, "", {{"header.incompatible", "0x10"}, {"l2[0][15]", "was(l2[0][15])"}}},
+    {"image cluster=16k size=8M\ndata 0 256k\ndamage header.incompatible = 0x10\n", SAFE, 0, "",
+        {{"header.incompatible", "0"}, {"refcount[@was(l2[0][1])]", "1"}}},
+    /* too few entries to be sure */
+    {"image cluster=16k size=8M\ndata 0 64k\ndamage header.incompatible = 0x10\n", SAFE, 3, "",
+        {{"header.incompatible", "0x10"}, {"refcount[@was(l2[0][1])]", "1"}}},
+    {"image cluster=16k size=8M\ndata 0 64k\ndamage header.incompatible = 0x10\n", LOSSY, 0,
+        "choice: L2 entries are taken for plain ones", {{"header.incompatible", "0"}}},
+    /* half of the clusters seem to leak */
+    {"image cluster=16k size=8M\ndata 0 256k\ndamage header.incompatible = 0x10\n", LEAKS, 3, "",
+        {{"header.incompatible", "0x10"}, {"refcount[@was(l2[0][1])]", "1"}}},
     /* ---- empty L2 entries ---- */
     /* the sector of a younger table was lost with this entry */
     {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 20k 4k\ndata 1M 4k\n"
      "snapshot id=2\ndata 1028k 4k\ndamage snapshot[0].l2[0][5] = 0\n"
      "damage fill snapshot[1].l2[0].offset 512 0\n",
-        true, 0, "the clusters that another disk has",
+        LOSSY, 0, "the clusters that another disk has",
         {{"snapshot[1].l2[0][4]", "snapshot[0].l2[0][4]"}}},
     /* a younger table has nothing there, and lost nothing */
     {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 0 256k\ndata 1M 4k\n"
      "snapshot id=2\ndata 1028k 4k\ndamage snapshot[0].l2[0][5] = 0\n",
-        true, 0, "", {{"snapshot[1].l2[0][4]", "0"}}},
+        LOSSY, 0, "", {{"snapshot[1].l2[0][4]", "0"}}},
     /* compressed data, of which an older disk knows */
     {"image cluster=4k size=2M\ncompressed 0 64k\nsnapshot id=1\ndata 1M 4k\ndamage l2[0][2] = 0\n"
      "damage l2[0][3] = 0\n",
-        true, 0, "the clusters that another disk has",
+        LOSSY, 0, "the clusters that another disk has",
         {{"l2[0][2]", "snapshot[0].l2[0][2]"}, {"l2[0][3]", "snapshot[0].l2[0][3]"}}},
     /* ---- what is given up ---- */
     {"image cluster=16k extended_l2 size=2M backing=b backing_format=raw\ndata 0 32k\n"
      "damage refcount[@l2[0][1]] = 0\ndamage l2[0][1].offset = 1G\n",
-        true, 0, "lost: guest 0x4000",
+        LOSSY, 0, "lost: guest 0x4000",
         {{"l2[0][1]", "0"}, {"l2[0][1].bitmap", "0xffffffff00000000"}}},
     /* no room for a second owner's cluster before the entry that names the file's end is gone */
     {"image cluster=4k size=2M\ndata 0 16k\ndamage l2[0][8] = l2[0][0]\n"
      "damage l2[0][20] = 0x8000000000000000 | file.size\n",
-        true, 0, "own copy of the cluster", {{"l2[0][20]", "0"}}},
+        LOSSY, 0, "own copy of the cluster", {{"l2[0][20]", "0"}}},
     /* a cluster of zeros is wanted in version 2, and there is no room for one */
     {"image version=2 cluster=512 size=2M backing=b backing_format=raw\ndata 0 124k\n"
      "damage l2[3][60] = 0x8000000040000000\n",
-        true, 0, "lost: guest 0x1f800", {{"l2[3][60]", "0"}, {"file.size", "128k"}}},
+        LOSSY, 0, "lost: guest 0x1f800", {{"l2[3][60]", "0"}, {"file.size", "128k"}}},
     /* ---- L1 and L2 entries ---- */
     /* no counts are left: the other disk and one bit tell */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndata 1M 4k\n"
      "damage snapshot[0].l2[0][1] ^= 0x10000000000000\ndamage reftable[0] = 0\n"
      "damage fill refblock[0].offset cluster 0xff\n",
-        false, 0, "", {{"snapshot[0].l2[0][1]", "was(snapshot[0].l2[0][1])"}}},
+        SAFE, 0, "", {{"snapshot[0].l2[0][1]", "was(snapshot[0].l2[0][1])"}}},
     /* one of two owners keeps what they share, though both have lost a cluster */
     {"image cluster=4k size=2M\ndata 0 64k\ngap 4k\ndata 128k 4k\ndamage l2[0][1].offset = "
      "0x15000\n"
      "damage l2[0][9].offset = 0x15000\ndamage refcount[0x15] = 1\n",
-        false, 0, "", {{"l2[0][1]", "was(l2[0][1])"}, {"l2[0][9].offset", "0x15000"}}},
+        SAFE, 0, "", {{"l2[0][1]", "was(l2[0][1])"}, {"l2[0][9].offset", "0x15000"}}},
     /* a table that two places share is no third one's */
     {"image cluster=4k size=8M\ndata 0 4k\ndata 2M 4k\ndata 4M 4k\ndamage l1[1] = l1[0]\n"
      "damage refcount[@l1[0]] = 3\ndamage l1[2] = 0x8123456789a000\n",
-        true, 0, "", {{"l1[0]", "was(l1[0])"}, {"l1[1]", "was(l1[1])"}, {"l1[2]", "was(l1[2])"}}},
+        LOSSY, 0, "", {{"l1[0]", "was(l1[0])"}, {"l1[1]", "was(l1[1])"}, {"l1[2]", "was(l1[2])"}}},
     /* a lost table, of which a sector is garbage: what is left of it names what leaks */
     {"image cluster=4k size=4M\ndata 0 64k\ndata 1M 64k\ndamage fill &l2[0][64] 512 0x6b\n"
      "damage l1[0] = 0\n",
-        true, 0, "orphaned L2 table",
+        LOSSY, 0, "orphaned L2 table",
         {{"l1[0]", "was(l1[0])"}, {"l2[0][271]", "was(l2[0][271])"}, {"l2[0][64]", "0"}}},
     /* nothing in the bitmap looks like a table: it is the entry that is wrong */
     {"image cluster=4k size=4M\ndata 0 8k\ndata 2M 8k\nbitmap name=b fill=data granularity=512\n"
      "damage l1[1].offset = bitmap[0].table[0]\n",
-        false, 0, "", {{"l1[1]", "was(l1[1])"}, {"header.autoclear", "1"}}},
+        SAFE, 0, "", {{"l1[1]", "was(l1[1])"}, {"header.autoclear", "1"}}},
     {"image cluster=4k size=4M\ndata 0 8k\ndata 2M 8k\nbitmap name=b fill=data granularity=512\n"
      "damage fill l2[1].offset 4k 0x6b\ndamage l1[1].offset = bitmap[0].table[0]\n"
      "damage fill bitmap[0].table[0] 4k 0\n",
-        false, 2, "", {{"header.autoclear", "1"}}},
+        SAFE, 2, "", {{"header.autoclear", "1"}}},
     /* the disk's L1 table counts for nothing, and nothing hangs on it */
     {"image cluster=4k size=4M\ndata 0 8k pattern=1\nsnapshot id=1\ndata 2M 4k\n"
      "damage header.snapshot_count = 0\ndamage header.snapshots_offset = 0\n"
      "damage fill snapshots.offset 512 0\ndamage refcount[@header.l1_offset] = 0\n",
-        true, 0, "", {{"header.snapshot_count", "0"}}},
+        LOSSY, 0, "", {{"header.snapshot_count", "0"}}},
     /* ---- the refcount table ---- */
     /* a sector of garbage: its entries name no blocks without their reserved bits, either */
-    {"image\ndata 0 64k\ndamage fill reftable.offset 512 0x6b\n", false, 0, "",
+    {"image\ndata 0 64k\ndamage fill reftable.offset 512 0x6b\n", SAFE, 0, "",
         {{"l2[0][0]", "was(l2[0][0])"}}},
     /* ---- records ---- */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
      "damage header.snapshot_count = 9\ndamage fill snapshot[1].offset 200 0x5a\n",
-        true, 0, "lost: 8 snapshots", {{"header.snapshot_count", "1"}}},
+        LOSSY, 0, "lost: 8 snapshots", {{"header.snapshot_count", "1"}}},
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\n"
      "damage fill snapshot[0].offset 200 0x5a\n",
-        true, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
+        LOSSY, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\n"
      "damage fill snapshot[0].l1_offset 4k 0\ndamage fill snapshot[0].offset 200 0x5a\n",
-        true, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
+        LOSSY, 0, "lost: all 1 snapshots", {{"header.snapshot_count", "0"}}},
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\nsnapshot id=2\n"
      "damage refcount[@snapshot[0].l1_offset] = 0\n"
      "damage fill snapshot[0].l1_offset 4k 0\ndamage snapshot[0].l1_offset = 1T\n",
-        true, 0, "whose L1 table cannot be found", {{"header.snapshot_count", "1"}}},
+        LOSSY, 0, "whose L1 table cannot be found", {{"header.snapshot_count", "1"}}},
     /* a first record that is none, whatever its lengths */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndamage snapshot[0].l1_offset = 12345\n"
      "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n",
-        true, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
+        LOSSY, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
     /* it may be the length of the name that is wrong, or that of the ID */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
      "damage snapshot[0].name_length = 0\n",
-        true, 0, "more than one length", {{"header.snapshot_count", "2"}}},
+        LOSSY, 0, "more than one length", {{"header.snapshot_count", "2"}}},
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
      "damage snapshot[0].name_length = 0\n",
-        false, 2, "", {{"snapshot[0].name_length", "0"}}},
+        SAFE, 2, "", {{"snapshot[0].name_length", "0"}}},
     /* two tables that are as good as each other */
     {"image cluster=4k size=2M\ndata 0 32k\nsnapshot id=1\n"
      "damage copy snapshots.offset (l2[0][5].offset) 512\ndamage l2[0][5] = 0\n"
      "damage snapshot[0].l2[0][5] = 0\ndamage header.snapshots_offset = 1T\n",
-        true, 0, "more than one place", {{"header.snapshot_count", "1"}}},
+        LOSSY, 0, "more than one place", {{"header.snapshot_count", "1"}}},
     /* the file ends within the last record's name */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=abcdefghi\n"
      "damage truncate snapshots.offset + 73\n",
-        false, 0, "", {{"header.snapshot_count", "1"}}},
+        SAFE, 0, "", {{"header.snapshot_count", "1"}}},
     /* ---- shared ---- */
     /* and compressed data further on, that nobody can decode */
     {"image cluster=4k size=2M\ndata 0 16k\ncompressed 64k 4k\ndamage l2[0][8] = l2[0][0]\n"
      "damage l2[0][12] = 0x8000000000000000 | (l2[0][16] & 0x3ffffffffff000)\n"
      "damage fill l2[0][12].offset 4k 0xff\ndamage l2[0][16] = l2[0][16] + 512\n",
-        false, 0, "its own copy",
-        {{"l2[0][0]", "was(l2[0][0])"}, {"l2[0][16] & 0xffff", "0x9200"}}},
+        SAFE, 0, "its own copy", {{"l2[0][0]", "was(l2[0][0])"}, {"l2[0][16] & 0xffff", "0x9200"}}},
     /* without room for a copy, the one that can be read keeps the cluster */
     {"image cluster=4k size=2M\ncompressed 0 4k\n"
      "damage l2[0][8] = 0x8000000000000000 | (l2[0][0] & 0x3ffffffffff000)\n"
      "damage l2[0][20] = 0x8000000000000000 | file.size\n"
      "damage fill l2[0][8].offset 4k 0xff\ndamage l2[0][0] = l2[0][0] + 512\n",
-        true, 0, "lost: guest 0x0-", {{"l2[0][20]", "0"}, {"l2[0][0]", "0"}}},
+        LOSSY, 0, "lost: guest 0x0-", {{"l2[0][20]", "0"}, {"l2[0][0]", "0"}}},
     /* ---- sizes ---- */
     /* nothing is mapped: no end of it tells the size */
     {"image cluster=4k size=2M\nsnapshot id=1\ndata 0 4k\n"
      "damage snapshot[0].disk_size = 1024T\n",
-        true, 0, "", {{"header.size", "2M"}}},
+        LOSSY, 0, "", {{"header.size", "2M"}}},
     /* what is encrypted may be VM state */
-    {"image aes cluster=4k size=8M\ndata 0 8k\ndata 4M 4k\ndamage header.size = 2M\n", false, 0, "",
+    {"image aes cluster=4k size=8M\ndata 0 8k\ndata 4M 4k\ndamage header.size = 2M\n", SAFE, 0, "",
         {{"header.size", "2M"}}},
     /* ---- bitmaps ---- */
     {"image\ndata 0 64k\nbitmap name=b\ndamage bitmaps.count = 0\ndamage header.autoclear = 0\n",
-        false, 0, "", {{"header.autoclear", "0"}}},
+        SAFE, 0, "", {{"header.autoclear", "0"}}},
 };
 
-static int run_repair(struct io *io, bool lossy, FILE *remarks, struct report *report)
+static int run_repair(struct io *io, const struct row *row, FILE *remarks, struct report *report)
 {
-    const struct repair_options how = {.lossy = lossy, .remarks = remarks};
+    const struct repair_options how = {
+        .lossy = row->mode == LOSSY, .leaks_only = row->mode == LEAKS, .remarks = remarks};
     struct check_options options = {.threads = 1};
     report_init(report, 10);
     repair_image(io, NULL, &options, &how, report);
@@ -176,7 +192,7 @@ static void expect_repair(const struct row *row)
     struct io *once;
     ck_assert_msg(recipe_text("row", row->recipe, &recipe, error) == 0, "%s", error);
     FILE *out = open_memstream(&remarks, &length);
-    int exit_code = run_repair(recipe_io(recipe), row->lossy, out, &report);
+    int exit_code = run_repair(recipe_io(recipe), row, out, &report);
     fclose(out);
     ck_assert_msg(exit_code == row->exit_code, "%s\nexit %d %s\n%s", row->recipe, exit_code,
         report.problem, remarks);
@@ -189,7 +205,7 @@ static void expect_repair(const struct row *row)
             row->pairs[i].is, (unsigned long long)is, (unsigned long long)should_be, remarks);
     }
     ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &once), 0);
-    run_repair(recipe_io(recipe), row->lossy, NULL, &report);
+    run_repair(recipe_io(recipe), row, NULL, &report);
     ck_assert_msg(
         same_image(once, recipe_io(recipe)), "%s\na second repair changed it", row->recipe);
     report_release(&report);
@@ -221,7 +237,7 @@ START_TEST(a_repair_on_a_failing_device)
         ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &image), 0);
         fault_io_init(&device, image);
         device.left = n;
-        int exit_code = run_repair(&device.io, rows[_i].lossy, NULL, &report);
+        int exit_code = run_repair(&device.io, &rows[_i], NULL, &report);
         report_release(&report);
         fired = device.fired;
         report_init(&report, 10);
@@ -264,7 +280,7 @@ START_TEST(one_of_many_tables)
     fprintf(out, "discard 20k 4k\ndata 24k 4k\ndamage l2[0][6] = 0\ndamage l2[0][7] = 0\n");
     fclose(out);
     expect_repair(
-        &(struct row){.recipe = text, .lossy = true, .pairs = {{"l2[0][6]", "0"}}, .remark = ""});
+        &(struct row){.recipe = text, .mode = LOSSY, .pairs = {{"l2[0][6]", "0"}}, .remark = ""});
     free(text);
 }
 END_TEST
