@@ -10,6 +10,8 @@
 #include "fault.h"
 #include "qcow2.h"
 
+enum { UNIT_SECTORS_MAX = 8 };
+
 void epoch_release(struct epoch *epoch)
 {
     for (size_t i = 0; i < epoch->unit_count; i++) {
@@ -23,8 +25,13 @@ void epoch_release(struct epoch *epoch)
     free(epoch->sizes);
     free(epoch->size_requests);
     free(epoch->events);
+    free(epoch->by_idx.slots);
+    free(epoch->by_size.slots);
+    free(epoch->by_content.slots);
     *epoch = (struct epoch){0};
 }
+
+/* ---- lists that are searched --------------------------------------------------------------- */
 
 static void *grown(void *list, size_t count, size_t item, size_t *room)
 {
@@ -37,6 +44,43 @@ static void *grown(void *list, size_t count, size_t item, size_t *room)
     return bigger;
 }
 
+static struct place_slot *slot_of(const struct places *places, uint64_t key)
+{
+    size_t i = (size_t)state_mix(key);
+    do
+        i &= places->size - 1;
+    while (places->slots[i].at != 0 && places->slots[i].key != key && ++i);
+    return &places->slots[i];
+}
+
+/* SIZE_MAX: nowhere. */
+static size_t find_place(const struct places *places, uint64_t key)
+{
+    return places->size > 0 ? slot_of(places, key)->at - 1 : SIZE_MAX;
+}
+
+static int note_place(struct places *places, uint64_t key, size_t at)
+{
+    if (places->count * 2 >= places->size) {
+        struct places more = {.size = places->size ? places->size * 2 : 64, .count = places->count};
+        more.slots = calloc(more.size, sizeof(*more.slots));
+        if (!more.slots)
+            return -ENOMEM;
+        for (size_t i = 0; i < places->size; i++) {
+            if (places->slots[i].at != 0)
+                *slot_of(&more, places->slots[i].key) = places->slots[i];
+        }
+        free(places->slots);
+        *places = more;
+    }
+    struct place_slot *slot = slot_of(places, key);
+    places->count += slot->at == 0;
+    *slot = (struct place_slot){key, at + 1};
+    return 0;
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
 static int add_event(struct epoch *epoch, size_t request, size_t factor, unsigned version)
 {
     struct event *events =
@@ -48,34 +92,42 @@ static int add_event(struct epoch *epoch, size_t request, size_t factor, unsigne
     return 0;
 }
 
+static bool has_bytes(
+    const struct epoch *epoch, const struct unit *unit, size_t v, const uint8_t *bytes)
+{
+    return v < unit->count && memcmp(unit->versions[v].bytes, bytes, epoch->unit_bytes) == 0;
+}
+
 int epoch_add_version(
     struct epoch *epoch, size_t unit_idx, const uint8_t *bytes, int64_t request, bool worse)
 {
     struct unit *unit = &epoch->units[unit_idx];
-    for (unsigned v = 0; v < unit->count; v++) {
-        if (memcmp(unit->versions[v].bytes, bytes, epoch->unit_bytes) == 0)
-            return (int)v;
+    unsigned sectors = epoch->unit_bytes / STATE_SECTOR;
+    uint64_t hashes[UNIT_SECTORS_MAX];
+    struct version version = {.request = request, .worse = worse};
+    for (unsigned s = 0; s < sectors; s++) {
+        hashes[s] = state_hash_sector(bytes + (size_t)s * STATE_SECTOR);
+        version.hash ^= state_mix(hashes[s] + (unit->idx * sectors + s) * 0x9e3779b9u);
     }
+    size_t known = find_place(&epoch->by_content, version.hash);
+    if (has_bytes(epoch, unit, known, bytes))
+        return (int)known;
     size_t room = unit->room;
     struct version *versions = grown(unit->versions, unit->count, sizeof(*versions), &room);
     if (!versions)
         return -ENOMEM;
     unit->versions = versions;
     unit->room = (unsigned)room;
-    unsigned sectors = epoch->unit_bytes / STATE_SECTOR;
-    struct version version = {.request = request, .worse = worse};
     version.bytes = malloc(epoch->unit_bytes);
     version.hashes = malloc(sectors * sizeof(*version.hashes));
-    if (!version.bytes || !version.hashes) {
+    if (!version.bytes || !version.hashes ||
+        note_place(&epoch->by_content, version.hash, unit->count) < 0) {
         free(version.bytes);
         free(version.hashes);
         return -ENOMEM;
     }
     memcpy(version.bytes, bytes, epoch->unit_bytes);
-    for (unsigned s = 0; s < sectors; s++) {
-        version.hashes[s] = state_hash_sector(bytes + (size_t)s * STATE_SECTOR);
-        version.hash ^= state_mix(version.hashes[s] + (unit->idx * sectors + s) * 0x9e3779b9u);
-    }
+    memcpy(version.hashes, hashes, sectors * sizeof(*hashes));
     versions[unit->count] = version;
     return (int)unit->count++;
 }
@@ -83,16 +135,15 @@ int epoch_add_version(
 /* The unit at that place, made with its durable version if it is new. */
 static int unit_at(struct epoch *epoch, const struct state *durable, uint64_t idx, size_t *out)
 {
-    for (size_t i = epoch->unit_count; i-- > 0;) {
-        if (epoch->units[i].idx == idx) {
-            *out = i;
-            return 0;
-        }
-    }
+    *out = find_place(&epoch->by_idx, idx);
+    if (*out != SIZE_MAX)
+        return 0;
     struct unit *units = grown(epoch->units, epoch->unit_count, sizeof(*units), &epoch->unit_room);
     if (!units)
         return -ENOMEM;
     epoch->units = units;
+    if (note_place(&epoch->by_idx, idx, epoch->unit_count) < 0)
+        return -ENOMEM;
     units[epoch->unit_count] = (struct unit){.idx = idx};
     *out = epoch->unit_count++;
     const uint8_t *bytes = durable->bytes + idx * epoch->unit_bytes;
@@ -102,10 +153,8 @@ static int unit_at(struct epoch *epoch, const struct state *durable, uint64_t id
 
 static int note_size(struct epoch *epoch, uint64_t size, size_t request)
 {
-    unsigned found = 0;
-    while (found < epoch->size_count && epoch->sizes[found] != size)
-        found++;
-    if (found == epoch->size_count) {
+    size_t found = find_place(&epoch->by_size, size);
+    if (found >= epoch->size_count || epoch->sizes[found] != size) {
         size_t room = epoch->size_room, same = room;
         uint64_t *sizes = grown(epoch->sizes, epoch->size_count, sizeof(*sizes), &room);
         if (!sizes)
@@ -113,15 +162,17 @@ static int note_size(struct epoch *epoch, uint64_t size, size_t request)
         epoch->sizes = sizes;
         int64_t *requests =
             grown(epoch->size_requests, epoch->size_count, sizeof(*requests), &same);
-        if (!requests)
+        if (!requests || note_place(&epoch->by_size, size, epoch->size_count) < 0)
             return -ENOMEM;
         epoch->size_requests = requests;
         epoch->size_room = (unsigned)room;
-        sizes[epoch->size_count] = size;
-        requests[epoch->size_count++] = request == SIZE_MAX ? NO_REQUEST : (int64_t)request;
+        found = epoch->size_count;
+        sizes[found] = size;
+        requests[found] = request == SIZE_MAX ? NO_REQUEST : (int64_t)request;
+        epoch->size_count++;
     }
     epoch->final_size = size;
-    return add_event(epoch, request, SIZE_MAX, found);
+    return add_event(epoch, request, SIZE_MAX, (unsigned)found);
 }
 
 /* One request on the running content `now`; the units it touches get their new versions. */
@@ -158,17 +209,7 @@ static int apply(struct epoch *epoch, const struct request *r, size_t request,
     return ret;
 }
 
-static void forget_events(struct epoch *epoch, size_t factor)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < epoch->event_count; i++) {
-        if (epoch->events[i].factor != (uint32_t)factor)
-            epoch->events[kept++] = epoch->events[i];
-    }
-    epoch->event_count = kept;
-}
-
-static void keep_only(struct unit *unit, unsigned which)
+static void keep_only(struct unit *unit, size_t which)
 {
     struct version kept = unit->versions[which];
     for (unsigned v = 0; v < unit->count; v++) {
@@ -182,23 +223,24 @@ static void keep_only(struct unit *unit, unsigned which)
 }
 
 /* What the units that the write touched hold now is durable, and the size. */
-static void settle(struct epoch *epoch, const struct request *r, const struct state *now)
+static int settle(struct epoch *epoch, const struct request *r, const struct state *now)
 {
-    for (size_t i = 0; i < epoch->unit_count; i++) {
-        struct unit *unit = &epoch->units[i];
-        uint64_t host_off = unit->idx * epoch->unit_bytes;
-        if (!ranges_overlap(host_off, epoch->unit_bytes, r->host_off, r->length))
-            continue;
-        unsigned v = unit->count - 1; /* a version that comes again keeps its place */
-        while (
-            v > 0 && memcmp(unit->versions[v].bytes, now->bytes + host_off, epoch->unit_bytes) != 0)
+    uint64_t end = r->host_off + r->length;
+    int ret = 0;
+    for (uint64_t u = r->host_off / epoch->unit_bytes; ret == 0 && u * epoch->unit_bytes < end;
+         u++) {
+        struct unit *unit = &epoch->units[find_place(&epoch->by_idx, u)];
+        size_t v = unit->count - 1; /* a version that comes again keeps its place */
+        while (v > 0 && !has_bytes(epoch, unit, v, now->bytes + u * epoch->unit_bytes))
             v--;
         keep_only(unit, v);
-        forget_events(epoch, i);
+        unit->settled = epoch->event_count;
+        ret = note_place(&epoch->by_content, unit->versions[0].hash, 0);
     }
     epoch->sizes[0] = epoch->durable_size = now->size_bytes;
     epoch->size_count = 1;
-    forget_events(epoch, SIZE_MAX);
+    epoch->sizes_settled = epoch->event_count;
+    return ret < 0 ? ret : note_place(&epoch->by_size, now->size_bytes, 0);
 }
 
 /* Units of one version are none, unless a write with FUA made it; events follow the new numbers. */
@@ -224,8 +266,10 @@ static int drop_unchanged(struct epoch *epoch)
     epoch->unit_count = kept;
     for (size_t i = 0; i < epoch->event_count; i++) {
         struct event event = epoch->events[i];
-        size_t factor = event.factor == UINT32_MAX ? kept : place[event.factor];
-        if (factor == SIZE_MAX)
+        bool is_size = event.factor == UINT32_MAX;
+        size_t factor = is_size ? kept : place[event.factor];
+        if (factor == SIZE_MAX ||
+            i < (is_size ? epoch->sizes_settled : epoch->units[factor].settled))
             continue;
         event.factor = (uint32_t)factor;
         epoch->events[events++] = event;
@@ -272,7 +316,7 @@ int epoch_build(const struct recording *recording, size_t first, size_t end,
         if (counts(r))
             ret = apply(&epoch, r, i, durable, now);
         if (ret == 0 && counts(r) && r->fua && i + 1 < end)
-            settle(&epoch, r, now);
+            ret = settle(&epoch, r, now);
     }
     if (ret == 0)
         ret = drop_unchanged(&epoch);

@@ -266,9 +266,11 @@ static int prepare_epoch(struct explorer *ex, unsigned number, size_t first, siz
 
 static int run_epoch(struct explorer *ex, unsigned number, size_t first, size_t end)
 {
+    ex->counts->epochs++;
+    if (explorer_out_of_time(ex)) /* to prepare it may take long */
+        return 0;
     int ret = prepare_epoch(ex, number, first, end);
     if (ret == 0) {
-        ex->counts->epochs++;
         ex->counts->units += ex->epoch.unit_count;
         ex->counts->units_touched += ex->epoch.touched;
         if (ex->counts->largest_epoch_units < ex->epoch.unit_count)

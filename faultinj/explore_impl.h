@@ -63,6 +63,9 @@ int explorer_visit(void *arg, const unsigned *choice);
 /* Walks all of the epoch; explore_walk.c. */
 int explorer_walk(struct explorer *ex);
 
+/* The deadline has passed; then the counts say so. */
+bool explorer_out_of_time(struct explorer *ex);
+
 /* Sets *done if the tree of choices could be walked to its end; explore_tree.c. */
 int explorer_walk_tree(struct explorer *ex, long double *covered, bool *done);
 

@@ -10,6 +10,9 @@
 
 #include "explore_impl.h"
 
+/* So many factors are tried one by one at once. */
+enum { MOST_SINGLE = 256 };
+
 static int still_broken(struct explorer *ex, const unsigned *choice, enum invariant what,
     struct breach *breach, bool *broken)
 {
@@ -23,15 +26,41 @@ static int still_broken(struct explorer *ex, const unsigned *choice, enum invari
     return ret;
 }
 
-static int try_choice(struct explorer *ex, unsigned *choice, size_t factor, unsigned value,
+/* Factors first to end - 1, but those that are needed, to their durable version, or to the last
+ * one: if it is still broken then, it stays so. */
+static int try_choices(struct explorer *ex, unsigned *choice, const bool *needed, size_t first,
+    size_t end, bool last, enum invariant what, struct breach *breach)
+{
+    unsigned *old = malloc((end - first) * sizeof(*old));
+    bool broken = false, any = false;
+    if (!old)
+        return -ENOMEM;
+    memcpy(old, choice + first, (end - first) * sizeof(*old));
+    for (size_t f = first; f < end; f++) {
+        unsigned value = last ? epoch_choices(&ex->epoch, f) - 1 : 0;
+        any |= !needed[f] && choice[f] != value;
+        choice[f] = needed[f] ? choice[f] : value;
+    }
+    int ret = any ? still_broken(ex, choice, what, breach, &broken) : 0;
+    if (ret < 0 || !broken)
+        memcpy(choice + first, old, (end - first) * sizeof(*old));
+    free(old);
+    return ret;
+}
+
+/* All of them, in ever smaller pieces: of thousands hardly any matter. */
+static int try_pieces(struct explorer *ex, unsigned *choice, const bool *needed, bool last,
     enum invariant what, struct breach *breach)
 {
-    unsigned old = choice[factor];
-    bool broken;
-    choice[factor] = value;
-    int ret = still_broken(ex, choice, what, breach, &broken);
-    if (ret < 0 || !broken)
-        choice[factor] = old;
+    size_t factors = epoch_factors(&ex->epoch), piece = 1;
+    int ret = 0;
+    while (piece * MOST_SINGLE < factors)
+        piece *= 4;
+    for (; ret == 0 && piece > 0; piece /= 4) {
+        for (size_t f = 0; ret == 0 && f < factors && !explorer_out_of_time(ex); f += piece)
+            ret = try_choices(ex, choice, needed, f, f + piece < factors ? f + piece : factors,
+                last, what, breach);
+    }
     return ret;
 }
 
@@ -40,20 +69,12 @@ int explorer_shrink(struct explorer *ex, unsigned *choice, bool *needed, struct 
     size_t factors = epoch_factors(&ex->epoch);
     enum invariant what = breach->invariant;
     int ret = 0;
-    for (int round = 0; ret == 0 && round < 2;
-         round++) { /* the second finds what the first freed */
-        for (size_t f = 0; ret == 0 && f < factors; f++) {
-            if (choice[f] != 0)
-                ret = try_choice(ex, choice, f, 0, what, breach);
-        }
-    }
+    memset(needed, 0, factors * sizeof(*needed));
+    for (int round = 0; ret == 0 && round < 2; round++) /* the second finds what the first freed */
+        ret = try_pieces(ex, choice, needed, false, what, breach);
     for (size_t f = 0; f < factors; f++)
         needed[f] = choice[f] != 0;
-    for (size_t f = 0; ret == 0 && f < factors; f++) {
-        if (!needed[f] && epoch_choices(&ex->epoch, f) > 1)
-            ret = try_choice(ex, choice, f, epoch_choices(&ex->epoch, f) - 1, what, breach);
-    }
-    return ret;
+    return ret < 0 ? ret : try_pieces(ex, choice, needed, true, what, breach);
 }
 
 /* ---- vectors as text ----------------------------------------------------------------------- */

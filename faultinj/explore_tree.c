@@ -18,7 +18,7 @@
 #include "explore_impl.h"
 #include "oracle_impl.h"
 
-enum { FREE_CHOICE = -1 };
+enum { FREE_CHOICE = -1, MOST_DEEP = 10000 };
 
 struct tree_walk {
     struct explorer *ex;
@@ -27,6 +27,7 @@ struct tree_walk {
     enum owner *owner; /* what the bound holds for */
     unsigned *choice;
     uint64_t runs;
+    unsigned depth; /* of the recursion */
     long double covered;
     bool gave_up;
 };
@@ -215,8 +216,8 @@ static int descend(struct tree_walk *w)
     struct explorer *ex = w->ex;
     bool good;
     size_t branch;
-    if (++w->runs > ex->options->cap || ((w->runs & 255) == 0 && ex->options->deadline > 0 &&
-                                            monotonic_seconds() > ex->options->deadline)) {
+    if (++w->runs > ex->options->cap || w->depth > MOST_DEEP ||
+        ((w->runs & 255) == 0 && explorer_out_of_time(ex))) {
         w->gave_up = true;
         return 0;
     }
@@ -231,7 +232,9 @@ static int descend(struct tree_walk *w)
     }
     for (unsigned v = 0; ret == 0 && v < epoch_choices(&ex->epoch, branch) && !w->gave_up; v++) {
         w->fixed[branch] = (int)v;
+        w->depth++;
         ret = descend(w);
+        w->depth--;
     }
     w->fixed[branch] = FREE_CHOICE;
     return ret;

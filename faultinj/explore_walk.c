@@ -9,7 +9,7 @@
 
 #include "explore_impl.h"
 
-static bool out_of_time(struct explorer *ex)
+bool explorer_out_of_time(struct explorer *ex)
 {
     if (ex->options->deadline > 0 && monotonic_seconds() > ex->options->deadline)
         ex->counts->out_of_time = true;
@@ -34,7 +34,7 @@ static int walk_product(struct explorer *ex, unsigned *choice, bool *complete)
     *complete = true;
     do {
         ret = explorer_visit(ex, choice);
-        if (ret == 0 && (++count & 1023) == 0 && out_of_time(ex)) {
+        if (ret == 0 && (++count & 1023) == 0 && explorer_out_of_time(ex)) {
             *complete = false;
             break;
         }
@@ -61,7 +61,8 @@ static int walk_covering(struct explorer *ex, unsigned *choice)
     size_t triples = n * n * n, missing = n * (n - 1) * (n - 2) / 6 * 8;
     uint8_t *shown = calloc(triples + 1, 1); /* a bit per pattern */
     int ret = shown ? 0 : -ENOMEM;
-    for (unsigned row = 0; ret == 0 && missing > 0 && row < ROWS_MAX && !out_of_time(ex); row++) {
+    for (unsigned row = 0; ret == 0 && missing > 0 && row < ROWS_MAX && !explorer_out_of_time(ex);
+         row++) {
         random_vector(epoch, ex->options->seed * 77 + row, choice);
         for (size_t f = 0; f < epoch_factors(epoch); f++) /* two levels: the ends of the chain */
             choice[f] = choice[f] * 2 < epoch_choices(epoch, f) ? 0 : epoch_choices(epoch, f) - 1;
@@ -85,7 +86,7 @@ static int walk_covering(struct explorer *ex, unsigned *choice)
 static int walk_samples(struct explorer *ex, unsigned *choice)
 {
     int ret = 0;
-    for (uint64_t i = 0; ret == 0 && i < ex->options->samples && !out_of_time(ex); i++) {
+    for (uint64_t i = 0; ret == 0 && i < ex->options->samples && !explorer_out_of_time(ex); i++) {
         random_vector(&ex->epoch, ex->options->seed + i * 1000003, choice);
         ret = explorer_visit(ex, choice);
     }
@@ -101,7 +102,7 @@ struct limited {
 static int visit_limited(void *arg, const unsigned *choice)
 {
     struct limited *limited = arg;
-    if (limited->left-- == 0 || ((limited->left & 255) == 0 && out_of_time(limited->ex)))
+    if (limited->left-- == 0 || ((limited->left & 255) == 0 && explorer_out_of_time(limited->ex)))
         return -E2BIG;
     return explorer_visit(limited->ex, choice);
 }
@@ -112,7 +113,8 @@ static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
     long double covered = 0;
     int ret = 0;
     *complete = false;
-    for (size_t i = 0; ret == 0 && i < sizeof(first) / sizeof(first[0]) && !out_of_time(ex); i++) {
+    for (size_t i = 0;
+         ret == 0 && i < sizeof(first) / sizeof(first[0]) && !explorer_out_of_time(ex); i++) {
         struct limited limited = {ex, ex->options->cap};
         ret = first[i](&ex->epoch, visit_limited, &limited);
         ret = ret == -E2BIG ? 0 : ret;
@@ -133,17 +135,16 @@ static int walk_large(struct explorer *ex, unsigned *choice, bool *complete)
 static int walk_restricted(struct explorer *ex)
 {
     uint64_t before = ex->executed_here;
-    int ret = ex->model->walk(&ex->epoch, explorer_visit, ex);
+    struct limited limited = {ex, UINT64_MAX};
+    int ret = ex->model->walk(&ex->epoch, visit_limited, &limited);
     ex->counts->legal += (long double)(ex->executed_here - before);
     ex->counts->epochs_exhaustive += ret == 0;
-    return ret;
+    return ret == -E2BIG ? 0 : ret;
 }
 
 int explorer_walk(struct explorer *ex)
 {
     bool complete = false;
-    if (out_of_time(ex))
-        return 0;
     if (ex->model->walk)
         return walk_restricted(ex);
     unsigned *choice = calloc(epoch_factors(&ex->epoch), sizeof(*choice));

@@ -30,7 +30,18 @@ struct version {
 struct unit {
     uint64_t idx; /* host offset / unit size */
     unsigned count, room;
+    size_t settled; /* events before this one are none of its */
     struct version *versions;
+};
+
+/* Where the thing of a key was last put in a list; what is found there must be looked at, since
+ * lists change.  Zeros: an empty one. */
+struct places {
+    struct place_slot {
+        uint64_t key;
+        size_t at; /* + 1; 0: free */
+    } * slots;
+    size_t size, count;
 };
 
 /* What a request did to a factor; for models that care about requests. */
@@ -52,7 +63,9 @@ struct epoch {
     unsigned size_count, size_room;
     struct event *events;
     size_t event_count, event_room;
+    size_t sizes_settled; /* events of sizes before this one are void */
     uint64_t durable_size, final_size;
+    struct places by_idx, by_size, by_content; /* units; sizes; versions of all units */
 };
 
 /* Factors: units, then the size. */

@@ -14,6 +14,8 @@ struct replay {
     struct state *before, *state;
     struct oracle *oracle;
     struct hash_set written; /* contents of sectors that the log has written so far */
+    double deadline;
+    uint64_t kept; /* bytes of the models so far */
 };
 
 /* Whether `b` shows something that `a` did not, and that nobody wrote: then it was there before,
@@ -80,6 +82,27 @@ static int step(struct replay *r, size_t first, size_t end)
     return ret;
 }
 
+static uint64_t bytes_of(const struct model *model, const struct leak_note *leaks)
+{
+    uint64_t sectors = model->active.count;
+    for (uint32_t i = 0; i < model->snapshot_count; i++)
+        sectors += model->snapshots[i].disk.count;
+    return sectors * sizeof(struct guest_sector) +
+           leaks->cluster_count *
+               (sizeof(*leaks->refs) + sizeof(*leaks->stored) + sizeof(*leaks->touched)) +
+           leaks->block_count * sizeof(*leaks->blocks);
+}
+
+/* What each step costs is in proportion to the image: a log of hundreds of thousands would take
+ * hours, and all memory. */
+static int may_go_on(struct replay *r)
+{
+    r->kept += bytes_of(&r->h->models[r->h->step_count], &r->h->leaks[r->h->step_count]);
+    if (r->deadline > 0 && monotonic_seconds() > r->deadline)
+        return -ETIME;
+    return r->kept > HISTORY_MOST_BYTES ? -E2BIG : 0;
+}
+
 static int run_log(struct replay *r)
 {
     const struct recording *recording = &r->h->recording;
@@ -90,12 +113,14 @@ static int run_log(struct replay *r)
         for (end = first; end < recording->count && recording->list[end].kind != REQUEST_FLUSH;)
             end++;
         ret = step(r, first, end);
+        if (ret == 0)
+            ret = may_go_on(r);
     }
     return ret;
 }
 
-int history_foreign(
-    const char *name, struct io *base, struct recording *recording, struct history *out)
+int history_foreign(const char *name, struct io *base, struct recording *recording, double deadline,
+    struct history *out)
 {
     struct history h = {.base = base, .recording = *recording};
     struct state *state = NULL, *before = NULL;
@@ -121,7 +146,8 @@ int history_foreign(
         ret = state_open(h.room_bytes, &before);
     if (ret == 0)
         ret = state_load(state, base);
-    struct replay replay = {.h = &h, .before = before, .state = state, .oracle = &oracle};
+    struct replay replay = {
+        .h = &h, .before = before, .state = state, .oracle = &oracle, .deadline = deadline};
     if (ret == 0)
         ret = run_log(&replay);
     hash_set_release(&replay.written);

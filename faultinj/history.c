@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "map.h"
 #include "misbehave.h"
 #include "qcheck.h"
 #include "snapshot.h"
@@ -93,22 +94,54 @@ static int look(struct history *h, struct io *io, struct oracle *oracle, unsigne
     return ret;
 }
 
+/* Sectors of the active disk at which handle or device may have something. */
+struct handle_walk {
+    struct image *img;
+    const struct disk_model *disk;
+    size_t at;                       /* in the disk's list */
+    uint64_t mapped_from, mapped_to; /* bytes that the handle maps */
+};
+
+/* The first sector from `sector` on that the handle maps or the device has; UINT64_MAX: none.  A
+ * disk may be of petabytes. */
+static int next_sector(struct handle_walk *w, uint64_t sector, uint64_t *out)
+{
+    struct view view = image_view(w->img);
+    while (w->at < w->disk->count && w->disk->list[w->at].sector < sector)
+        w->at++;
+    uint64_t next = w->at < w->disk->count ? w->disk->list[w->at].sector : UINT64_MAX;
+    if (sector * STATE_SECTOR >= w->mapped_to) {
+        int ret =
+            map_next_data(w->img, &view, sector * STATE_SECTOR, &w->mapped_from, &w->mapped_to);
+        if (ret < 0)
+            return ret;
+    }
+    uint64_t mapped = w->mapped_from / STATE_SECTOR;
+    mapped = mapped > sector ? mapped : sector;
+    if ((mapped + 1) * STATE_SECTOR <= w->mapped_to && mapped < next)
+        next = mapped;
+    *out = next;
+    return 0;
+}
+
 /* What the handle says is what the device says. */
 static void compare_handle(
     struct history *h, struct image *img, const struct model *seen, unsigned step)
 {
+    struct handle_walk w = {.img = img, .disk = &seen->active};
     uint8_t sector[STATE_SECTOR];
     uint32_t count;
-    size_t at = 0;
     if (h->live.invariant != INVARIANT_NONE)
         return;
-    for (uint64_t s = 0; s < seen->active.size_bytes / STATE_SECTOR; s++) {
-        while (at < seen->active.count && seen->active.list[at].sector < s)
-            at++;
-        bool there = at < seen->active.count && seen->active.list[at].sector == s;
-        if (image_read(img, s * STATE_SECTOR, sector, sizeof(sector)) < 0)
+    for (uint64_t s = 0;; s++) {
+        if (next_sector(&w, s, &s) < 0)
             return; /* refusing is allowed */
-        if (state_hash_sector(sector) != (there ? seen->active.list[at].hash : STATE_ZERO_HASH)) {
+        if (s >= seen->active.size_bytes / STATE_SECTOR)
+            break;
+        if (image_read(img, s * STATE_SECTOR, sector, sizeof(sector)) < 0)
+            return;
+        bool there = w.at < w.disk->count && w.disk->list[w.at].sector == s;
+        if (state_hash_sector(sector) != (there ? w.disk->list[w.at].hash : STATE_ZERO_HASH)) {
             breach_note(&h->live, INVARIANT_DURABLE,
                 "the open handle reads something else than the device has at guest sector %" PRIu64,
                 s);

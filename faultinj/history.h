@@ -41,10 +41,12 @@ bool history_follows(const struct op *op, uint64_t unit, int result, const struc
     const struct model *after, struct breach *breach);
 /* A log of another program's writes to `base`, a step for every flush.  Takes over the recording
  * (also when it fails) and `base`.  -EUCLEAN: the base image is damaged; -EFBIG: it is, or becomes,
- * larger than HISTORY_MOST_BYTES: states are kept whole in memory, several of them. */
+ * larger than HISTORY_MOST_BYTES: states are kept whole in memory, several of them; -E2BIG: what
+ * users see after each step would take more than that; -ETIME: `deadline` (seconds on the monotonic
+ * clock; 0: none) has passed. */
 #define HISTORY_MOST_BYTES (UINT64_C(4) << 30)
-int history_foreign(
-    const char *name, struct io *base, struct recording *recording, struct history *out);
+int history_foreign(const char *name, struct io *base, struct recording *recording, double deadline,
+    struct history *out);
 void history_release(struct history *history);
 
 /* What is allowed after a cut in an epoch: anything from models[floor] to models[ceil]. */

@@ -44,6 +44,7 @@ static const char *history_error(int ret)
 {
     return ret == -EUCLEAN ? "the image is damaged already, or is none; run qcheck"
            : ret == -EFBIG ? "images of more than 4 GiB are not explored"
+           : ret == -E2BIG ? "the log has too many flushes for an image of that size"
                            : strerror(-ret);
 }
 
@@ -257,8 +258,9 @@ int run_all(const struct run_options *o, struct output *output)
 
 /* ---- other programs' logs ------------------------------------------------------------------ */
 
-static int foreign_history(const char *base_path, const char *log_path, struct history *out)
+static int foreign_history(const struct run_options *o, struct history *out)
 {
+    const char *base_path = o->base, *log_path = o->log;
     struct recording recording;
     struct io *log, *base;
     int ret = io_file_open(log_path, IO_FILE_NO_LOCK, &log, NULL);
@@ -278,11 +280,11 @@ static int foreign_history(const char *base_path, const char *log_path, struct h
     if (ret < 0) {
         recording_release(&recording);
     } else {
-        ret = history_foreign(log_path, base, &recording, out);
+        ret = history_foreign(log_path, base, &recording, o->explore.deadline, out);
         if (ret < 0)
             io_close(base);
     }
-    if (ret < 0)
+    if (ret < 0 && ret != -ETIME)
         text_line(stderr, "qcrash: base '%s': %s", base_path, history_error(ret));
     return ret;
 }
@@ -292,7 +294,12 @@ int run_explore(const struct run_options *o, struct output *output)
     struct one_run run = {.output = output, .suffix = "", .traced = true};
     struct run_options options = *o;
     struct image *img;
-    int ret = foreign_history(o->base, o->log, &run.history);
+    int ret = foreign_history(o, &run.history);
+    if (ret == -ETIME) {
+        snprintf(output->left_out, sizeof(output->left_out), "all of it");
+        output->total.out_of_time = true;
+        return 0;
+    }
     if (ret < 0)
         return ret;
     /* What our engine cannot open at all cannot be gone on with. */
@@ -391,7 +398,7 @@ int run_replay(
     bool faulty = sweep_parse(id.mutant, &plan, &variant);
     bool foreign = strcmp(id.image, "log") == 0 && o->base && o->log;
     const struct mutant *mutant = mutant_find(id.mutant);
-    int ret = foreign ? foreign_history(o->base, o->log, &run.history)
+    int ret = foreign ? foreign_history(o, &run.history)
               : mutant
                   ? mutant_history(mutant, true, &run.history)
                   : run_history(id.workload, id.image, true, faulty ? &plan : NULL, &run.history);

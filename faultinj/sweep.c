@@ -179,7 +179,8 @@ int sweep_run(const struct history *history, const char *workload,
     few.check_full = few.continue_full = 4;
     few.repair_full = 1;
     int ret = 0;
-    for (size_t i = 0; ret == 0 && i < sweep_row_count; i++) {
+    bool in_time = true;
+    for (size_t i = 0; ret == 0 && in_time && i < sweep_row_count; i++) {
         struct sweep s = {.options = &few,
             .output = output,
             .workload = workload,
@@ -195,10 +196,16 @@ int sweep_run(const struct history *history, const char *workload,
             if (fired && n + 1 == CALLS_MAX && !output->left_out[0])
                 snprintf(output->left_out, sizeof(output->left_out),
                     "calls from the %d-th on of %.60s on %s", CALLS_MAX, workload, history->image);
-            if (few.deadline > 0 && monotonic_seconds() > few.deadline)
+            if (few.deadline > 0 && monotonic_seconds() > few.deadline) {
+                s.counts.out_of_time = true;
                 break;
+            }
         }
         sweep_row_name(i, name, sizeof(name));
+        in_time = !s.counts.out_of_time;
+        if (!in_time && !output->left_out[0])
+            snprintf(output->left_out, sizeof(output->left_out), "from %s of %.60s on %s on", name,
+                workload, history->image);
         if (ret == 0)
             output_line(output, workload, history->image, name, &s.counts);
     }

@@ -151,7 +151,7 @@ START_TEST(far_writes_are_refused)
     ck_assert_int_eq(dmlog_read(log, &r), -EFBIG);
     ck_assert_int_eq(recording_add(&r, &far), 0);
     ck_assert_int_eq(run_build_image("c512", &base), 0);
-    ck_assert_int_eq(history_foreign("x", base, &r, &h), -EFBIG);
+    ck_assert_int_eq(history_foreign("x", base, &r, 0, &h), -EFBIG);
     io_close(base);
     io_close(log);
 }

@@ -18,8 +18,10 @@
 /* Address space; a sanitizer takes it all. */
 #ifdef __SANITIZE_ADDRESS__
 #define RATION ""
+enum { SLOWER = 10 };
 #else
 #define RATION "ulimit -v 2000000; "
+enum { SLOWER = 1 };
 #endif
 
 /* A wrong engine: its replay breaks a promise. */
@@ -272,28 +274,77 @@ START_TEST(logs_of_strangers)
 }
 END_TEST
 
-/* Hundreds of thousands of flushes are one. */
-START_TEST(a_log_of_nothing_but_flushes)
+/* Writes of `length` bytes of noise each, `step` apart; with a flush behind each one, or as writes
+ * with FUA, or without anything. */
+static const struct long_log {
+    uint32_t entries, length, step, flags;
+    bool flushed;
+    const char *image, *options, *out; /* how the image begins; what is said */
+    unsigned seconds;                  /* of processor time */
+} long_logs[] = {
+#define ENDED "NOT complete; left out: "
+    {200000, 0, 0, 1, false, "1M", "", "every promise kept", 5}, /* flushes: they are one */
+    {16384, 4096, 4096, 0, false, "128M", "--budget 1", ENDED, 3},
+    {60000, 512, 0, 0, false, "1M", "--budget 1", ENDED, 5},   /* versions of one sector */
+    {60000, 512, 512, 0, false, "1M", "--budget 1", ENDED, 3}, /* sizes */
+    {16384, 4096, 4096, 2, false, "128M", "--budget 1", ENDED, 3},
+    {60000, 512, 0, 2, false, "1M", "--budget 1", ENDED, 3},
+    {20000, 512, 0, 0, true, "1M", "--budget 1", ENDED "all", 3}, /* steps */
+};
+
+static void write_long_log(const struct desk *desk, const struct long_log *log)
 {
-    enum { ENTRIES = 200000, BYTES = 32 };
-    struct desk desk = desk_open();
-    uint8_t *bytes = calloc(ENTRIES + 1, BYTES);
+    uint8_t head[512] = {0}, data[4096];
     char path[4096];
-    ck_assert_ptr_nonnull(bytes);
-    put_le(bytes, MAGIC, 8);
-    put_le(bytes + 8, 1, 8);
-    put_le(bytes + 16, ENTRIES, 8);
-    put_le(bytes + 24, BYTES, 4);
-    for (size_t i = 1; i <= ENTRIES; i++)
-        put_le(bytes + i * BYTES + 16, 1, 8);
-    snprintf(path, sizeof(path), "%s/log", desk.dir);
+    snprintf(path, sizeof(path), "%s/log", desk->dir);
     FILE *file = fopen(path, "w");
     ck_assert_ptr_nonnull(file);
-    ck_assert_uint_eq(fwrite(bytes, BYTES, ENTRIES + 1, file), ENTRIES + 1);
+    put_le(head, MAGIC, 8);
+    put_le(head + 8, 1, 8);
+    put_le(head + 16, log->entries * (log->flushed ? UINT64_C(2) : 1), 8);
+    put_le(head + 24, sizeof(head), 4);
+    fwrite(head, sizeof(head), 1, file);
+    for (uint64_t i = 0; i < log->entries; i++) {
+        for (size_t at = 0; at < log->length; at += 8)
+            put_le(data + at, (i + 1) * UINT64_C(0x9e3779b97f4a7c15) + at, 8);
+        put_le(head, (1 << 20 | i * log->step) / sizeof(head), 8);
+        put_le(head + 8, log->length / sizeof(head), 8);
+        put_le(head + 16, log->flags, 8);
+        fwrite(head, sizeof(head), 1, file);
+        fwrite(data, 1, log->length, file);
+        put_le(head + 8, 0, 8);
+        put_le(head + 16, 1, 8);
+        if (log->flushed)
+            fwrite(head, sizeof(head), 1, file);
+    }
     ck_assert_int_eq(fclose(file), 0);
-    free(bytes);
-    desk_works(&desk, "qsnap new base 1M");
-    desk_want(&desk, "qcrash explore --base base --log log", 0, "every promise kept", "");
+}
+
+START_TEST(logs_that_are_long)
+{
+    const struct long_log *log = &long_logs[_i];
+    struct desk desk = desk_open();
+    char command[200];
+    write_long_log(&desk, log);
+    desk_works(&desk, "qsnap new base 1M -o cluster_size=512");
+    snprintf(command, sizeof(command), "truncate -s %s base", log->image);
+    desk_works(&desk, command);
+    snprintf(command, sizeof(command), "ulimit -t %u; qcrash explore --base base --log log %s",
+        log->seconds * SLOWER, log->options);
+    desk_want(&desk, command, 0, log->out, "");
+    desk_close(&desk);
+}
+END_TEST
+
+/* A disk of terabytes is hardly longer to look at than what is mapped of it. */
+START_TEST(a_disk_of_terabytes)
+{
+    struct desk desk = desk_open();
+    char command[200];
+    desk_works(&desk, "qsnap new huge 16T -o cluster_size=64k");
+    snprintf(command, sizeof(command),
+        "ulimit -t %u; qcrash run write --image huge --faults --cap 64", 10 * SLOWER);
+    desk_want(&desk, command, 0, "every promise kept", "");
     desk_close(&desk);
 }
 END_TEST
@@ -392,7 +443,8 @@ Suite *test_qcrash(void)
     tcase_add_test(tcase, images_that_are_none);
     tcase_add_loop_test(
         tcase, logs_of_strangers, 0, sizeof(hostile_logs) / sizeof(hostile_logs[0]));
-    tcase_add_test(tcase, a_log_of_nothing_but_flushes);
+    tcase_add_loop_test(tcase, logs_that_are_long, 0, sizeof(long_logs) / sizeof(long_logs[0]));
+    tcase_add_test(tcase, a_disk_of_terabytes);
     tcase_add_test(tcase, names_are_shown_and_not_obeyed);
     tcase_add_test(tcase, hints_of_a_log_can_be_run);
     suite_add_tcase(suite, tcase);
