@@ -4,6 +4,7 @@
  * count or offset all of them; but records are told by their looks, and their L1 tables by missing
  * a reference.  Each mend is one write of one field, so that nothing else of the table changes. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -153,7 +154,28 @@ static struct patch patch_be16(uint64_t off, uint32_t value)
     return patch;
 }
 
-/* The lengths of the record at `pos` that make most sense: as they stand, or one of them changed.
+/* Both lengths of text are wrong: the ID is a number, and the name goes on behind it.  Where the
+ * name may begin with digits, IDs count the records. */
+static void weigh_both(
+    const struct walk *walk, struct reading *r, size_t pos, bool last, struct choice *best)
+{
+    struct qcow2_snapshot s;
+    char nth[24];
+    size_t text = pos + QCOW2_SNAPSHOT_HEAD_BYTES, digits = 0;
+    if (!decode_at(r, pos, &s) || s.extra_len > QCOW2_MAX_SNAPSHOT_EXTRA)
+        return;
+    text += s.extra_len;
+    while (digits < MAX_ID && text + digits < r->length && is_number(r->bytes + text + digits, 1))
+        digits++;
+    size_t id = (size_t)snprintf(nth, sizeof(nth), "%llu", (unsigned long long)r->count + 1);
+    if (digits == 0 || (digits > 1 && (id > digits || memcmp(r->bytes + text, nth, id) != 0)))
+        return;
+    id = digits == 1 ? 1 : id;
+    for (uint32_t name = 0; name <= QCOW2_MAX_BACKING_NAME; name++)
+        weigh(walk, r, pos, last, patch_be32(pos + ID_LEN_AT, (uint32_t)id << 16 | name), best);
+}
+
+/* The lengths of the record at `pos` that make most sense: as they stand, or some of them changed.
  */
 static struct choice choose_lengths(
     const struct walk *walk, struct reading *r, size_t pos, bool last)
@@ -169,6 +191,8 @@ static struct choice choose_lengths(
         weigh(walk, r, pos, last, patch_be16(pos + ID_LEN_AT, value), &best);
     for (uint32_t value = 0; value <= QCOW2_MAX_BACKING_NAME; value++)
         weigh(walk, r, pos, last, patch_be16(pos + NAME_LEN_AT, value), &best);
+    if (best.doubts >= NO_NUMBER)
+        weigh_both(walk, r, pos, last, &best);
     /* Padding may be what was there before, if the record behind it bears the lengths out. */
     return best.doubts < (last ? PADDING : UNFIT) ? best : as_stored;
 }

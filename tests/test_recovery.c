@@ -122,7 +122,8 @@ static const struct row {
         LOSSY, 0, "whose L1 table cannot be found", {{"header.snapshot_count", "1"}}},
     /* a first record that is none, whatever its lengths */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndamage snapshot[0].l1_offset = 12345\n"
-     "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n",
+     "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n"
+     "damage snapshot[0].id = \"\t\"\n",
         LOSSY, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
     /* it may be the length of the name that is wrong, or that of the ID */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
@@ -131,6 +132,13 @@ static const struct row {
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
      "damage snapshot[0].name_length = 0\n",
         SAFE, 2, "", {{"snapshot[0].name_length", "0"}}},
+    /* or both: where the name begins with a digit, the ID counts the records */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=2before\nsnapshot id=2\n"
+     "damage bytes &snapshot[0].id_length = 00006b01\n",
+        SAFE, 0, "", {{"snapshot[0].id_length", "1"}, {"snapshot[0].name_length", "7"}}},
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=7 name=12\nsnapshot id=2\n"
+     "damage bytes &snapshot[0].id_length = 00006b01\n",
+        SAFE, 2, "", {{"snapshot[0].id_length", "0"}}},
     /* two tables that are as good as each other */
     {"image cluster=4k size=2M\ndata 0 32k\nsnapshot id=1\n"
      "damage copy snapshots.offset (l2[0][5].offset) 512\ndamage l2[0][5] = 0\n"
