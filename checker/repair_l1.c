@@ -88,6 +88,15 @@ static bool is_best(struct match *m, size_t place, size_t candidate)
     return best > 0 && !younger_lost(m, place, candidate) && !is_reserved(m, place, candidate);
 }
 
+/* Of what the entry names not even one reference is counted: it is a free cluster, or its count is
+ * damaged. */
+static bool is_uncounted(const struct match *m, const struct place *p)
+{
+    struct walk *walk = m->repair->walk;
+    uint64_t stored, cluster = cluster_of(&walk->geo, p->raw & QCOW2_OFFSET_MASK);
+    return walk_stored(walk, cluster, &stored) && stored == 0;
+}
+
 /* Of places that share a table one at least keeps it: the one that most speaks for. */
 static bool may_move(const struct match *m, const struct place *p)
 {
@@ -107,7 +116,7 @@ static bool may_move(const struct match *m, const struct place *p)
             ((other->raw ^ p->raw) & QCOW2_OFFSET_MASK) == 0)
             return true;
     }
-    return p->check != CHECK_l1_entry_shared;
+    return p->check != CHECK_l1_entry_shared || (p->crowded && is_uncounted(m, p));
 }
 
 /* No other entry of the disk is empty. */
