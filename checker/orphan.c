@@ -127,7 +127,7 @@ static int add(struct orphan_list *list, const struct orphan *orphan)
 static void recognise_l1(
     struct walk *walk, struct orphan_list *list, struct orphan *orphan, const uint8_t *bytes)
 {
-    uint64_t data_bytes = 0, tables = 0;
+    uint64_t data_bytes = 0, tables = 0, named = 0;
     if (load_be64(bytes) & QCOW2_L1_RESERVED)
         return;
     for (int pass = 0; pass < 2; pass++) {
@@ -143,13 +143,15 @@ static void recognise_l1(
             if (child == orphan || (!table && area != AREA_L1_TABLE &&
                                        !walk_leaked(walk, cluster_of(&walk->geo, child_off))))
                 return; /* in the first pass only: nothing was changed yet */
+            named++;
             tables += table;
             if (pass == 1 && child) {
                 child->explained = true;
                 data_bytes += child->data_bytes;
             }
         }
-        if (tables == 0)
+        /* Guest data that looks like a table may hang on an L2 table, too. */
+        if (tables == 0 || tables * 2 < named)
             return;
     }
     orphan->is_l1 = true;

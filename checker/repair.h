@@ -167,6 +167,10 @@ bool repair_is_no_root(const struct repair *repair, uint64_t host_off);
 /* Not only L2 entries lost something: what an L1 entry or a bitmap lost misses a reference, too. */
 bool repair_lost_others(const struct repair *repair);
 
+/* Half of what the refcount table says makes no sense: it may be guest data to which the header has
+ * come to point, and is made anew elsewhere. */
+bool repair_is_no_reftable(const struct repair *repair);
+
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
 

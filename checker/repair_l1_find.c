@@ -96,12 +96,15 @@ static int count_explained(struct repair *repair, uint64_t host_off, uint64_t *e
     int ret = bytes ? 0 : -ENOMEM;
     *explained = 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
+        uint64_t named = 0;
         const struct finding *f = &repair->findings.items[i];
         if (f->check != CHECK_orphan_l1_table)
             continue;
         ret = io_read_padded(walk->io, f->host_off, bytes, walk->geo.cluster_size);
         for (size_t at = 0; ret == 0 && at < walk->geo.cluster_size; at += 8)
-            *explained += (load_be64(bytes + at) & QCOW2_OFFSET_MASK) == host_off;
+            named += (load_be64(bytes + at) & QCOW2_OFFSET_MASK) == host_off;
+        if (named > 0 && !repair_is_no_root(repair, f->host_off))
+            *explained += named;
     }
     free(bytes);
     return ret == -ENOMEM ? ret : 0;
@@ -405,6 +408,52 @@ static int compare_places(const void *a, const void *b)
     return (x->entry_off > y->entry_off) - (x->entry_off < y->entry_off);
 }
 
+static struct candidate *find_candidate(struct match *m, uint64_t host_off)
+{
+    struct candidate key = {.host_off = host_off};
+    return m->candidate_count == 0 || host_off == 0
+               ? NULL
+               : bsearch(&key, m->candidates, m->candidate_count, sizeof(key), compare_candidates);
+}
+
+/* The plain offset at an entry of the candidate, 0 behind the last one. */
+static uint64_t offset_at(const struct match *m, const struct candidate *c, uint64_t idx)
+{
+    const struct qcow2_geometry *geo = &m->repair->walk->geo;
+    uint64_t raw = idx < geo->l2_entries ? load_be64(c->bytes + idx * geo->l2_entry_size) : 0;
+    return raw & QCOW2_ENTRY_COMPRESSED ? 0 : raw & QCOW2_OFFSET_MASK;
+}
+
+/* Marks the candidates that this one maps between the clusters of its neighbours. */
+static void accuse(struct match *m, const struct candidate *by, bool *accused)
+{
+    uint64_t size = m->repair->walk->geo.cluster_size;
+    for (uint64_t i = 1; i + 1 < m->repair->walk->geo.l2_entries; i++) {
+        uint64_t off = offset_at(m, by, i);
+        const struct candidate *c = find_candidate(m, off);
+        if (c && c != by && offset_at(m, by, i - 1) + size == off &&
+            offset_at(m, by, i + 1) == off + size)
+            accused[c - m->candidates] = true;
+    }
+}
+
+/* A guest may keep tables in its data: what a lost table maps is none that was lost, unless that
+ * table is itself such a one. */
+static void leave_out_data(struct match *m)
+{
+    bool accused[MAX_CANDIDATES] = {false}, out[MAX_CANDIDATES] = {false};
+    if (m->repair->walk->geo.data_file)
+        return;
+    for (size_t k = 0; k < m->candidate_count; k++)
+        accuse(m, &m->candidates[k], accused);
+    for (size_t k = 0; k < m->candidate_count; k++) {
+        if (!accused[k])
+            accuse(m, &m->candidates[k], out);
+    }
+    for (size_t k = 0; k < m->candidate_count; k++)
+        m->candidates[k].spare = out[k] ? 0 : m->candidates[k].spare;
+}
+
 int match_find(struct match *m)
 {
     struct repair *repair = m->repair;
@@ -431,6 +480,7 @@ int match_find(struct match *m)
         qsort(m->places, m->place_count, sizeof(*m->places), compare_places);
     if (m->candidate_count > 0)
         qsort(m->candidates, m->candidate_count, sizeof(*m->candidates), compare_candidates);
+    leave_out_data(m);
     return ret;
 }
 

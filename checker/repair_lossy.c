@@ -384,22 +384,15 @@ static int give_up_all(struct repair *repair, bool nonsense)
 }
 
 /* What hangs on guest data that L1 entries name is nobody's loss, and must not be given up with
- * those whose clusters it names. */
+ * those whose clusters it names.  A flag is left in them: they did have a table. */
 static int give_up_fakes(struct repair *repair)
 {
+    static const struct finding f = {.check = CHECK_l1_entry_into_data};
     const struct walk *walk = repair->walk;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
-        const struct table *table = &walk->tables.items[i];
-        const struct finding f = {.check = CHECK_l1_entry_into_data,
-            .tree = table->tree,
-            .guest_off = table->l1_idx * walk->geo.l2_span,
-            .guest_len = walk->geo.l2_span};
-        if (!table->rather_data)
-            continue;
-        ret = tell_loss(repair, &f);
-        if (ret == 0)
-            ret = replace_table(repair, &f, table, 0);
+        if (walk->tables.items[i].rather_data)
+            ret = replace_table(repair, &f, &walk->tables.items[i], QCOW2_ENTRY_COPIED);
     }
     return ret;
 }

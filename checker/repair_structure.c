@@ -127,9 +127,7 @@ static int put_block_back(struct repair *repair, enum check_id why, uint64_t tab
     return off ? plan_be64(&repair->plan, PHASE_SWITCH, why, entry_off, off) : 0;
 }
 
-/* Half of what the table says makes no sense: it may be guest data to which the header has come to
- * point, and is made anew elsewhere. */
-static bool is_no_table(const struct repair *repair)
+bool repair_is_no_reftable(const struct repair *repair)
 {
     enum { SEVERAL = 2 };
     const struct walk *walk = repair->walk;
@@ -146,7 +144,7 @@ static bool is_no_table(const struct repair *repair)
 static int find_blocks(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
-    if (is_no_table(repair))
+    if (repair_is_no_reftable(repair))
         return 0;
     uint64_t entries = ((uint64_t)walk->header.reftable_clusters << walk->geo.cluster_bits) / 8;
     int ret = 0;
