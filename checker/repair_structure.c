@@ -132,11 +132,12 @@ bool repair_is_no_reftable(const struct repair *repair)
     enum { SEVERAL = 2 };
     const struct walk *walk = repair->walk;
     const uint64_t *hits = repair->report.hits;
-    uint64_t used = 0, wrong = hits[CHECK_refblock_shared] + hits[CHECK_reftable_reserved_bits];
+    uint64_t used = 0, wrong = hits[CHECK_refblock_shared];
     for (uint64_t i = 0; i < walk->reftable_len; i++) {
         uint64_t entry = walk->reftable[i];
         used += entry != 0;
-        wrong += !cluster_aligned(&walk->geo, entry) || entry >= walk->file_size;
+        wrong += (entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
+                 entry >= walk->file_size;
     }
     return wrong >= SEVERAL && wrong * 2 >= used;
 }

@@ -69,7 +69,16 @@ static const struct {
     {80021, 448},  /* data of a snapshot was taken for the table that a bit had been flipped from */
     {80021, 779},  /* an L2 table that passes the end of the file */
     {80021, 890},  /* of a bitmap and two L1 entries the bitmap was wrong */
-    {80021, 1410}, /* with the data file's bit zeroed counts make sense */
+    {424243, 818}, /* entries shared with a table that stands in its place were moved */
+    {424243, 961}, /* each round copied a cluster for an entry that was not to be changed */
+    {424243, 974}, /* counts too low before copies were made passed for lost references behind */
+    {55511, 572},  /* what was found again was itself damaged: two entries swapped */
+    {123457, 811}, /* of two snapshots with an empty entry the older one got the table */
+    {314159, 827}, /* an entry of zeros got compressed data, another one a lost table for data */
+    {314159, 904}, /* an empty entry got the only table that a damaged one could have had */
+    {314159, 1117}, /* a snapshot had come to point to a table of zeros, one bit away */
+    {314159, 1293}, /* of two entries that named one table the right one was changed */
+    {80021, 1410},  /* with the data file's bit zeroed counts make sense */
 };
 
 START_TEST(rules_are_kept_for_what_was_found)
