@@ -155,6 +155,9 @@ int repair_adopt_snapshots(struct repair *repair, enum check_id why);
 /* At the beginning of a round: finds the L2 tables that are rather guest data (rather_data). */
 void repair_find_doubtful(struct repair *repair);
 
+/* The neighbours of the L2 entry that the finding is about map what lies beside what it names. */
+bool repair_goes_on(const struct repair *repair, const struct finding *finding);
+
 /* The L2 table there is such a one. */
 bool repair_is_data(const struct repair *repair, uint64_t host_off);
 

@@ -27,7 +27,7 @@ static unsigned count_beside(const struct walk *walk, const struct finding *f)
 {
     const struct table *table = table_find(&walk->tables, f->table_off);
     uint64_t size = walk->geo.cluster_size;
-    if (!table || table->skip || plan_doubts(table) || f->table_off == f->host_off)
+    if (!table || table->skip || plan_doubts(table))
         return 0;
     bool before = f->index > 0 && mapped(walk, table, f->index - 1) == f->host_off - size;
     bool behind = mapped(walk, table, f->index + 1) == f->host_off + size;
@@ -40,7 +40,7 @@ static struct table *accused(const struct repair *repair, const struct finding *
     struct walk *walk = repair->walk;
     enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
     bool plain = area == AREA_NONE || area == AREA_L2_TABLE;
-    return plain && f->check == CHECK_l2_entry_into_metadata
+    return plain && f->check == CHECK_l2_entry_into_metadata && f->table_off != f->host_off
                ? table_find(&walk->tables, f->host_off)
                : NULL;
 }
@@ -107,6 +107,11 @@ void repair_find_doubtful(struct repair *repair)
     repair->fake_tables = false;
     for (size_t i = 0; i < walk->tables.count; i++)
         repair->fake_tables |= walk->tables.items[i].rather_data;
+}
+
+bool repair_goes_on(const struct repair *repair, const struct finding *f)
+{
+    return count_beside(repair->walk, f) == 2;
 }
 
 bool repair_is_data(const struct repair *repair, uint64_t host_off)

@@ -307,7 +307,8 @@ static bool is_place(const struct repair *repair, const struct finding *f)
          * table and guest data the L1 entry. */
         area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
         return !names_empty_table(repair, f->host_off) && !area_is_bitmap(area) &&
-               !repair_is_data(repair, f->host_off) && !repair_on_nonsense(repair, f);
+               !repair_is_data(repair, f->host_off) && !repair_goes_on(repair, f) &&
+               !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:

@@ -182,7 +182,7 @@ static int separate_data(struct repair *repair)
         const struct finding *f = &repair->findings.items[i];
         if (!first || first->check != f->check || first->host_off != f->host_off)
             first = f;
-        if (repair->lossy && f->host_off == f->table_off)
+        if (repair->lossy && f->host_off == f->table_off && !repair_goes_on(repair, f))
             continue; /* a table is no data of its own: that goes */
         if (f->check == CHECK_l2_entry_into_metadata && repair_is_data(repair, f->host_off))
             continue; /* it is the table that goes */
