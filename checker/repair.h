@@ -174,6 +174,10 @@ bool repair_lost_others(const struct repair *repair);
  * come to point, and is made anew elsewhere. */
 bool repair_is_no_reftable(const struct repair *repair);
 
+/* The cluster may be data of a disk, by what its neighbours map; also where too many tables would
+ * have to be read. */
+bool repair_fills_gap(const struct repair *repair, uint64_t host_off);
+
 /* So many patches more may be tried in this repair. */
 bool repair_may_try(const struct repair *repair, size_t count);
 

@@ -164,6 +164,41 @@ bool repair_is_no_root(const struct repair *repair, uint64_t host_off)
            is_named_by(repair, CHECK_orphan_l1_table, host_off);
 }
 
+/* The entries of a table leave out a run of clusters, this one among them, with as many of them
+ * empty: it, too, lost data there. */
+static bool leaves_out(const struct walk *walk, const uint8_t *bytes, uint64_t host_off)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    struct qcow2_l2_entry e;
+    uint64_t last = 0, last_idx = 0;
+    for (uint32_t i = 0; i < geo->l2_entries; i++) {
+        qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
+        if (e.kind != QCOW2_L2_NORMAL)
+            continue;
+        if (last != 0 && host_off > last && host_off < e.host_off &&
+            e.host_off - last == (i - last_idx) << geo->cluster_bits)
+            return true;
+        last = e.host_off;
+        last_idx = i;
+    }
+    return false;
+}
+
+bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
+{
+    struct walk *walk = repair->walk;
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
+    bool found = !bytes || walk->tables.count > MOST_SEEN; /* who knows */
+    for (size_t i = 0; !found && i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        found = !table->skip &&
+                io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size) == 0 &&
+                leaves_out(walk, bytes, host_off);
+    }
+    free(bytes);
+    return found;
+}
+
 bool repair_lost_others(const struct repair *repair)
 {
     static const enum check_id checks[] = {CHECK_orphan_l2_table, CHECK_orphan_l1_table,

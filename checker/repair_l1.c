@@ -149,6 +149,19 @@ static bool has_rival(
     return false;
 }
 
+/* It lies among its own clusters: what hangs on a lost table may be a guest's copy of it. */
+static bool lies_in_its_data(const struct match *m, const struct candidate *c)
+{
+    const struct qcow2_geometry *geo = &m->repair->walk->geo;
+    bool before = false, behind = false;
+    for (size_t at = 0; at < geo->cluster_size; at += geo->l2_entry_size) {
+        uint64_t off = load_be64(c->bytes + at) & QCOW2_OFFSET_MASK;
+        before |= off + geo->cluster_size == c->host_off;
+        behind |= off == c->host_off + geo->cluster_size;
+    }
+    return before && behind;
+}
+
 /* One behind which little of what leaks hangs is not the one that was lost. */
 static bool explains_leaks(const struct match *m, const struct candidate *c)
 {
@@ -182,7 +195,9 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     unsigned weak = p->check == CHECK_l2_table_implausible ? KIN | ONE_BIT : KIN;
     bool sure = (best & STRONG & ~weak) || ((best & STRONG) && (best & OWN));
     bool own = (best & OWN) || walk->tree_count == 1;
-    return (only && plain && own && explains_leaks(m, c) && !is_counted(m, p)) || sure;
+    return (only && plain && own && explains_leaks(m, c) && !is_counted(m, p) &&
+               !lies_in_its_data(m, c) && !repair_fills_gap(m->repair, c->host_off)) ||
+           sure;
 }
 
 /* A damaged entry names the entry's cluster as an L2 table: until that is mended, too, a guest
