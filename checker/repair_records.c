@@ -237,7 +237,8 @@ static int read_table(struct repair *repair, uint64_t table_off, uint64_t known,
             break;
         struct choice choice = choose_lengths(walk, r, pos, r->count + 1 >= known);
         if (choice.doubts >= IMPOSSIBLE ||
-            (r->count == 0 && !head_fits(walk, &s) && choice.doubts >= NO_TEXT))
+            (r->count == 0 && !head_fits(walk, &s) &&
+                (choice.doubts >= NO_TEXT || choice.record.id_len == 0)))
             break;
         if (choice.patch.length > 0) {
             memcpy(r->bytes + choice.patch.off, choice.patch.bytes, choice.patch.length);

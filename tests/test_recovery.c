@@ -120,6 +120,10 @@ static const struct row {
      "damage refcount[@snapshot[0].l1_offset] = 0\n"
      "damage fill snapshot[0].l1_offset 4k 0\ndamage snapshot[0].l1_offset = 1T\n",
         LOSSY, 0, "whose L1 table cannot be found", {{"header.snapshot_count", "1"}}},
+    /* an offset, but nothing else: the refcount table over that of the snapshots */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndata 0 4k\nsnapshot id=2\n"
+     "damage copy reftable.offset snapshots.offset 512\n",
+        LOSSY, 0, "named recovered-1", {{"header.snapshot_count", "2"}}},
     /* a first record that is none, whatever its lengths */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1\ndamage snapshot[0].l1_offset = 12345\n"
      "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n"
