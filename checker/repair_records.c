@@ -237,8 +237,7 @@ static int read_table(struct repair *repair, uint64_t table_off, uint64_t known,
             break;
         struct choice choice = choose_lengths(walk, r, pos, r->count + 1 >= known);
         if (choice.doubts >= IMPOSSIBLE ||
-            (r->count == 0 && !head_fits(walk, &s) &&
-                (choice.doubts >= NO_TEXT || choice.record.id_len == 0)))
+            (r->count == 0 && !head_fits(walk, &s) && choice.doubts >= NO_TEXT))
             break;
         if (choice.patch.length > 0) {
             memcpy(r->bytes + choice.patch.off, choice.patch.bytes, choice.patch.length);
@@ -426,6 +425,13 @@ static bool starts_oddly(const struct walk *walk, const struct reading *r)
            (!head_fits(walk, &s) && (s.id_len == 0 || !text_fits(r, 0, &s)));
 }
 
+/* Not even a length: there is nothing in it to mend. */
+static bool starts_empty(const struct reading *r)
+{
+    struct qcow2_snapshot s;
+    return r->count > 0 && decode_at(r, 0, &s) && s.l1_size == 0 && s.id_len == 0;
+}
+
 int repair_records(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -446,9 +452,10 @@ int repair_records(struct repair *repair)
     bool elsewhere = repair_has(repair, CHECK_orphan_snapshot_table) || (r.count > 0 && odd);
     if (ret == 0 && odd && elsewhere && says_more(repair))
         ret = mend_pointer(repair, CHECK_orphan_snapshot_table);
-    if (ret == 0 && repair->plan.count == 0 && r.count > 0)
+    bool empty = starts_empty(&r);
+    if (ret == 0 && repair->plan.count == 0 && r.count > 0 && !empty)
         ret = mend_table(repair, &r);
-    else if (ret == 0 && repair->plan.count == 0 && !elsewhere && repair->lossy &&
+    else if (ret == 0 && repair->plan.count == 0 && (!elsewhere || empty) && repair->lossy &&
              (repair_has(repair, CHECK_snapshot_table_truncated) ||
                  repair_has(repair, CHECK_snapshot_id_empty)))
         ret = give_up_table(repair, CHECK_snapshot_table_truncated);

@@ -35,6 +35,10 @@ static int reader_need(struct walk *walk, struct snapshot_reader *reader, size_t
     return 0;
 }
 
+/* Bytes of extra data; programs refuse a record with more than QCOW2_MAX_SNAPSHOT_EXTRA, those
+ * behind it are read all the same. */
+enum { MOST_BELIEVED = 64 * QCOW2_MAX_SNAPSHOT_EXTRA };
+
 /* Finds the records; *offs gets where each starts. */
 static int read_records(
     struct walk *walk, struct snapshot_reader *reader, size_t **offs, size_t *count)
@@ -56,6 +60,8 @@ static int read_records(
                 return ret;
             qcow2_snapshot_decode(reader->bytes + pos, reader->have - pos, &record);
         }
+        if (record.extra_len > MOST_BELIEVED)
+            break; /* it is guest data that would be taken for it */
         if (*count == room) {
             room = room ? room * 2 : 16;
             size_t *more = realloc(*offs, room * sizeof(**offs));
