@@ -399,3 +399,42 @@ uint64_t truth_between(
     }
     return strange;
 }
+
+static uint64_t foreign_at(const struct truth *contents[3], const struct truth_disk *disks[3],
+    const struct truth_disk *places, bool lossy, FILE *why)
+{
+    uint64_t foreign = 0;
+    for (size_t k = 0; k < places->count; k++) {
+        uint64_t idx = places->runs[k].guest_idx, digests[3];
+        for (int i = 0; i < 3; i++)
+            digests[i] = digest_at(contents[i], disks[i], idx);
+        if (digests[2] == digests[0] || digests[2] == digests[1] ||
+            digests[2] == TRUTH_UNREADABLE ||
+            (lossy && (digests[2] == 0 || digests[2] == contents[2]->background)))
+            continue;
+        if (foreign++ == 0)
+            fprintf(why, "disk \"%s\": guest cluster %" PRIu64 " was %s and is %s\n",
+                disks[2]->label, idx, digests[1] == TRUTH_UNREADABLE ? "unreadable" : "readable",
+                digests[2] == 0 ? "zeros" : "neither right nor as before");
+    }
+    return foreign;
+}
+
+uint64_t truth_foreign(const struct truth *truth, const struct truth *before,
+    const struct truth *after, bool lossy, FILE *why)
+{
+    uint64_t foreign = 0;
+    const struct truth *contents[3] = {truth, before, after};
+    for (size_t i = 0; i < after->disk_count; i++) {
+        const char *label = after->disks[i].label;
+        const struct truth_disk *disks[3] = {
+            counterpart(after, truth, label), counterpart(after, before, label), &after->disks[i]};
+        if (!disks[0] && !disks[1] && foreign++ == 0)
+            fprintf(why, "disk \"%s\" is new\n", label);
+        for (int k = 0; disks[0] && k < 3; k++) {
+            if (disks[k])
+                foreign += foreign_at(contents, disks, disks[k], lossy, why);
+        }
+    }
+    return foreign;
+}

@@ -76,4 +76,10 @@ uint64_t truth_worse(const struct truth *truth, const struct truth *before,
 uint64_t truth_between(
     const struct truth *a, const struct truth *b, const struct truth *now, bool lossy, FILE *why);
 
+/* Guest clusters of `after` that read neither as in the truth nor as before, and disks that the
+ * truth does not have: what belongs elsewhere was taken for them.  What cannot be read is none of
+ * these, nor, with `lossy`, what reads as zeros; a line about the first goes to `why`. */
+uint64_t truth_foreign(const struct truth *truth, const struct truth *before,
+    const struct truth *after, bool lossy, FILE *why);
+
 #endif
