@@ -41,6 +41,7 @@ void progress_catch_signals(void)
         if (ours || (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN))
             sigaction(signals[i], &action, NULL);
     }
+    signal(SIGXFSZ, SIG_IGN); /* a write past the limit fails, as on a full disk */
 }
 
 const volatile sig_atomic_t *progress_stop_flag(void)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -439,6 +440,7 @@ int main(int argc, char **argv)
             usage(help ? stdout : stderr);
         return help || version ? finish_output(0) : EXIT_FAILURE;
     }
+    signal(SIGXFSZ, SIG_IGN); /* a write past the limit fails, as on a full disk */
     struct call call = {0};
     if (parse_call(argc - 1, argv + 1, command, &call) < 0)
         return EXIT_FAILURE;
