@@ -112,7 +112,7 @@ static int read_entry(struct reader *r, bool promised, bool *more)
         return 0;
     if (flags & DMLOG_FLUSH)
         ret = add_flush(r);
-    if (ret == 0 && flags & DMLOG_DISCARD) {
+    if (ret == 0 && flags & DMLOG_DISCARD && length > 0) {
         struct request discard = {.kind = REQUEST_DISCARD, .host_off = host_off, .length = length};
         ret = recording_add(r->out, &discard);
     } else if (ret == 0 && data) {

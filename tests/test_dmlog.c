@@ -71,6 +71,23 @@ START_TEST(entries_of_all_kinds)
 }
 END_TEST
 
+/* Flushes in a row are one step, also with a mark or a discard of nothing between them. */
+START_TEST(nothing_between_flushes)
+{
+    struct io *log = log_with(512, 5);
+    struct recording r;
+    uint64_t at = 512;
+    static const uint64_t flags[] = {1, 4, 1, 8, 1};
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+        at = entry(log, at, 512, 0, 0, flags[i]);
+    ck_assert_int_eq(dmlog_read(log, &r), 0);
+    ck_assert_uint_eq(r.count, 1);
+    ck_assert_int_eq(r.list[0].kind, REQUEST_FLUSH);
+    recording_release(&r);
+    io_close(log);
+}
+END_TEST
+
 START_TEST(broken_logs_are_refused)
 {
     struct recording r;
@@ -219,6 +236,7 @@ Suite *test_dmlog(void)
     TCase *tcase = tcase_create("dmlog");
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, entries_of_all_kinds, 0, 2);
+    tcase_add_test(tcase, nothing_between_flushes);
     tcase_add_test(tcase, broken_logs_are_refused);
     tcase_add_test(tcase, damaged_logs_do_no_harm);
     tcase_add_test(tcase, far_writes_are_refused);
