@@ -6,6 +6,7 @@
  * What is there must be what the same calls do to a file: a device has no end to move, and is
  * larger than the image. */
 #include <check.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "desk.h"
+#include "io.h"
 
 struct device {
     struct desk desk;
@@ -141,6 +143,25 @@ START_TEST(a_session_on_a_device)
 }
 END_TEST
 
+/* It neither grows nor shrinks: what fits it is room, what does not is a full device. */
+START_TEST(a_device_has_its_size)
+{
+    struct device device = device_open("", "1M");
+    struct io *io;
+    uint64_t size;
+    if (device.name[0]) {
+        ck_assert_int_eq(io_file_open(device.name, IO_FILE_WRITE | IO_FILE_NO_LOCK, &io, NULL), 0);
+        ck_assert_int_eq(io_resize(io, 4096), 0);
+        ck_assert_int_eq(io_resize(io, 1 << 20), 0);
+        ck_assert_int_eq(io_resize(io, (1 << 20) + 1), -ENOSPC);
+        ck_assert_int_eq(io_size(io, &size), 0);
+        ck_assert_uint_eq(size, 1 << 20);
+        io_close(io);
+    }
+    device_close(&device);
+}
+END_TEST
+
 Suite *test_blockdev(void);
 Suite *test_blockdev(void)
 {
@@ -148,6 +169,7 @@ Suite *test_blockdev(void)
     TCase *calls = tcase_create("calls");
     tcase_set_timeout(calls, 60);
     tcase_add_loop_test(calls, a_session_on_a_device, 0, sizeof(sessions) / sizeof(sessions[0]));
+    tcase_add_test(calls, a_device_has_its_size);
     suite_add_tcase(suite, calls);
     return suite;
 }

@@ -87,6 +87,27 @@ START_TEST(what_is_whole_is_not_trimmed)
 }
 END_TEST
 
+/* What does not fit is cut behind a whole character. */
+START_TEST(long_lines_are_cut)
+{
+    enum { LONG = 9000 };
+    char *out, *name = calloc(3, LONG);
+    size_t length;
+    FILE *file = open_memstream(&out, &length);
+    ck_assert(name && file);
+    for (size_t i = 0; i < LONG; i++)
+        memcpy(name + i * 2, "\u00fc", 2);
+    text_line(file, "%c%s", 'x', name);
+    fclose(file);
+    ck_assert_uint_lt(length, LONG);
+    ck_assert_int_eq(out[length - 1], '\n');
+    ck_assert_uint_eq(length % 2, 0); /* x, whole characters, the end of the line */
+    ck_assert_int_eq(memcmp(out + 1, name, length - 2), 0);
+    free(out);
+    free(name);
+}
+END_TEST
+
 Suite *test_text(void);
 Suite *test_text(void)
 {
@@ -96,6 +117,7 @@ Suite *test_text(void)
     tcase_add_loop_test(tc, names_are_printed, 0, NAMES);
     tcase_add_test(tc, names_are_cut);
     tcase_add_test(tc, what_is_whole_is_not_trimmed);
+    tcase_add_test(tc, long_lines_are_cut);
     suite_add_tcase(suite, tc);
     return suite;
 }
