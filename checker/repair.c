@@ -200,13 +200,15 @@ static int round_check(struct repair *repair)
             compare_findings);
     if (ret == 0)
         repair_find_doubtful(repair);
-    return ret;
+    return ret == 0 ? repair_note_damaged(repair) : ret;
 }
 
 static void round_end(struct repair *repair)
 {
     walk_close(repair->walk);
     repair->walk = NULL;
+    free(repair->damaged);
+    repair->damaged = NULL;
     report_release(&repair->report);
 }
 

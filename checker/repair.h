@@ -16,6 +16,7 @@
  *   repair_l1*.c       lost L2 tables put back
  *   repair_l2.c        lost data clusters put back into damaged L2 entries
  *   repair_holes.c     and into empty ones
+ *   repair_missing.c   which clusters they may have been
  *   repair_shared.c    cross-linked clusters: every owner gets its own
  *   repair_snapshot.c  snapshot records and bitmaps that are broken
  *   repair_lossy.c     what is given up with --lossy */
@@ -78,6 +79,8 @@ struct repair {
     /* One round: */
     struct report report;
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
+    uint64_t *damaged;           /* offsets of tables with damaged entries, in order */
+    size_t damaged_count;
     struct walk *walk;
     struct plan plan;
     bool careful;         /* what may be no table is left alone */
@@ -205,6 +208,13 @@ bool repair_counted(const struct repair *repair, uint64_t host_off);
 /* The file once went on there: what points there is right, the file was cut off. */
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);
 
+/* Orders uint64_t. */
+int repair_compare_offsets(const void *a, const void *b);
+
+/* Collects for the round what repair_has_damaged_entries() is asked for each of 65536 disks.
+ * -ENOMEM. */
+int repair_note_damaged(struct repair *repair);
+
 /* An entry of the L1 table that the disk has is damaged. */
 bool repair_has_damaged_entries(const struct repair *repair, const struct tree *tree);
 
@@ -212,9 +222,9 @@ bool repair_has_damaged_entries(const struct repair *repair, const struct tree *
  * structure, that is made anew elsewhere first, or an L1 table, that is found elsewhere. */
 bool repair_on_nonsense(const struct repair *repair, const struct finding *finding);
 
-/* The L1 entry that the finding is about names other metadata, and nothing there looks like the L2
- * table that it ought to be: it is the entry that is wrong. */
-bool repair_names_no_table(const struct repair *repair, const struct finding *finding);
+/* What lies there does not look like the L2 table for which an L1 entry takes it: it is the entry
+ * that is wrong. */
+bool repair_names_no_table(const struct repair *repair, uint64_t host_off);
 
 /* The refcount table's entry that the finding is about would name a block without the reserved
  * bits that are set in it.  Where not, the table is made anew. */
@@ -242,6 +252,17 @@ int repair_take_entry(struct repair *repair, const struct table *table, uint8_t 
 /* The same, and plans it. */
 int repair_put_entry(struct repair *repair, enum check_id why, const struct table *table,
     uint64_t entry_off, const uint8_t *entry);
+
+/* Clusters that miss references, the first of them; a hundred thousand entries ask for them. */
+struct missing {
+    uint64_t *clusters;
+    size_t count;
+};
+int repair_find_missing(const struct repair *repair, size_t most, struct missing *missing);
+
+/* The host offset of the first one, from number *at on, that still does; *at goes behind it. */
+bool repair_next_missing(
+    const struct repair *repair, struct missing *missing, size_t *at, uint64_t *host_off);
 
 /* From now on the missing reference is accounted for. */
 int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs);

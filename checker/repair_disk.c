@@ -176,15 +176,32 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
     return make_l1(repair, why, tree);
 }
 
-bool repair_has_damaged_entries(const struct repair *repair, const struct tree *tree)
+int repair_compare_offsets(const void *a, const void *b)
 {
+    const uint64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+int repair_note_damaged(struct repair *repair)
+{
+    repair->damaged_count = 0;
+    repair->damaged = calloc(repair->findings.count + 1, sizeof(*repair->damaged));
+    if (!repair->damaged)
+        return -ENOMEM;
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
-        if (f->has_table && f->table_off == tree->l1_off && f->check != CHECK_l1_hole &&
+        if (f->has_table && f->check != CHECK_l1_hole &&
             check_rows[f->check].severity == SEVERITY_DAMAGE)
-            return true;
+            repair->damaged[repair->damaged_count++] = f->table_off;
     }
-    return false;
+    qsort(repair->damaged, repair->damaged_count, sizeof(*repair->damaged), repair_compare_offsets);
+    return 0;
+}
+
+bool repair_has_damaged_entries(const struct repair *repair, const struct tree *tree)
+{
+    return bsearch(&tree->l1_off, repair->damaged, repair->damaged_count, sizeof(*repair->damaged),
+        repair_compare_offsets);
 }
 
 static bool maps_nothing(const struct walk *walk, const struct tree *tree)

@@ -10,12 +10,24 @@
 
 #include "repair.h"
 
+/* Nobody looks at more disks than that at one place. */
+enum { MOST_TABLES = 64 };
+
+/* What was found out about an entry. */
+enum { NOT_ASKED, RIVAL, NO_RIVAL };
+
 /* One table; its bytes, as they are and as they will be, and those of another one are read into
  * buffers of a cluster. */
 struct hole_search {
     struct repair *repair;
     const struct table *table;
+    const struct table *first, *end; /* those that disks have at the same place as this one */
     uint8_t *bytes, *other, *old;
+    uint8_t *rivals; /* for each entry, as long as no whole sector is known to be lost */
+    struct peek {    /* of each table at this place the sector that was looked at last */
+        uint64_t at; /* + 1; 0: none */
+        uint8_t bytes[QCOW2_SECTOR_BYTES];
+    } * peeks;
     bool lost_sector; /* what is filled lies in a sector that was lost as a whole */
     bool from_older;  /* what it is filled from is older: entries cannot have been empty */
 };
@@ -64,55 +76,39 @@ static bool misses_these(const struct hole_search *s, uint64_t host_off)
                (int64_t)s->table->refs;
 }
 
-/* The first of the tables that disks have at the same place as this one. */
-static const struct table *first_here(const struct hole_search *s)
-{
-    const struct table *table = s->table;
-    while (table > s->repair->walk->tables.items && table[-1].l1_idx == s->table->l1_idx)
-        table--;
-    return table;
-}
-
 /* When the first disk that has the table was made: snapshots stand in that order, the active disk
  * is the last. */
-static size_t age(const struct walk *walk, const struct table *table)
+static size_t age(const struct hole_search *s, const struct table *table)
 {
-    for (size_t i = 1; i < walk->tree_count; i++) {
-        const struct tree *tree = &walk->trees[i];
-        uint8_t entry[8] = {0};
-        if (tree->usable && table->l1_idx < tree->l1_size &&
-            io_read_padded(walk->io, tree->l1_off + table->l1_idx * UINT64_C(8), entry, 8) == 0 &&
-            (load_be64(entry) & QCOW2_OFFSET_MASK) == table->host_off)
-            return i;
-    }
-    return walk->tree_count;
+    return table->snapshot ? (size_t)table->snapshot : s->repair->walk->tree_count;
 }
 
-/* The sector with that entry, as that table has it; returns where the entry is in it. */
-static size_t read_sector(
-    const struct hole_search *s, const struct table *table, uint32_t idx, uint8_t *sector)
+/* The sector with that entry, as that table has it. */
+static const uint8_t *sector_of(
+    const struct hole_search *s, const struct table *table, uint32_t idx)
 {
-    size_t at = (size_t)idx * s->repair->walk->geo.l2_entry_size;
-    walk_read_again(s->repair->walk, table->host_off + at / QCOW2_SECTOR_BYTES * QCOW2_SECTOR_BYTES,
-        sector, QCOW2_SECTOR_BYTES);
-    return at % QCOW2_SECTOR_BYTES;
+    size_t at = (size_t)idx * s->repair->walk->geo.l2_entry_size / QCOW2_SECTOR_BYTES;
+    struct peek *peek = &s->peeks[table - s->first];
+    if (peek->at != at + 1)
+        walk_read_again(s->repair->walk, table->host_off + at * QCOW2_SECTOR_BYTES, peek->bytes,
+            QCOW2_SECTOR_BYTES);
+    peek->at = at + 1;
+    return peek->bytes;
 }
 
 static bool is_empty_in(const struct hole_search *s, const struct table *table, uint32_t idx)
 {
-    uint8_t sector[QCOW2_SECTOR_BYTES];
-    size_t at = read_sector(s, table, idx, sector);
-    return walk_bytes_zero(sector + at, s->repair->walk->geo.l2_entry_size);
+    unsigned size = s->repair->walk->geo.l2_entry_size;
+    return walk_bytes_zero(
+        sector_of(s, table, idx) + (size_t)idx * size % QCOW2_SECTOR_BYTES, size);
 }
 
 /* Its whole sector is empty, while what ours has there is missed by somebody. */
 static bool lost_sector(const struct hole_search *s, const struct table *table, uint32_t idx)
 {
     const struct qcow2_geometry *geo = &s->repair->walk->geo;
-    uint8_t sector[QCOW2_SECTOR_BYTES];
     uint32_t per_sector = QCOW2_SECTOR_BYTES / geo->l2_entry_size;
-    read_sector(s, table, idx, sector);
-    if (!walk_bytes_zero(sector, sizeof(sector)))
+    if (!walk_bytes_zero(sector_of(s, table, idx), QCOW2_SECTOR_BYTES))
         return false;
     for (uint32_t i = idx / per_sector * per_sector, end = i + per_sector; i < end; i++) {
         struct qcow2_l2_entry e;
@@ -126,29 +122,34 @@ static bool lost_sector(const struct hole_search *s, const struct table *table, 
 /* Another disk may have lost the cluster at that entry, not this one.  What a disk has mapped once,
  * all those made of it have mapped, too: so an empty entry younger than one that maps something is
  * the one that lost it; if there is none, of those older the last. */
-static bool has_rival(const struct hole_search *s, uint32_t idx)
+static bool find_rival(const struct hole_search *s, uint32_t idx)
 {
-    enum { MOST = 64 };
-    const struct walk *walk = s->repair->walk;
-    const struct table *first = first_here(s), *end = walk->tables.items + walk->tables.count;
-    size_t mine = age(walk, s->table), oldest = SIZE_MAX, last = 0, younger = 0, seen = 0;
+    size_t mine = age(s, s->table), oldest = SIZE_MAX, last = 0, younger = 0;
     const struct table *t;
-    for (t = first; t < end && t->l1_idx == s->table->l1_idx; t++) {
-        if (!t->skip && t != s->table && !is_empty_in(s, t, idx) && age(walk, t) < oldest)
-            oldest = age(walk, t);
-        if (++seen > MOST)
-            return true; /* who knows */
+    if (s->end - s->first > MOST_TABLES)
+        return true; /* who knows */
+    for (t = s->first; t < s->end; t++) {
+        if (!t->skip && t != s->table && !is_empty_in(s, t, idx) && age(s, t) < oldest)
+            oldest = age(s, t);
     }
-    for (t = first; t < end && t->l1_idx == s->table->l1_idx; t++) {
+    for (t = s->first; t < s->end; t++) {
         if (t->skip || t == s->table || !is_empty_in(s, t, idx))
             continue;
         if (lost_sector(s, t, idx))
             return true;
-        size_t his = age(walk, t);
-        younger += his > oldest;
-        last = his > last ? his : last;
+        younger += age(s, t) > oldest;
+        last = age(s, t) > last ? age(s, t) : last;
     }
     return !s->lost_sector && (younger > 0 || (mine < oldest && mine < last));
+}
+
+static bool has_rival(const struct hole_search *s, uint32_t idx)
+{
+    if (s->lost_sector)
+        return find_rival(s, idx);
+    if (s->rivals[idx] == NOT_ASKED)
+        s->rivals[idx] = find_rival(s, idx) ? RIVAL : NO_RIVAL;
+    return s->rivals[idx] == RIVAL;
 }
 
 /* ---- between neighbours ---- */
@@ -287,13 +288,14 @@ static bool has_changed(const struct hole_search *s)
 static int fill_from_others(struct hole_search *s)
 {
     struct walk *walk = s->repair->walk;
-    const struct table *end = walk->tables.items + walk->tables.count, *other = first_here(s);
     int ret = 0;
-    for (; ret == 0 && other < end && other->l1_idx == s->table->l1_idx; other++) {
+    if (s->end - s->first > MOST_TABLES)
+        return 0; /* each entry has a rival */
+    for (const struct table *other = s->first; ret == 0 && other < s->end; other++) {
         if (other == s->table || other->skip || has_changed(s))
             continue;
         walk_read_again(walk, other->host_off, s->other, walk->geo.cluster_size);
-        s->from_older = walk->geo.version >= 3 && age(walk, other) < age(walk, s->table);
+        s->from_older = walk->geo.version >= 3 && age(s, other) < age(s, s->table);
         ret = fill_from_other(s);
     }
     return ret;
@@ -315,6 +317,35 @@ static bool lies_on_other(const struct walk *walk, const struct table *table)
     return census_get(walk->census, cluster_of(&walk->geo, table->host_off)).conflict;
 }
 
+/* Tables are sorted by place. */
+static void turn_to(struct hole_search *s, const struct table *table)
+{
+    const struct walk *walk = s->repair->walk;
+    const struct table *all = walk->tables.items + walk->tables.count;
+    s->table = table;
+    if (!s->first || s->first->l1_idx != table->l1_idx) {
+        s->first = s->end = table;
+        while (s->end < all && s->end->l1_idx == table->l1_idx)
+            s->end++;
+        for (size_t i = 0; i < MOST_TABLES; i++)
+            s->peeks[i].at = 0;
+    }
+}
+
+static int search_table(struct hole_search *s)
+{
+    struct walk *walk = s->repair->walk;
+    walk_read_again(walk, s->table->host_off, s->bytes, walk->geo.cluster_size);
+    if (!has_empty(s)) /* most tables of a full disk */
+        return 0;
+    memcpy(s->old, s->bytes, walk->geo.cluster_size);
+    memset(s->rivals, NOT_ASKED, walk->geo.l2_entries);
+    int ret = fill_runs(s);
+    if (ret == 0 && !has_changed(s) && !repair_has(s->repair, CHECK_orphan_l2_table))
+        ret = fill_from_others(s);
+    return ret == 0 ? write_filled(s) : ret;
+}
+
 int repair_holes(struct repair *repair)
 {
     struct walk *walk = repair->walk;
@@ -323,26 +354,18 @@ int repair_holes(struct repair *repair)
     if (!repair->lossy || !walk->judgeable || walk->geo.data_file ||
         !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
-    s.bytes = calloc(3, walk->geo.cluster_size);
-    if (!s.bytes)
-        return -ENOMEM;
-    s.other = s.bytes + walk->geo.cluster_size;
-    s.old = s.other + walk->geo.cluster_size;
-    int ret = 0;
+    s.bytes = calloc(4, walk->geo.cluster_size);
+    s.peeks = calloc(MOST_TABLES, sizeof(*s.peeks));
+    int ret = s.bytes && s.peeks ? 0 : -ENOMEM;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
-        s.table = &walk->tables.items[i];
-        if (s.table->skip || lies_on_other(walk, s.table))
-            continue;
-        walk_read_again(walk, s.table->host_off, s.bytes, walk->geo.cluster_size);
-        if (!has_empty(&s)) /* most tables of a full disk */
-            continue;
-        memcpy(s.old, s.bytes, walk->geo.cluster_size);
-        ret = fill_runs(&s);
-        if (ret == 0 && !has_changed(&s) && !repair_has(repair, CHECK_orphan_l2_table))
-            ret = fill_from_others(&s);
-        if (ret == 0)
-            ret = write_filled(&s);
+        s.other = s.bytes + walk->geo.cluster_size;
+        s.old = s.other + walk->geo.cluster_size;
+        s.rivals = s.old + walk->geo.cluster_size;
+        turn_to(&s, &walk->tables.items[i]);
+        if (!s.table->skip && !lies_on_other(walk, s.table))
+            ret = search_table(&s);
     }
     free(s.bytes);
+    free(s.peeks);
     return ret;
 }

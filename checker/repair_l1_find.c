@@ -254,16 +254,15 @@ static bool is_on_bitmap(const struct repair *repair, const struct finding *f)
     const struct walk *walk = repair->walk;
     enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
     return f->check == CHECK_l1_entry_into_metadata && area_is_bitmap(area) &&
-           !repair_names_no_table(repair, f);
+           !repair_names_no_table(repair, f->host_off);
 }
 
-bool repair_names_no_table(const struct repair *repair, const struct finding *finding)
+bool repair_names_no_table(const struct repair *repair, uint64_t host_off)
 {
     struct walk *walk = repair->walk;
     struct l2_look look;
-    return finding->check == CHECK_l1_entry_into_metadata &&
-           (!walk_look_at_l2(walk, cluster_of(&walk->geo, finding->host_off), &look) ||
-               look.named <= look.odd + look.metadata);
+    return !walk_look_at_l2(walk, cluster_of(&walk->geo, host_off), &look) ||
+           look.named <= look.odd + look.metadata;
 }
 
 static void add_found_places(struct match *m)

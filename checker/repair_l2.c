@@ -191,21 +191,18 @@ static void propose_by_disks(
 /* A cluster that nobody has and that decodes holds compressed data which lost its entry; all of an
  * entry's numbers may be damaged, but where such data begins a cluster nothing else can.  Of large
  * clusters few are tried: each costs what it decodes to. */
-static void propose_by_data(
-    const struct repair *repair, struct candidate *best, const struct place *place)
+enum { MOST_DECODED = 256 };
+static void propose_by_data(const struct repair *repair, struct candidate *best,
+    const struct place *place, struct missing *missing)
 {
-    enum { MOST_BYTES = 64 << 20, MOST = 256 };
-    const struct walk *walk = repair->walk;
-    uint64_t cluster = 0, tried = 0;
-    while (tried < MOST && tried << walk->geo.cluster_bits < MOST_BYTES &&
-           census_next_leak(walk->census, cluster, &cluster)) {
-        uint64_t raw = cluster << walk->geo.cluster_bits | QCOW2_ENTRY_COMPRESSED;
-        if (repair_deficit(repair, cluster << walk->geo.cluster_bits)) {
-            tried++;
-            if (repair_shorten(repair, &raw))
-                propose(repair, best, place, raw, DECODES);
-        }
-        cluster++;
+    enum { MOST_BYTES = 64 << 20 };
+    uint64_t host_off;
+    for (size_t tried = 0; tried < MOST_DECODED &&
+                           tried << repair->walk->geo.cluster_bits < MOST_BYTES &&
+                           repair_next_missing(repair, missing, &tried, &host_off);) {
+        uint64_t raw = host_off | QCOW2_ENTRY_COMPRESSED;
+        if (repair_shorten(repair, &raw))
+            propose(repair, best, place, raw, DECODES);
     }
 }
 
@@ -259,8 +256,8 @@ static bool proves_itself(const struct repair *repair, const struct place *place
 }
 
 /* `lost_one`: the only cluster that misses a reference, if this is the only place; else 0. */
-static struct candidate find_candidate(
-    const struct repair *repair, const struct place *place, uint64_t lost_one)
+static struct candidate find_candidate(const struct repair *repair, const struct place *place,
+    uint64_t lost_one, struct missing *missing)
 {
     struct candidate best = {0};
     propose_by_neighbours(repair, &best, place);
@@ -272,7 +269,7 @@ static struct candidate find_candidate(
         propose_by_bits(repair, &best, place);
     propose_by_disks(repair, &best, place);
     if (best.evidence < DECODES && place->raw != 0 && !shared)
-        propose_by_data(repair, &best, place);
+        propose_by_data(repair, &best, place, missing);
     /* The only cluster without an owner may as well be a bitmap's, or have a wrong count: not where
      * what is read now may be right. */
     bool wrong = place->check == CHECK_l2_entry_into_metadata ||
@@ -435,7 +432,8 @@ static bool flags_fit(const struct repair *repair, const struct place *place, ui
 static int fill_places(struct repair *repair, struct place *places, size_t count)
 {
     bool *moved = calloc(count + 1, sizeof(*moved));
-    int ret = moved ? 0 : -ENOMEM;
+    struct missing missing = {0};
+    int ret = moved ? repair_find_missing(repair, count + MOST_DECODED, &missing) : -ENOMEM;
     size_t unproven = 0;
     find_roots(repair, places, count);
     find_mirrored(places, count);
@@ -449,7 +447,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         bool shared = places[i].check == CHECK_l2_entry_shared;
         if (places[i].rooted || proves_itself(repair, &places[i]))
             continue;
-        struct candidate best = find_candidate(repair, &places[i], lost_one);
+        struct candidate best = find_candidate(repair, &places[i], lost_one, &missing);
         bool moves = best.evidence != ONE_BIT;
         if (best.evidence == NOTHING || best.tie ||
             (shared && moves && !somebody_stays(places, count, moved, i)))
@@ -473,6 +471,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         ret = put_back(repair, &places[i], best.raw);
     }
     free(moved);
+    free(missing.clusters);
     return ret;
 }
 

@@ -383,6 +383,12 @@ int repair_make_room(struct repair *repair)
     /* Copies to come find their counts there. */
     uint64_t copies = hits[CHECK_l1_entry_shared] + hits[CHECK_l2_entry_shared] +
                       hits[CHECK_l2_entry_into_metadata];
+    const struct area_list *areas = &repair->walk->areas;
+    for (size_t i = 0; i < areas->count; i++) { /* tables that may have to be written anew */
+        enum area_kind kind = areas->items[i].kind;
+        if (kind == AREA_SNAPSHOT_TABLE || kind == AREA_BITMAP_DIRECTORY)
+            copies += clusters_for(&repair->walk->geo, areas->items[i].length);
+    }
     uint64_t span = repair->walk->geo.refblock_entries;
     return may_rebuild(repair) ? plan_rebuild(repair, copies > span ? copies : span) : 0;
 }

@@ -279,43 +279,59 @@ int repair_adopt_snapshots(struct repair *repair, enum check_id why)
 
 /* ---- bitmaps ---- */
 
-/* What shares the bitmap's cluster is an L1 entry that is wrong: the bitmap's bytes are there. */
-static bool is_only_named(const struct repair *repair, const struct area *area)
+static bool is_bitmap_area(const struct area *area)
 {
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check == CHECK_l1_entry_into_metadata && f->host_off == area->host_off &&
-            repair_names_no_table(repair, f))
-            return true;
-    }
-    return false;
+    return area->kind == AREA_BITMAP_TABLE || area->kind == AREA_BITMAP_DATA;
 }
 
+/* A table or data that shares its cluster; not where that is with an L1 entry which is wrong: then
+ * the bitmap's bytes are there. */
 static bool bitmap_shares(const struct repair *repair, const struct area *area)
 {
-    return area_is_bitmap(area->kind) && area->kind != AREA_BITMAP_DIRECTORY &&
-           walk_area_conflict(repair->walk, area) && !is_only_named(repair, area);
+    return is_bitmap_area(area) && walk_area_conflict(repair->walk, area) &&
+           !(repair_has_at(repair, CHECK_l1_entry_into_metadata, area->host_off) &&
+               repair_names_no_table(repair, area->host_off));
 }
 
-/* The bitmap is one that no program could use: it is lost already. */
-static bool bitmap_broken(
-    const struct repair *repair, uint64_t idx, const struct qcow2_bitmap *bitmap)
+/* Bitmaps that no program could use: they are lost already. */
+struct broken_bitmaps {
+    uint8_t *by_index;   /* one a bitmap of the directory */
+    uint64_t *table_off; /* those with a broken table; as findings come, by host offset */
+    size_t tables;
+};
+
+static int find_broken_bitmaps(const struct repair *repair, struct broken_bitmaps *broken)
 {
+    const struct walk *walk = repair->walk;
+    uint32_t count = walk->bitmaps.bitmap_count;
+    broken->by_index = calloc((size_t)count + 1, 1);
+    broken->table_off = calloc(repair->findings.count + 1, sizeof(*broken->table_off));
+    if (!broken->by_index || !broken->table_off)
+        return -ENOMEM;
     for (size_t i = 0; i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         const struct check_row *row = &check_rows[f->check];
         if (row->tally == TALLY_NONE)
             continue;
-        if ((row->kind == OBJECT_BITMAP && f->index == idx) ||
-            (row->kind == OBJECT_BITMAP_ENTRY && f->table_off == bitmap->table_off))
-            return true;
+        if (row->kind == OBJECT_BITMAP && f->index < count)
+            broken->by_index[f->index] = 1;
+        if (row->kind == OBJECT_BITMAP_ENTRY)
+            broken->table_off[broken->tables++] = f->table_off;
     }
-    for (size_t i = 0; i < repair->walk->areas.count; i++) {
-        const struct area *area = &repair->walk->areas.items[i];
-        if (area->index == idx && bitmap_shares(repair, area))
-            return true;
+    qsort(broken->table_off, broken->tables, sizeof(*broken->table_off), repair_compare_offsets);
+    for (size_t i = 0; i < walk->areas.count; i++) {
+        const struct area *area = &walk->areas.items[i];
+        if (area->index < count && bitmap_shares(repair, area))
+            broken->by_index[area->index] = 1;
     }
-    return false;
+    return 0;
+}
+
+static bool bitmap_broken(
+    const struct broken_bitmaps *broken, uint64_t idx, const struct qcow2_bitmap *bitmap)
+{
+    return broken->by_index[idx] || bsearch(&bitmap->table_off, broken->table_off, broken->tables,
+                                        sizeof(*broken->table_off), repair_compare_offsets);
 }
 
 static uint64_t bitmaps_ext_off(const struct walk *walk)
@@ -365,12 +381,15 @@ static int mend_directory(struct repair *repair, enum check_id why)
         return -ENOMEM;
     kept = bytes + size;
     uint32_t kept_count = 0;
+    struct broken_bitmaps broken = {0};
     int ret = io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, size);
+    if (ret == 0)
+        ret = find_broken_bitmaps(repair, &broken);
     for (uint32_t i = 0; ret == 0 && i < walk->bitmaps.bitmap_count; i++) {
         struct qcow2_bitmap bitmap;
         if (qcow2_bitmap_decode(bytes + pos, size - pos, &bitmap) < 0)
             break;
-        if (!bitmap_broken(repair, i, &bitmap)) {
+        if (!bitmap_broken(&broken, i, &bitmap)) {
             memcpy(kept + kept_len, bytes + pos, (size_t)bitmap.record_len);
             kept_len += (size_t)bitmap.record_len;
             kept_count++;
@@ -385,18 +404,29 @@ static int mend_directory(struct repair *repair, enum check_id why)
         ret = give_up_bitmaps(repair, why);
     else if (ret == 0)
         ret = write_directory(repair, why, kept, kept_len, kept_count);
+    free(broken.by_index);
+    free(broken.table_off);
     free(bytes);
     return ret;
 }
 
 static bool bitmap_shares_at(const struct repair *repair, uint64_t host_off)
 {
-    for (size_t i = 0; i < repair->walk->areas.count; i++) {
-        const struct area *area = &repair->walk->areas.items[i];
-        if (area->host_off == host_off && bitmap_shares(repair, area))
-            return true;
+    const struct area_list *areas = &repair->walk->areas;
+    size_t low = 0, high = areas->count; /* the first that starts there or behind it */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (areas->items[middle].host_off < host_off)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    return false;
+    while (low < areas->count && areas->items[low].host_off == host_off &&
+           !is_bitmap_area(&areas->items[low]))
+        low++;
+    /* What is true of one there is true of all. */
+    return low < areas->count && areas->items[low].host_off == host_off &&
+           bitmap_shares(repair, &areas->items[low]);
 }
 
 static int mend_bitmaps(struct repair *repair)

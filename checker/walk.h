@@ -65,6 +65,7 @@ struct table {
     bool accused;     /* set by the repair: somebody maps it as guest data, and seems to be right */
     bool rather_data; /* set by the repair: it is guest data, and the L1 entry is wrong */
     bool has_compressed;
+    int snapshot;           /* the first that has it at l1_idx; 0: none, only the active disk */
     uint64_t absurd, used;  /* when implausible */
     struct l2_shape *shape; /* its entries, where little tells them all; NULL: read them again */
 };
@@ -155,9 +156,10 @@ struct walk {
     uint64_t orphan_tables; /* L2 tables that no orphaned L1 table explains */
     uint64_t l1_broken;     /* L1 entries that name no table, or that of another place */
     uint64_t l1_holes;
-    bool unreadable;      /* something could not be read */
-    bool refs_incomplete; /* metadata that holds references could not be read */
-    struct crew *crew;    /* NULL: everything is done one after the other */
+    bool vm_state_asked, vm_state_there; /* behind the end of the active disk */
+    bool unreadable;                     /* something could not be read */
+    bool refs_incomplete;                /* metadata that holds references could not be read */
+    struct crew *crew;                   /* NULL: everything is done one after the other */
     struct extent extent;
     uint8_t *buf;                     /* WALK_BUF_BYTES, shared by the stages */
     uint8_t *ahead_buf;               /* as many, of walk_stream() alone; may be NULL */

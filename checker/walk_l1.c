@@ -138,6 +138,8 @@ static int add_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t 
         table->elsewhere = walk->judge_l1 = true;
         walk->l1_broken++;
     }
+    if (tree_idx != TREE_ACTIVE && table->snapshot == 0 && table->l1_idx == l1_idx)
+        table->snapshot = tree_idx;
     if (tree_idx == TREE_ACTIVE) {
         table->active_refs++;
         *(raw & QCOW2_ENTRY_COPIED ? &table->copied_set : &table->copied_clear) = true;
@@ -349,7 +351,7 @@ static int holes_tell_something(struct walk *walk, bool *tell)
 
 /* VM state that was loaded back lies behind the active disk's end, too.  It then hangs on a
  * snapshot's table as well, or starts as QEMU's machine state does. */
-static bool vm_state_is_there(struct walk *walk)
+static bool find_vm_state(const struct walk *walk)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     static const uint8_t magic[4] = {'Q', 'E', 'V', 'M'};
@@ -367,6 +369,15 @@ static bool vm_state_is_there(struct walk *walk)
     return entry.kind == QCOW2_L2_NORMAL &&
            io_read_padded(walk->io, entry.host_off, start, sizeof(start)) == 0 &&
            memcmp(start, magic, sizeof(magic)) == 0;
+}
+
+/* Millions of entries ask. */
+static bool vm_state_is_there(struct walk *walk)
+{
+    if (!walk->vm_state_asked)
+        walk->vm_state_there = find_vm_state(walk);
+    walk->vm_state_asked = true;
+    return walk->vm_state_there;
 }
 
 static bool active_past_end(struct walk *walk, uint32_t l1_idx, const struct table *table)

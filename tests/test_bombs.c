@@ -9,11 +9,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine_kit.h"
 #include "io_meter.h"
 #include "recipe.h"
 #include "repair.h"
+#include "rng.h"
 
 #ifdef __SANITIZE_ADDRESS__
 enum { SLOWER = 10 };
@@ -180,6 +182,12 @@ START_TEST(snapshots_longer_than_their_disk)
 }
 END_TEST
 
+/* Processor time, which does not depend on what else the machine does. */
+static double seconds_used(void)
+{
+    return (double)clock() / CLOCKS_PER_SEC;
+}
+
 static struct report repair(struct recipe *recipe, bool lossy)
 {
     const struct repair_options how = {.lossy = lossy};
@@ -278,6 +286,135 @@ START_TEST(an_l1_table_of_garbage)
 }
 END_TEST
 
+/* Whether it is VM state that lies behind the end of the disk was found out for each entry there.
+ */
+START_TEST(entries_behind_the_end)
+{
+    enum { ENTRIES = 1 << 20 };
+    struct recipe *recipe = build("image cluster=64k size=1M l1_size=%u\ndata 0 64k\n", ENTRIES);
+    struct check_options options = {.threads = 1};
+    struct report report;
+    struct io *meter;
+    write_entries(recipe, eval(recipe, "l1.offset") + 8, 1 << 20, 65536, ENTRIES - 1);
+    ck_assert_int_eq(io_meter_open(recipe_io(recipe), 0, &meter), 0);
+    report_init(&report, 10);
+    ck_assert_int_eq(check_image(meter, NULL, &options, &report), 0);
+    ck_assert_uint_eq(report.hits[CHECK_l1_entry_past_end], ENTRIES - 1);
+    ck_assert_uint_lt(io_meter_counts(meter).reads, 1000);
+    report_release(&report);
+    io_close(meter);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* All broken: each was looked for among all findings and all pieces of metadata. */
+START_TEST(bitmaps_that_are_all_broken)
+{
+    enum { BITMAPS = 65535, RECORD_BYTES = 32 };
+    const uint64_t directory_off = 4 << 20, tables_off = 8 << 20;
+    struct recipe *recipe = build("image cluster=512 size=1M\ndata 0 4k\n"
+                                  "bitmap name=a granularity=64k fill=none auto\n"
+                                  "damage bitmaps.count = 65535\n"
+                                  "damage bitmaps.directory_size = 2097120\n"
+                                  "damage bitmaps.directory_offset = 4M\n"
+                                  "damage truncate %uM\n",
+        48);
+    uint8_t *bytes = calloc(BITMAPS, RECORD_BYTES);
+    ck_assert_ptr_nonnull(bytes);
+    for (unsigned i = 0; i < BITMAPS; i++) {
+        uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
+        char name[8];
+        snprintf(name, sizeof(name), "%06u", i);
+        store_be64(p, tables_off + i * UINT64_C(512));
+        store_be32(p + 8, 1);
+        p[16] = 1;  /* dirty tracking */
+        p[17] = 16; /* granularity bits */
+        store_be16(p + 18, 6);
+        memcpy(p + 24, name, 6);
+        write_entries(recipe, tables_off + i * UINT64_C(512), 1 << 30, 0, 1);
+    }
+    ck_assert_int_eq(
+        io_write(recipe_io(recipe), directory_off, bytes, (size_t)BITMAPS * RECORD_BYTES), 0);
+    free(bytes);
+    double before = seconds_used();
+    struct report report = repair(recipe, false);
+    ck_assert_msg(seconds_used() - before < 5 * SLOWER, "%f s", seconds_used() - before);
+    ck_assert_msg(
+        report_exit_code(&report) == 0, "exit %d %s", report_exit_code(&report), report.problem);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* More findings than a round keeps, and hardly one of them can be mended: the repair says so
+ * instead of going on for hundreds of rounds. */
+START_TEST(more_than_can_be_mended)
+{
+    enum { TABLES = 512, ENTRIES = 512, CLUSTERS = 2048 };
+    const uint64_t l2_off = 4 << 20, data_off = 8 << 20;
+    struct recipe *recipe =
+        build("image cluster=4k size=1G l1_size=512\ndamage truncate %uM\n", 16);
+    struct rng rng = rng_for(1, 1);
+    write_entries(recipe, eval(recipe, "l1.offset"), l2_off | QCOW2_ENTRY_COPIED, 4096, TABLES);
+    for (uint64_t i = 0; i < TABLES * ENTRIES; i++) {
+        uint64_t kind = rng_below(&rng, 16), data = data_off + rng_below(&rng, CLUSTERS) * 4096;
+        uint64_t raw = kind == 0   ? (UINT64_C(1) << 45) + rng_below(&rng, 1 << 20) * 4096
+                       : kind < 4  ? data + 512
+                       : kind < 7  ? rng_below(&rng, data_off / 4096) * 4096
+                       : kind < 10 ? data | 0x3e
+                       : kind < 12 ? QCOW2_ENTRY_COMPRESSED | rng_below(&rng, UINT64_C(1) << 40)
+                                   : data | rng_below(&rng, 2) << 63;
+        write_entries(recipe, l2_off + i * 8, raw, 0, 1);
+    }
+    double before = seconds_used();
+    struct report report = repair(recipe, true);
+    ck_assert_msg(seconds_used() - before < 20 * SLOWER, "%f s", seconds_used() - before);
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    ck_assert_msg(strstr(report.problem, "so much is wrong") != NULL, "%s", report.problem);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* Disks that all have a table of their own at one place, each with the same holes in it, of which
+ * any may have lost what leaks: for each hole of each table all others were looked at, and for each
+ * of these all disks. */
+START_TEST(holes_of_many_disks)
+{
+    enum { DISKS = 20000, HOLES = 20 };
+    const uint64_t table_off = 1 << 20, l1_off = 8 << 20, l2_off = 32 << 20, data_off = 64 << 20;
+    struct recipe *recipe =
+        build("image cluster=512 size=32k refcount_bits=64\ndamage truncate %uM\n", 65);
+    struct record *records = calloc(DISKS, sizeof(*records));
+    ck_assert_ptr_nonnull(records);
+    for (unsigned i = 0; i < DISKS; i++) {
+        /* The first ones have the last tables. */
+        uint64_t l2 = l2_off + (uint64_t)(DISKS - i) * 512;
+        records[i] = (struct record){
+            .l1_off = l1_off + i * UINT64_C(512), .l1_size = 1, .id = i, .disk_size = 32768};
+        write_entries(recipe, records[i].l1_off, l2, 0, 1);
+        for (unsigned e = 0; e < HOLES; e++)
+            for (unsigned k = 0; k < 3; k += i == 0 ? 1 : 2)
+                write_entries(recipe, l2 + (e * 3 + k) * UINT64_C(8),
+                    data_off + (e * 3 + k) * UINT64_C(512), 0, 1);
+    }
+    write_records(recipe, table_off, records, DISKS);
+    free(records);
+    struct report report = repair(recipe, true); /* all counts are right then */
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    for (unsigned e = 0; e < HOLES; e++)
+        write_entries(recipe, l2_off + DISKS * 512 + (e * 3 + 1) * UINT64_C(8), 0, 0, 1);
+    double before = seconds_used();
+    report = repair(recipe, true);
+    ck_assert_msg(seconds_used() - before < 10 * SLOWER, "%f s", seconds_used() - before);
+    ck_assert_uint_eq(report.snapshot_count, DISKS);
+    ck_assert_uint_eq(report.leaks_fixed, HOLES);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_bombs(void);
 Suite *test_bombs(void)
 {
@@ -295,6 +432,10 @@ Suite *test_bombs(void)
     tc = tcase_create("garbage");
     tcase_set_timeout(tc, 120 * SLOWER);
     tcase_add_loop_test(tc, an_l1_table_of_garbage, 0, 2);
+    tcase_add_test(tc, holes_of_many_disks);
+    tcase_add_test(tc, entries_behind_the_end);
+    tcase_add_test(tc, bitmaps_that_are_all_broken);
+    tcase_add_test(tc, more_than_can_be_mended);
     suite_add_tcase(suite, tc);
     return suite;
 }
