@@ -165,9 +165,9 @@ crash: $(BUILD)/qcrash          ## explore crashes of every workload on every im
 	$(BUILD)/qcrash run $(CRASH_IMAGES:%=--image %) --faults --output table
 	$(BUILD)/qcrash run repair --image hurt --deep
 
-limits: $(CHECK_NEEDS)          ## the largest images: seconds and memory of each
+limits: $(CHECK_NEEDS)          ## the largest images, the meanest repairs: seconds and memory of each
 	@echo '| image | time | memory | allowed |'; echo '|---|---|---|---|'
-	@LIMITS=print $(BUILD)/tests/run limits | grep '^|'
+	@LIMITS=print $(BUILD)/tests/run limits bombs | grep '^|'
 
 fields: $(BUILD)/tests/run      ## every field at every edge, with check, repair and engine
 	FIELDS=all $(BUILD)/tests/run fields
