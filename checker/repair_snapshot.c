@@ -448,8 +448,6 @@ static int mend_bitmaps(struct repair *repair)
 
 int repair_snapshots(struct repair *repair)
 {
-    if (!repair->walk->judgeable)
-        return 0;
     int ret = mend_snapshots(repair);
     if (ret == 0 && repair->plan.count == 0)
         ret = mend_bitmaps(repair);

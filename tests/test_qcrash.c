@@ -343,7 +343,7 @@ START_TEST(a_disk_of_terabytes)
     char command[200];
     desk_works(&desk, "qsnap new huge 16T -o cluster_size=64k");
     snprintf(command, sizeof(command),
-        "ulimit -t %u; qcrash run write --image huge --faults --cap 64", 10 * SLOWER);
+        "ulimit -t %d; qcrash run write --image huge --faults --cap 64", 10 * SLOWER);
     desk_want(&desk, command, 0, "every promise kept", "");
     desk_close(&desk);
 }

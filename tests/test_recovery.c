@@ -60,6 +60,10 @@ static const struct row {
     /* unknown ones, several: that the image has a data file would be named */
     {"image cluster=4k size=2M\ndata 0 64k\ndamage header.incompatible |= 0x300\n", true, 0,
         "unknown feature bits 0x300 are cleared", {{"header.incompatible", "0"}}},
+    /* and here it is */
+    {"image cluster=4k size=2M data_file=disk.raw\ndata 0 64k\n"
+     "damage header.incompatible = 0x300\n",
+        true, 0, "unknown feature bits 0x300 are cleared", {{"header.incompatible", "4"}}},
     /* ---- what is given up ---- */
     {"image cluster=16k extended_l2 size=2M backing=b backing_format=raw\ndata 0 32k\n"
      "damage refcount[@l2[0][1]] = 0\ndamage l2[0][1].offset = 1G\n",
