@@ -39,8 +39,9 @@ static unsigned score_neighbours(
     const struct qcow2_geometry *geo = &m->repair->walk->geo;
     uint64_t before = p->l1_idx > 0 ? match_table_at(m, p->tree, p->l1_idx - 1) : 0;
     uint64_t behind = match_table_at(m, p->tree, p->l1_idx + UINT64_C(1));
-    uint64_t own = may_be_right(p) ? p->raw & QCOW2_OFFSET_MASK : 0;
-    before = before == own ? 0 : before; /* as doubtful as this one */
+    /* Who has the same table is as doubtful: a choice may follow the order, nothing else. */
+    uint64_t own = may_be_right(p) && !m->repair->lossy ? p->raw & QCOW2_OFFSET_MASK : 0;
+    before = before == own ? 0 : before;
     behind = behind == own ? 0 : behind;
     uint64_t two = 2 * (uint64_t)geo->cluster_size;
     uint64_t ends = data_at(m, before, geo->l2_entries - 1), starts = data_at(m, behind, 0);

@@ -133,7 +133,7 @@ static int mend_record(struct repair *repair, struct table_copy *copy, const str
     struct record *record = &copy->records[f->tree - 1];
     bool lossy = repair->lossy;
     const struct qcow2_snapshot *s = &record->snapshot;
-    if (s->l1_size == 0 && (s->l1_off == 0 || s->id_len == 0))
+    if (s->l1_size == 0 && s->id_len == 0)
         return lossy ? give_up_record(repair, copy, f) : 0; /* no program writes that */
     switch (f->check) {
     case CHECK_snapshot_extra_short:
