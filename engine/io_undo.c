@@ -358,37 +358,51 @@ static int by_sector(const void *a, const void *b)
     return x->hash < y->hash ? -1 : x->hash > y->hash;
 }
 
+/* The log explains that content of the sector. */
+static bool sector_known(const struct rollback *rb, uint64_t sector, uint64_t hash)
+{
+    struct known_sector is = {sector, hash};
+    return rb->known_count > 0 &&
+           bsearch(&is, rb->known, rb->known_count, sizeof(is), by_sector) != NULL;
+}
+
 /* -ESTALE if a logged sector holds what the log does not explain. */
-static int check_sectors(struct rollback *rb)
+static int check_sectors(const struct rollback *rb)
 {
     uint8_t bytes[SECTOR];
-    struct known_sector *known = rb->known;
-    if (rb->known_count > 0)
-        qsort(known, rb->known_count, sizeof(*known), by_sector);
-    for (size_t i = 0, next; i < rb->known_count; i = next) {
+    const struct known_sector *known = rb->known;
+    for (size_t i = 0; i < rb->known_count; i++) {
         uint64_t sector = known[i].sector;
-        for (next = i; next < rb->known_count && known[next].sector == sector;)
-            next++;
-        if (sector * SECTOR >= rb->size_first)
-            break; /* cut off by the rollback anyway */
+        if ((i > 0 && known[i - 1].sector == sector) || sector * SECTOR >= rb->size_now)
+            continue;
         int ret = io_read_padded(rb->image, sector * SECTOR, bytes, SECTOR);
         if (ret < 0)
             return ret;
-        struct known_sector is = {sector, hash_bytes(bytes, SECTOR)};
-        if (!bsearch(&is, known + i, next - i, sizeof(is), by_sector))
+        if (!sector_known(rb, sector, hash_bytes(bytes, SECTOR)))
             return -ESTALE;
     }
     return 0;
 }
 
-static bool sector_known(const struct rollback *rb, uint64_t sector, uint64_t hash)
+/* What the file grew by holds zeros where the log says nothing; -ESTALE if not: it is cut off with
+ * what somebody wrote there since. */
+static int check_growth(const struct rollback *rb)
 {
-    const struct known_sector *known = rb->known;
-    for (size_t i = 0; i < rb->known_count; i++) {
-        if (known[i].sector == sector && known[i].hash == hash)
-            return true;
+    uint8_t bytes[SECTOR];
+    uint64_t zeros = hash_bytes(memset(bytes, 0, SECTOR), SECTOR), start, end;
+    int ret = 0;
+    for (uint64_t at = div_up(rb->size_first, SECTOR) * SECTOR; ret == 0 && at < rb->size_now;
+         at = end) {
+        ret = io_extents(rb->image, at, &start, &end);
+        for (uint64_t off = start / SECTOR * SECTOR; ret == 0 && off < end && off < rb->size_now;
+             off += SECTOR) {
+            ret = io_read_padded(rb->image, off, bytes, SECTOR);
+            uint64_t hash = ret == 0 ? hash_bytes(bytes, SECTOR) : zeros;
+            if (hash != zeros && !sector_known(rb, off / SECTOR, hash))
+                ret = -ESTALE;
+        }
     }
-    return false;
+    return ret;
 }
 
 /* Whether this log is one, and its image this one. */
@@ -404,6 +418,8 @@ static int check_identity(struct rollback *rb)
         return -EILSEQ;
     rb->size_first = rb->size_min = rb->size_max = load_be64(head + 8);
     ret = scan_log(rb);
+    if (ret == 0 && rb->known_count > 0)
+        qsort(rb->known, rb->known_count, sizeof(struct known_sector), by_sector);
     if (ret == 0)
         ret = io_size(rb->image, &rb->size_now);
     if (ret == 0)
@@ -443,6 +459,8 @@ int io_undo_rollback(struct io *log, struct io *image)
         ret = -ESTALE; /* not a length that the log explains */
     if (ret == 0)
         ret = check_sectors(&rb);
+    if (ret == 0)
+        ret = check_growth(&rb);
     /* Length first, so that a second attempt after a power cut finds all sectors explained. */
     if (ret == 0 && rb.size_now < rb.size_first)
         ret = io_resize(image, rb.size_first);

@@ -153,6 +153,28 @@ START_TEST(other_images_and_later_changes_are_refused)
 }
 END_TEST
 
+/* What lies behind the old end is cut off: not with what somebody wrote there since. */
+START_TEST(later_writes_behind_the_old_end_are_refused)
+{
+    enum { GROWN = 3 * 4096 };
+    static const uint64_t places[] = {4096, 4096 + 700, 2 * 4096 + 100, GROWN - 1};
+    struct io *image = mem(4096), *log = mem(0), *undo;
+    ck_assert_int_eq(io_undo_open(image, log, &undo), 0);
+    fill(undo, 4096, 9, 3000);
+    ck_assert_int_eq(io_resize(undo, GROWN), 0);
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        struct io *other = branch(image);
+        fill(other, places[i], 8, 1);
+        struct io *changed = branch(other);
+        ck_assert_int_eq(io_undo_rollback(log, other), -ESTALE);
+        ck_assert(same(other, changed));
+        io_close(other), io_close(changed);
+    }
+    ck_assert_int_eq(io_undo_rollback(log, image), 0);
+    io_close(undo);
+}
+END_TEST
+
 /* A power cut leaves any mixture of old and new sectors. */
 START_TEST(torn_writes_are_explained)
 {
@@ -190,6 +212,7 @@ Suite *test_io_undo(void)
     tcase_add_test(tc, rollback_restores_bytes_and_size);
     tcase_add_test(tc, a_log_cut_anywhere_restores_what_it_knows);
     tcase_add_test(tc, other_images_and_later_changes_are_refused);
+    tcase_add_test(tc, later_writes_behind_the_old_end_are_refused);
     tcase_add_test(tc, torn_writes_are_explained);
     suite_add_tcase(suite, tc);
     return suite;
