@@ -280,7 +280,8 @@ static int carry_out(struct repair *repair, struct history *history)
 static bool may_run(const struct repair *repair, repair_stage *stage)
 {
     if (repair->options->leaks_only)
-        return stage == repair_lower && !repair->walk->without_counts;
+        return (stage == repair_lower || (stage == repair_copied && repair->lowered)) &&
+               !repair->walk->without_counts;
     if (!repair->walk->judgeable)
         return stage == repair_header_fields;
     /* What was not read may be what refers to that which seems to miss a reference. */

@@ -72,6 +72,7 @@ struct repair {
     uint64_t trial_findings; /* of these checks */
     bool version_tried, width_tried, geometry_tried;
     bool other_width; /* L2 entries may have, where that was not mended: leaks may be theirs */
+    bool lowered;     /* counts: COPIED flags may be stale by that */
     repair_refusal *refuses;          /* while something is tried, or NULL */
     uint64_t least_mapped;            /* by a geometry that is tried, in bytes */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */

@@ -130,6 +130,7 @@ int repair_lower(struct repair *repair)
     if (ret < 0 || (repair->other_width && !repair->lossy))
         return ret;
     ret = plan_blocks(repair, true);
+    repair->lowered |= repair->plan.count > 0;
     return ret == 0 && repair->plan.count > 0 ? tell_orphans(repair) : ret;
 }
 

@@ -40,6 +40,10 @@ static const struct row {
     /* half of the clusters seem to leak */
     {"image cluster=16k size=8M\ndata 0 256k\ndamage header.incompatible = 0x10\n", LEAKS, 3, "",
         {{"header.incompatible", "0x10"}, {"refcount[@was(l2[0][1])]", "1"}}},
+    /* a count of 2 is lowered to 1: the flag that says so goes with it */
+    {"image cluster=4k size=2M\ndata 0 8k\ndamage l2[0][1] = l2[0][1].offset\n"
+     "damage refcount[@l2[0][1]] = 2\n",
+        LEAKS, 0, "", {{"l2[0][1]", "was(l2[0][1])"}, {"refcount[@l2[0][1]]", "1"}}},
     /* ---- empty L2 entries ---- */
     /* the sector of a younger table was lost with this entry */
     {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 20k 4k\ndata 1M 4k\n"
