@@ -216,7 +216,7 @@ static int do_write(struct call *call)
     while (ret == 0 && length > 0) {
         size_t piece = length < COPY_BYTES ? (size_t)length : COPY_BYTES;
         if (from && fread(buf, 1, piece, from) != piece)
-            ret = complain(call->from, "shorter than the range");
+            ret = complain(call->from, ferror(from) ? strerror(errno) : "shorter than the range");
         else if (image_write(call->img, at, buf, piece) < 0)
             ret = engine_failed(call);
         at += piece, length -= piece;

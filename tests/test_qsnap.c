@@ -79,6 +79,7 @@ START_TEST(arguments_that_make_no_sense)
         {"write a.qcow2 0 1k --pattern 1 --from src", "exclude each other"},
         {"write a.qcow2 0 1k --from nowhere", "nowhere: No such file"},
         {"write a.qcow2 0 1k --from src", "shorter than the range"},
+        {"write a.qcow2 0 1k --from .", "Is a directory"},
         {"write a.qcow2 4M 1", "passes the end"},
         {"write a.qcow2 0 12q", "not a size"},
         {"write a.qcow2 -- -1 5", "not a size"},
