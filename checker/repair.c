@@ -199,7 +199,7 @@ static int round_check(struct repair *repair)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);
     if (ret == 0)
-        repair_find_doubtful(repair);
+        ret = repair_find_doubtful(repair);
     return ret == 0 ? repair_note_damaged(repair) : ret;
 }
 
@@ -209,6 +209,8 @@ static void round_end(struct repair *repair)
     repair->walk = NULL;
     free(repair->damaged);
     repair->damaged = NULL;
+    free(repair->lost_names.offs);
+    repair->lost_names = (struct lost_names){0};
     report_release(&repair->report);
 }
 

@@ -63,6 +63,12 @@ struct repair;
 typedef bool repair_refusal(
     const struct repair *repair, struct io *patched, const struct report *report);
 
+/* What lost tables name, ascending. */
+struct lost_names {
+    uint64_t *offs;
+    size_t count;
+};
+
 struct repair {
     struct io *io;
     const char *filename;
@@ -84,6 +90,7 @@ struct repair {
     size_t damaged_count;
     struct walk *walk;
     struct plan plan;
+    struct lost_names lost_names;
     bool careful;         /* what may be no table is left alone */
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
@@ -156,17 +163,15 @@ bool repair_counts_nothing(const struct repair *repair);
  * under new names.  Nothing is planned where there are none; -ENOSPC: no room for it yet. */
 int repair_adopt_snapshots(struct repair *repair, enum check_id why);
 
-/* At the beginning of a round: finds the L2 tables that are rather guest data (rather_data). */
-void repair_find_doubtful(struct repair *repair);
+/* At the beginning of a round: finds what lost tables name, and the L2 tables that are rather guest
+ * data (rather_data). */
+int repair_find_doubtful(struct repair *repair);
 
 /* The neighbours of the L2 entry that the finding is about map what lies beside what it names. */
 bool repair_goes_on(const struct repair *repair, const struct finding *finding);
 
 /* The L2 table there is such a one. */
 bool repair_is_data(const struct repair *repair, uint64_t host_off);
-
-/* A lost L2 table names the cluster as guest data. */
-bool repair_is_lost_data(const struct repair *repair, uint64_t host_off);
 
 /* What a lost table names is no L1 table, and no table of snapshots. */
 bool repair_is_no_root(const struct repair *repair, uint64_t host_off);

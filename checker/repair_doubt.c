@@ -3,23 +3,31 @@
  * Whose a cluster is that two claim, one as a table and one as guest data.  A guest may keep whole
  * images in its data, so that data looks like any table: what the data's owner says decides, not
  * what the bytes look like.  Nothing is planned here. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "repair.h"
 
-enum { MOST_SEEN = 1000 };
+/* Of conflicts, lost tables, what these name, and all tables so many are looked at. */
+enum { MOST_SEEN = 1000, MOST_LOST = 128, MOST_NAMES = 1 << 20, MOST_TABLES = 1 << 16 };
 
-/* What an entry of the table maps in the plain way, as it is stored; 0 if nothing. */
+/* What the table's entry maps in the plain way; 0 if nothing. */
+static uint64_t maps(const struct walk *walk, const uint8_t *table, uint32_t idx)
+{
+    struct qcow2_l2_entry e;
+    qcow2_l2_decode(&walk->geo, table + (size_t)idx * walk->geo.l2_entry_size, &e);
+    return e.kind == QCOW2_L2_NORMAL ? e.host_off : 0;
+}
+
+/* The same of a table in the file, as it is stored. */
 static uint64_t mapped(const struct walk *walk, const struct table *table, uint64_t idx)
 {
     uint8_t bytes[16] = {0};
-    struct qcow2_l2_entry e;
     uint64_t off = table->host_off + idx * walk->geo.l2_entry_size;
     if (idx >= walk->geo.l2_entries ||
         io_read_padded(walk->io, off, bytes, walk->geo.l2_entry_size) < 0)
         return 0;
-    qcow2_l2_decode(&walk->geo, bytes, &e);
-    return e.kind == QCOW2_L2_NORMAL ? e.host_off : 0;
+    return maps(walk, bytes, 0);
 }
 
 /* How many neighbours of the entry map what lies beside the cluster. */
@@ -59,17 +67,49 @@ static void find_accused(struct repair *repair)
     }
 }
 
-/* A lost L2 table accuses those that make little sense themselves. */
-static void accuse_by_lost(struct repair *repair)
+/* Notes what the lost table in `bytes` names.  An L2 table accuses tables that make little sense
+ * themselves. */
+static void note_names(
+    struct repair *repair, const struct finding *f, const uint8_t *bytes, struct lost_names *names)
 {
     struct walk *walk = repair->walk;
-    for (size_t i = 0, seen = 0; i < walk->tables.count && seen < MOST_SEEN; i++) {
-        struct table *table = &walk->tables.items[i];
-        if (table->skip || !plan_doubts(table))
+    for (uint32_t idx = 0; idx < walk->geo.l2_entries && names->count < MOST_NAMES; idx++) {
+        uint64_t off = maps(walk, bytes, idx);
+        if (off == 0 || off == f->host_off)
+            continue;
+        names->offs[names->count++] = off;
+        struct table *table = table_find(&walk->tables, off);
+        if (f->check == CHECK_orphan_l2_table && table && !table->skip && plan_doubts(table))
+            table->rather_data = true;
+    }
+}
+
+static int find_names(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    struct lost_names *names = &repair->lost_names;
+    size_t seen =
+        repair_has(repair, CHECK_orphan_l2_table) || repair_has(repair, CHECK_orphan_l1_table)
+            ? 0
+            : MOST_LOST;
+    if (walk->geo.data_file || seen > 0) /* what it names is not in this file */
+        return 0;
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
+    names->offs = calloc(MOST_NAMES, sizeof(*names->offs));
+    for (size_t i = 0; bytes && names->offs && i < repair->findings.count && seen < MOST_LOST;
+         i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_orphan_l2_table && f->check != CHECK_orphan_l1_table)
             continue;
         seen++;
-        table->rather_data |= repair_is_lost_data(repair, table->host_off);
+        if (io_read_padded(walk->io, f->host_off, bytes, walk->geo.cluster_size) == 0)
+            note_names(repair, f, bytes, names);
     }
+    if (names->count > 0)
+        qsort(names->offs, names->count, sizeof(*names->offs), repair_compare_offsets);
+    int ret = bytes && names->offs ? 0 : -ENOMEM;
+    free(bytes);
+    return ret;
 }
 
 /* The L1 table of a disk lies on what two neighbours say is guest data. */
@@ -88,7 +128,7 @@ static bool root_is_data(const struct repair *repair)
     return false;
 }
 
-void repair_find_doubtful(struct repair *repair)
+int repair_find_doubtful(struct repair *repair)
 {
     struct walk *walk = repair->walk;
     find_accused(repair);
@@ -102,11 +142,11 @@ void repair_find_doubtful(struct repair *repair)
         if (table && table->accused && by && !by->accused)
             table->rather_data = true;
     }
-    if (repair_has(repair, CHECK_orphan_l2_table))
-        accuse_by_lost(repair);
+    int ret = find_names(repair);
     repair->fake_tables = false;
     for (size_t i = 0; i < walk->tables.count; i++)
         repair->fake_tables |= walk->tables.items[i].rather_data;
+    return ret;
 }
 
 bool repair_goes_on(const struct repair *repair, const struct finding *f)
@@ -120,48 +160,11 @@ bool repair_is_data(const struct repair *repair, uint64_t host_off)
     return table && table->rather_data;
 }
 
-/* An entry of a lost L2 table names it. */
-static bool names(struct walk *walk, uint64_t table_off, uint64_t host_off, uint8_t *bytes)
-{
-    struct qcow2_l2_entry e;
-    if (table_off == host_off ||
-        io_read_padded(walk->io, table_off, bytes, walk->geo.cluster_size) < 0)
-        return false;
-    for (uint32_t i = 0; i < walk->geo.l2_entries; i++) {
-        qcow2_l2_decode(&walk->geo, bytes + (size_t)i * walk->geo.l2_entry_size, &e);
-        if (e.kind == QCOW2_L2_NORMAL && e.host_off == host_off)
-            return true;
-    }
-    return false;
-}
-
-static bool is_named_by(const struct repair *repair, enum check_id by, uint64_t host_off)
-{
-    enum { MOST = 64 };
-    if (repair->walk->geo.data_file) /* what it names is not in this file */
-        return false;
-    uint8_t *bytes = malloc(repair->walk->geo.cluster_size);
-    bool found = !bytes; /* who knows */
-    for (size_t i = 0, seen = 0; !found && i < repair->findings.count && seen < MOST; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (f->check != by)
-            continue;
-        seen++;
-        found = names(repair->walk, f->host_off, host_off, bytes);
-    }
-    free(bytes);
-    return found;
-}
-
-bool repair_is_lost_data(const struct repair *repair, uint64_t host_off)
-{
-    return is_named_by(repair, CHECK_orphan_l2_table, host_off);
-}
-
 bool repair_is_no_root(const struct repair *repair, uint64_t host_off)
 {
-    return is_named_by(repair, CHECK_orphan_l2_table, host_off) ||
-           is_named_by(repair, CHECK_orphan_l1_table, host_off);
+    const struct lost_names *names = &repair->lost_names;
+    return names->count > 0 && bsearch(&host_off, names->offs, names->count, sizeof(*names->offs),
+                                   repair_compare_offsets);
 }
 
 /* The entries of a table leave out a run of clusters, this one among them, with as many of them
@@ -188,7 +191,7 @@ bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
 {
     struct walk *walk = repair->walk;
     uint8_t *bytes = malloc(walk->geo.cluster_size);
-    bool found = !bytes || walk->tables.count > MOST_SEEN; /* who knows */
+    bool found = !bytes || walk->tables.count > MOST_TABLES; /* who knows */
     for (size_t i = 0; !found && i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
         found = !table->skip &&
