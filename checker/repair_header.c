@@ -143,16 +143,19 @@ static size_t count_exts(const struct walk *walk, size_t pos)
     return ret < 0 ? 0 : count;
 }
 
-/* With the compression type or without: right is what finds the extensions. */
+/* With the compression type or without: right is what finds the extensions; where the type is
+ * spoken of it is there. */
 static int mend_length(struct repair *repair, enum check_id why)
 {
+    const struct walk *walk = repair->walk;
     struct patch lengths[] = {patch_be32(QCOW2_HDR_LENGTH, QCOW2_V3_HEADER_BYTES),
         patch_be32(QCOW2_HDR_LENGTH, QCOW2_V3_HEADER_BYTES + 8)};
-    size_t without = count_exts(repair->walk, QCOW2_V3_HEADER_BYTES);
-    size_t with = count_exts(repair->walk, QCOW2_V3_HEADER_BYTES + 8);
-    if (with == without)
-        return repair_take_best(repair, why, lengths, 2);
-    return repair_take_best(repair, why, &lengths[with > without], 1);
+    size_t without = count_exts(walk, QCOW2_V3_HEADER_BYTES);
+    size_t with = count_exts(walk, QCOW2_V3_HEADER_BYTES + 8);
+    if (walk->header.incompatible & QCOW2_INCOMPAT_COMPRESSION)
+        return repair_take_best(repair, why, &lengths[1], 1);
+    return with == without ? repair_take_best(repair, why, lengths, 2)
+                           : repair_take_best(repair, why, &lengths[with > without], 1);
 }
 
 uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)

@@ -249,6 +249,32 @@ static bool too_large(const struct walk *walk, const struct layout *layout)
     return layout->table_clusters > (uint64_t)QCOW2_MAX_REFTABLE_BYTES >> walk->geo.cluster_bits;
 }
 
+/* The first cluster from `end` on behind all that those L2 tables name which were not followed:
+ * what was written as zeros, or never, may be guest data all the same. */
+static uint64_t unnamed_end(const struct walk *walk, uint64_t end)
+{
+    enum { MOST_TABLES = 64, BEYOND = 4096 };
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint8_t *bytes = malloc(geo->cluster_size);
+    for (size_t i = 0, seen = 0; bytes && i < walk->tables.count && seen < MOST_TABLES; i++) {
+        const struct table *table = &walk->tables.items[i];
+        bool shared = census_get(walk->census, cluster_of(geo, table->host_off)).conflict;
+        if (!(table->skip || shared) ||
+            io_read_padded(walk->io, table->host_off, bytes, geo->cluster_size) < 0)
+            continue;
+        seen++;
+        for (uint32_t idx = 0; idx < geo->l2_entries; idx++) {
+            struct qcow2_l2_entry e;
+            qcow2_l2_decode(geo, bytes + (size_t)idx * geo->l2_entry_size, &e);
+            uint64_t cluster = cluster_of(geo, e.host_off);
+            if (e.kind == QCOW2_L2_NORMAL && cluster >= end && cluster < walk->cluster_end + BEYOND)
+                end = cluster + 1;
+        }
+    }
+    free(bytes);
+    return end;
+}
+
 /* Clusters behind all that is used or counted, where the file has nothing but zeros: no counts are
  * needed to tell that nothing was lost there.  False if there are none soon. */
 static bool find_zeros(struct walk *walk, uint64_t need, uint64_t *first)
@@ -256,7 +282,8 @@ static bool find_zeros(struct walk *walk, uint64_t need, uint64_t *first)
     enum { MOST_READ = 256 };
     uint64_t end = walk->cluster_end, run = 0;
     unsigned read = 0;
-    for (uint64_t c = census_end(walk->census, end); c < end && read < MOST_READ; c++) {
+    for (uint64_t c = unnamed_end(walk, census_end(walk->census, end)); c < end && read < MOST_READ;
+         c++) {
         uint64_t host_off = c << walk->geo.cluster_bits;
         bool zeros = walk_hole(walk, host_off) >= walk->geo.cluster_size;
         if (!zeros) {
@@ -300,7 +327,7 @@ static void find_room(const struct repair *repair, uint64_t spare, struct layout
     }
     if (repair->void_counts && find_zeros(walk, need, &layout->first))
         return;
-    layout->first = walk->cluster_end;
+    layout->first = unnamed_end(walk, walk->cluster_end);
     for (uint64_t before = 0; before != layout->end;) {
         before = layout->end;
         layout->end = layout->first + layout->table_clusters + layout->block_count + spare;
