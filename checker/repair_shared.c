@@ -49,7 +49,9 @@ bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
     int ret;
     if (sectors > most / QCOW2_SECTOR_BYTES + 1)
         return false;
-    if (repair->decoding->bytes > REPAIR_MOST_DECODED) {
+    uint64_t made = repair->decoding->bytes;
+    if (made > REPAIR_MOST_DECODED &&
+        made >> repair->walk->geo.cluster_bits > REPAIR_MOST_CLUSTERS) {
         repair->decoding->given_up = true;
         return false;
     }
