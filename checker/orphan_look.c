@@ -78,7 +78,7 @@ bool orphan_look_at_entries(
             look->lost_sectors > sectors / LOST_SHARE)
             return false;
     }
-    return true;
+    return look->lost_sectors == 0 || look->named > 0;
 }
 
 /* A bitmap of the directory, whether that may be followed or not, has its table there. */

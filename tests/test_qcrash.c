@@ -279,17 +279,16 @@ END_TEST
 static const struct long_log {
     uint32_t entries, length, step, flags;
     bool flushed;
-    const char *image, *options, *out; /* how the image begins; what is said */
-    unsigned seconds;                  /* of processor time */
+    const char *image, *options; /* how the image begins */
+    unsigned seconds;            /* of processor time */
 } long_logs[] = {
-#define ENDED "NOT complete; left out: "
-    {200000, 0, 0, 1, false, "1M", "", "every promise kept", 5}, /* flushes: they are one */
-    {16384, 4096, 4096, 0, false, "128M", "--budget 1", ENDED, 3},
-    {60000, 512, 0, 0, false, "1M", "--budget 1", ENDED, 5},   /* versions of one sector */
-    {60000, 512, 512, 0, false, "1M", "--budget 1", ENDED, 3}, /* sizes */
-    {16384, 4096, 4096, 2, false, "128M", "--budget 1", ENDED, 3},
-    {60000, 512, 0, 2, false, "1M", "--budget 1", ENDED, 3},
-    {20000, 512, 0, 0, true, "1M", "--budget 1", ENDED "all", 3}, /* steps */
+    {200000, 0, 0, 1, false, "1M", "", 5}, /* flushes: they are one */
+    {16384, 4096, 4096, 0, false, "128M", "--budget 1", 3},
+    {60000, 512, 0, 0, false, "1M", "--budget 1", 5},   /* versions of one sector */
+    {60000, 512, 512, 0, false, "1M", "--budget 1", 3}, /* sizes */
+    {16384, 4096, 4096, 2, false, "128M", "--budget 1", 3},
+    {60000, 512, 0, 2, false, "1M", "--budget 1", 3},
+    {20000, 512, 0, 0, true, "1M", "--budget 1", 3}, /* steps */
 };
 
 static void write_long_log(const struct desk *desk, const struct long_log *log)
@@ -320,6 +319,7 @@ static void write_long_log(const struct desk *desk, const struct long_log *log)
     ck_assert_int_eq(fclose(file), 0);
 }
 
+/* How far it comes within the budget is the machine's; that it ends is not. */
 START_TEST(logs_that_are_long)
 {
     const struct long_log *log = &long_logs[_i];
@@ -331,7 +331,7 @@ START_TEST(logs_that_are_long)
     desk_works(&desk, command);
     snprintf(command, sizeof(command), "ulimit -t %u; qcrash explore --base base --log log %s",
         log->seconds * SLOWER, log->options);
-    desk_want(&desk, command, 0, log->out, "");
+    desk_want(&desk, command, 0, "states: legal ", ""); /* all of them, or not complete */
     desk_close(&desk);
 }
 END_TEST
