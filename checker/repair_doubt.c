@@ -88,16 +88,18 @@ static int find_names(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct lost_names *names = &repair->lost_names;
-    size_t seen =
-        repair_has(repair, CHECK_orphan_l2_table) || repair_has(repair, CHECK_orphan_l1_table)
-            ? 0
-            : MOST_LOST;
-    if (walk->geo.data_file || seen > 0) /* what it names is not in this file */
+    bool lost =
+        repair_has(repair, CHECK_orphan_l2_table) || repair_has(repair, CHECK_orphan_l1_table);
+    size_t seen = 0;
+    if (!lost || walk->geo.data_file) /* what it names is not in this file */
         return 0;
     uint8_t *bytes = malloc(walk->geo.cluster_size);
     names->offs = calloc(MOST_NAMES, sizeof(*names->offs));
-    for (size_t i = 0; bytes && names->offs && i < repair->findings.count && seen < MOST_LOST;
-         i++) {
+    if (!bytes || !names->offs) {
+        free(bytes);
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < repair->findings.count && seen < MOST_LOST; i++) {
         const struct finding *f = &repair->findings.items[i];
         if (f->check != CHECK_orphan_l2_table && f->check != CHECK_orphan_l1_table)
             continue;
@@ -105,11 +107,9 @@ static int find_names(struct repair *repair)
         if (io_read_padded(walk->io, f->host_off, bytes, walk->geo.cluster_size) == 0)
             note_names(repair, f, bytes, names);
     }
-    if (names->count > 0)
-        qsort(names->offs, names->count, sizeof(*names->offs), repair_compare_offsets);
-    int ret = bytes && names->offs ? 0 : -ENOMEM;
+    qsort(names->offs, names->count, sizeof(*names->offs), repair_compare_offsets);
     free(bytes);
-    return ret;
+    return 0;
 }
 
 /* The L1 table of a disk lies on what two neighbours say is guest data. */

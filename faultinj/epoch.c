@@ -162,9 +162,11 @@ static int note_size(struct epoch *epoch, uint64_t size, size_t request)
         epoch->sizes = sizes;
         int64_t *requests =
             grown(epoch->size_requests, epoch->size_count, sizeof(*requests), &same);
-        if (!requests || note_place(&epoch->by_size, size, epoch->size_count) < 0)
+        if (!requests)
             return -ENOMEM;
         epoch->size_requests = requests;
+        if (note_place(&epoch->by_size, size, epoch->size_count) < 0)
+            return -ENOMEM;
         epoch->size_room = (unsigned)room;
         found = epoch->size_count;
         sizes[found] = size;
