@@ -50,8 +50,8 @@ struct finding_set {
     bool failed; /* out of memory: the rest is left for another round */
 };
 
-/* How much compressed data a repair decodes to see what an entry is, in bytes or in clusters: a file
- * of some megabytes can name one cluster that takes long a hundred thousand times. */
+/* How much compressed data a repair decodes to see what an entry is, in bytes or in clusters: a
+ * file of some megabytes can name one cluster that takes long a hundred thousand times. */
 #define REPAIR_MOST_DECODED (UINT64_C(512) << 20)
 enum { REPAIR_MOST_CLUSTERS = 1024 };
 struct repair_decoding {
