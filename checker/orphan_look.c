@@ -192,11 +192,12 @@ static bool names_itself(const struct walk *walk, uint64_t host_off, const uint8
     return false;
 }
 
-bool orphan_is_lost_l2(
+/* What such bytes are, once their entries were looked at. */
+static bool is_lost_l2(
     struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
 {
-    if (!orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) || look->orphaned == 0 ||
-        look->orphaned < look->named - look->orphaned || look->orphaned < look->odd ||
+    if (look->orphaned == 0 || look->orphaned < look->named - look->orphaned ||
+        look->orphaned < look->odd ||
         (look->lost_sectors > 0 && (look->marked == 0 || look->orphaned <= MOST_ODD)))
         return false; /* first what costs nothing */
     bool itself = names_itself(walk, host_off, bytes);
@@ -204,6 +205,13 @@ bool orphan_is_lost_l2(
     return !may_be_bitmap_table(walk, host_off, look) &&
            (look->marked > 0 ||
                (look->metadata == 0 && !itself && !walk_looks_like_reftable(walk, host_off)));
+}
+
+bool orphan_is_lost_l2(
+    struct walk *walk, uint64_t host_off, const uint8_t *bytes, struct l2_look *look)
+{
+    return orphan_look_at_entries(walk, bytes, walk->geo.cluster_size, look) &&
+           is_lost_l2(walk, host_off, bytes, look);
 }
 
 uint32_t orphan_probe_bytes(const struct walk *walk)
@@ -227,5 +235,5 @@ bool walk_look_at_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
 bool walk_looks_like_l2(struct walk *walk, uint64_t cluster, struct l2_look *look)
 {
     return walk_look_at_l2(walk, cluster, look) &&
-           orphan_is_lost_l2(walk, cluster << walk->geo.cluster_bits, walk->buf, look);
+           is_lost_l2(walk, cluster << walk->geo.cluster_bits, walk->buf, look);
 }

@@ -204,15 +204,16 @@ bool repair_has_damaged_entries(const struct repair *repair, const struct tree *
         repair_compare_offsets);
 }
 
-static bool maps_nothing(const struct walk *walk, const struct tree *tree)
+static int end_at_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
 {
-    for (uint64_t i = 0; i < tree->l1_size; i++) {
-        uint8_t entry[8];
-        if (io_read_padded(walk->io, tree->l1_off + i * 8, entry, sizeof(entry)) < 0 ||
-            (load_be64(entry) & QCOW2_OFFSET_MASK) != 0)
-            return false;
-    }
-    return true;
+    (void)walk, (void)tree_idx, (void)l1_idx;
+    return (raw & QCOW2_OFFSET_MASK) != 0;
+}
+
+static bool maps_nothing(struct walk *walk, const struct tree *tree)
+{
+    return walk_visit_l1(walk, (int)(tree - walk->trees), end_at_table, false, NULL) == 0 &&
+           !walk->unreadable;
 }
 
 /* Not one entry of it names a table. */
@@ -238,7 +239,7 @@ static bool is_nonsense(const struct repair *repair, const struct tree *tree)
  * interrupted apply left.) */
 static bool is_contested(const struct repair *repair, const struct tree *tree)
 {
-    const struct walk *walk = repair->walk;
+    struct walk *walk = repair->walk;
     uint64_t first = cluster_of(&walk->geo, tree->l1_off);
     uint64_t count = clusters_for(&walk->geo, tree->l1_size * UINT64_C(8));
     if (!tree->usable || tree->same_l1 != 1 || repair_has_damaged_entries(repair, tree) ||

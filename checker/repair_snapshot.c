@@ -412,21 +412,13 @@ static int mend_directory(struct repair *repair, enum check_id why)
 
 static bool bitmap_shares_at(const struct repair *repair, uint64_t host_off)
 {
-    const struct area_list *areas = &repair->walk->areas;
-    size_t low = 0, high = areas->count; /* the first that starts there or behind it */
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (areas->items[middle].host_off < host_off)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    while (low < areas->count && areas->items[low].host_off == host_off &&
-           !is_bitmap_area(&areas->items[low]))
-        low++;
+    const struct walk *walk = repair->walk;
+    const struct area *area;
+    walk_area_at(walk, cluster_of(&walk->geo, host_off), &area);
+    while (area && area->host_off == host_off && !is_bitmap_area(area))
+        area = area > walk->areas.items ? area - 1 : NULL;
     /* What is true of one there is true of all. */
-    return low < areas->count && areas->items[low].host_off == host_off &&
-           bitmap_shares(repair, &areas->items[low]);
+    return area && area->host_off == host_off && bitmap_shares(repair, area);
 }
 
 static int mend_bitmaps(struct repair *repair)

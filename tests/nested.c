@@ -100,44 +100,51 @@ static void each_others(FILE *out, const struct nested_base *base)
     put_l2(out, base, 1, SPOT, COPIED, 0, 0);
 }
 
-/* Entries for clusters 16 to 47 only, each for its neighbour's. */
-static void swapped_run(FILE *out, const struct nested_base *base)
+/* Entries first to end - 1 of tables in the spots, each for the cluster of another entry; a table
+ * does not name itself. */
+static void put_runs(
+    FILE *out, const struct nested_base *base, int first, int end, int (*other)(int idx))
 {
     char target[64];
     for (int table = 0; table < 2; table++) {
         clear(out, table, SPOT);
-        for (int i = 16; i < 48; i++) {
-            snprintf(target, sizeof(target), "l2[%d][%d].offset", table, i ^ 1);
-            put_entry(out, base, table, SPOT, i, COPIED, target);
+        for (int i = first; i < end; i++) {
+            snprintf(target, sizeof(target), "l2[%d][%d].offset", table, other(i));
+            if (other(i) != SPOT)
+                put_entry(out, base, table, SPOT, i, COPIED, target);
         }
     }
 }
 
+static int neighbour(int idx)
+{
+    return idx ^ 1;
+}
+
+static void swapped_run(FILE *out, const struct nested_base *base)
+{
+    put_runs(out, base, 16, 48, neighbour);
+}
+
+static int behind_spot(int idx)
+{
+    return SPOT + 1 + idx;
+}
+
 static void few_entries(FILE *out, const struct nested_base *base)
 {
-    char target[64];
-    for (int table = 0; table < 2; table++) {
-        clear(out, table, SPOT);
-        for (int i = 0; i < 4; i++) {
-            snprintf(target, sizeof(target), "l2[%d][%d].offset", table, SPOT + 1 + i);
-            put_entry(out, base, table, SPOT, i, COPIED, target);
-        }
-    }
+    put_runs(out, base, 0, 4, behind_spot);
+}
+
+static int next_of_run(int idx)
+{
+    return idx < 19 ? idx + 1 : 4;
 }
 
 /* What loses its entries when entries 4 to 19 are lost. */
 static void neighbours(FILE *out, const struct nested_base *base)
 {
-    char target[64];
-    for (int table = 0; table < 2; table++) {
-        clear(out, table, SPOT);
-        for (int i = 4; i < 20; i++) {
-            int other = i < 19 ? i + 1 : 4;
-            snprintf(target, sizeof(target), "l2[%d][%d].offset", table, other);
-            if (other != SPOT)
-                put_entry(out, base, table, SPOT, i, COPIED, target);
-        }
-    }
+    put_runs(out, base, 4, 20, next_of_run);
 }
 
 static void many_tables(FILE *out, const struct nested_base *base)

@@ -362,6 +362,14 @@ uint64_t truth_worse(const struct truth *truth, const struct truth *before,
     return worse;
 }
 
+/* What the three contents have at one place. */
+static void digests_at(const struct truth *contents[3], const struct truth_disk *disks[3],
+    uint64_t guest_idx, uint64_t digests[3])
+{
+    for (int i = 0; i < 3; i++)
+        digests[i] = digest_at(contents[i], disks[i], guest_idx);
+}
+
 /* Looks at the runs of `places`; a disk that one of the two does not have may be anything. */
 static uint64_t strange_at(const struct truth *contents[3], const struct truth_disk *disks[3],
     const struct truth_disk *places, bool lossy, FILE *why)
@@ -369,8 +377,7 @@ static uint64_t strange_at(const struct truth *contents[3], const struct truth_d
     uint64_t strange = 0;
     for (size_t k = 0; k < places->count; k++) {
         uint64_t idx = places->runs[k].guest_idx, digests[3];
-        for (int i = 0; i < 3; i++)
-            digests[i] = digest_at(contents[i], disks[i], idx);
+        digests_at(contents, disks, idx, digests);
         if (digests[2] == digests[0] || digests[2] == digests[1] ||
             (lossy && digests[2] == TRUTH_UNREADABLE))
             continue;
@@ -406,8 +413,7 @@ static uint64_t foreign_at(const struct truth *contents[3], const struct truth_d
     uint64_t foreign = 0;
     for (size_t k = 0; k < places->count; k++) {
         uint64_t idx = places->runs[k].guest_idx, digests[3];
-        for (int i = 0; i < 3; i++)
-            digests[i] = digest_at(contents[i], disks[i], idx);
+        digests_at(contents, disks, idx, digests);
         if (digests[2] == digests[0] || digests[2] == digests[1] ||
             digests[2] == TRUTH_UNREADABLE ||
             (lossy && (digests[2] == 0 || digests[2] == contents[2]->background)))
