@@ -357,10 +357,12 @@ int repair_holes(struct repair *repair)
     s.bytes = calloc(4, walk->geo.cluster_size);
     s.peeks = calloc(MOST_TABLES, sizeof(*s.peeks));
     int ret = s.bytes && s.peeks ? 0 : -ENOMEM;
-    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
+    if (ret == 0) {
         s.other = s.bytes + walk->geo.cluster_size;
         s.old = s.other + walk->geo.cluster_size;
         s.rivals = s.old + walk->geo.cluster_size;
+    }
+    for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
         turn_to(&s, &walk->tables.items[i]);
         if (!s.table->skip && !lies_on_other(walk, s.table))
             ret = search_table(&s);

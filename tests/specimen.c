@@ -33,6 +33,9 @@ void specimen_sound(struct specimen *s, uint64_t seed, uint64_t item)
         imgmake_free(&s->image);
         s->made = imgmake(s->dir, rng_next(&rng), &s->image) == 0;
         s->not_made += !s->made;
+        if (!s->made)
+            fprintf(stderr, "item %" PRIu64 " of seed %" PRIu64 " cannot be made: %s\n%s", item,
+                seed, s->image.error ? s->image.error : "", s->image.script);
     }
 }
 
