@@ -62,6 +62,22 @@ static void print_table(const struct trial_totals *t)
     print_row("time, mean", mean, "s");
 }
 
+static void print_by_damages(const struct trial_totals *t)
+{
+    for (unsigned count = 1; count <= TRIAL_DAMAGES; count++) {
+        const struct trial_sum *sums = t->by_damages[count - 1];
+        double clean[TRIAL_TOOLS], kept[TRIAL_TOOLS];
+        for (unsigned i = 0; i < TRIAL_TOOLS; i++) {
+            clean[i] = percent((double)sums[i].clean_qemu, (double)sums[i].images);
+            kept[i] = percent((double)sums[i].share.kept, (double)sums[i].share.in_file);
+        }
+        printf(
+            "%" PRIu64 " images with %u damage%s\n", sums[0].images, count, count > 1 ? "s" : "");
+        print_row("  clean by qemu-img check", clean, "%");
+        print_row("  data in the file that is kept, of all bytes", kept, "%");
+    }
+}
+
 static int compare_causes(const void *a, const void *b)
 {
     const struct trial_cause *x = a, *y = b;
@@ -85,6 +101,7 @@ static bool print_totals(const struct trial_totals *t)
            " left out: not sound before the damage\n",
         t->images, t->with_data, t->skipped);
     print_table(t);
+    print_by_damages(t);
     printf("images of which qemu-img keeps more than --lossy: %" PRIu64 "\n", t->less_than_qemu);
     printf("hard rules broken:");
     for (unsigned rule = 0; rule < TRIAL_RULES; rule++) {

@@ -238,6 +238,7 @@ static int try_tool(struct trial *t, struct item *item, enum trial_tool tool)
 static void add_up(struct trial_sum *sum, const struct outcome *o)
 {
     const struct truth_share *share = &o->share;
+    sum->images++;
     sum->clean_qemu += o->check_qemu == 0;
     sum->clean_own += o->check_own == 0;
     sum->share.in_file += share->in_file;
@@ -280,12 +281,29 @@ static void name_kind(const char *line, size_t length, char kind[96])
     kind[n < 95 ? n : 95] = '\0';
 }
 
+static size_t count_lines(const char *story)
+{
+    size_t lines = 0;
+    for (const char *p = story; *p; p++)
+        lines += *p == '\n';
+    return lines;
+}
+
+/* Two lines tell one swap. */
+static size_t count_damages(const char *story)
+{
+    size_t damages = count_lines(story);
+    while ((story = strstr(story, "(with this)\n")) && damages > 1) {
+        damages--;
+        story++;
+    }
+    return damages < 1 ? 1 : damages > TRIAL_DAMAGES ? TRIAL_DAMAGES : damages;
+}
+
 static void blame(struct trial_totals *totals, const char *story, const struct truth_share *share)
 {
-    size_t damages = 0;
-    for (const char *p = story; *p; p++)
-        damages += *p == '\n';
-    double bytes = (double)(share->in_file - share->kept) / (double)(damages ? damages : 1);
+    size_t lines = count_lines(story);
+    double bytes = (double)(share->in_file - share->kept) / (double)(lines ? lines : 1);
     for (const char *line = story; *line;) {
         size_t length = strcspn(line, "\n"), i = 0;
         char kind[96];
@@ -307,8 +325,11 @@ static void judge_item(struct trial *t, struct item *item, const char *story)
 {
     const struct outcome *lossy = &item->tools[TRIAL_LOSSY], *qemu = &item->tools[TRIAL_QEMU];
     const struct truth_share *share = &lossy->share;
-    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++)
+    size_t damages = count_damages(story);
+    for (unsigned tool = 0; tool < TRIAL_TOOLS; tool++) {
         add_up(&t->totals->tools[tool], &item->tools[tool]);
+        add_up(&t->totals->by_damages[damages - 1][tool], &item->tools[tool]);
+    }
     t->totals->images++;
     t->totals->with_data += share->in_file > 0;
     if (lossy->check_qemu != 0 || lossy->check_own != 0) {

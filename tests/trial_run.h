@@ -27,8 +27,11 @@ enum { TRIAL_SECONDS = 10 };
 const char *trial_tool_name(enum trial_tool tool);
 const char *trial_rule_name(enum trial_rule rule);
 
-/* One tool, over all images. */
+enum { TRIAL_DAMAGES = 4 }; /* an image has one to so many */
+
+/* One tool, over a number of images. */
 struct trial_sum {
+    uint64_t images;
     uint64_t clean_qemu, clean_own;
     struct truth_share share; /* sums */
     double kept_shares;       /* sum of the share kept of each image that has data */
@@ -46,6 +49,7 @@ enum { TRIAL_CAUSES = 400 };
 struct trial_totals {
     uint64_t images, with_data, skipped; /* skipped: not even the healthy image is sound */
     struct trial_sum tools[TRIAL_TOOLS];
+    struct trial_sum by_damages[TRIAL_DAMAGES][TRIAL_TOOLS]; /* of images with index + 1 damages */
     uint64_t less_than_qemu; /* images of which qemu-img keeps more than --lossy */
     uint64_t broken[TRIAL_RULES];
     struct trial_cause causes[TRIAL_CAUSES];
