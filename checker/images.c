@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "crew.h"
 #include "progress.h"
@@ -141,6 +142,11 @@ static bool is_left_out(const struct arguments *args)
     return stop_wanted() && !args->json;
 }
 
+static bool writes(const struct arguments *args)
+{
+    return (args->repair && !args->dry_run) || args->rollback;
+}
+
 static int check_one(struct image *image)
 {
     const struct arguments *args = image->args;
@@ -148,7 +154,6 @@ static int check_one(struct image *image)
     struct report *report = &image->report;
     struct io *io = NULL;
     struct io_file_info info = {0};
-    bool writes = (args->repair && !args->dry_run) || args->rollback;
     report_init(report, args->max_findings);
     int ret = 0;
     if (stop_wanted()) {
@@ -156,7 +161,7 @@ static int check_one(struct image *image)
     } else if (strcmp(filename, "-") == 0) {
         report_problem(report, "standard input cannot be checked: an image is read out of order");
     } else {
-        unsigned flags = writes ? IO_FILE_WRITE : args->share ? IO_FILE_SHARE : 0;
+        unsigned flags = writes(args) ? IO_FILE_WRITE : args->share ? IO_FILE_SHARE : 0;
         ret = io_file_open(filename, flags, &io, &info);
         if (ret < 0)
             open_failed(report, ret, &info);
@@ -270,11 +275,48 @@ static int check_one_by_one(const struct arguments *args, char **names, size_t c
     return exit_code;
 }
 
+/* What two names may be names of; a block device is its number, wherever its node is. */
+struct identity {
+    uint64_t dev, ino;
+};
+
+static int compare_identities(const void *a, const void *b)
+{
+    const struct identity *x = a, *y = b;
+    if (x->dev != y->dev)
+        return x->dev < y->dev ? -1 : 1;
+    return (x->ino > y->ino) - (x->ino < y->ino);
+}
+
+/* Whether one image is named twice, by whatever names; true also when that cannot be told. */
+static bool some_are_one(char **names, size_t count)
+{
+    struct identity *ids = calloc(count, sizeof(*ids));
+    size_t known = 0;
+    bool found = !ids;
+    for (size_t i = 0; ids && i < count; i++) {
+        struct stat st;
+        if (stat(names[i], &st) < 0)
+            continue; /* opening it says why */
+        ids[known++] = S_ISBLK(st.st_mode) ? (struct identity){0, st.st_rdev}
+                                           : (struct identity){st.st_dev, st.st_ino};
+    }
+    if (known > 0)
+        qsort(ids, known, sizeof(*ids), compare_identities);
+    for (size_t i = 1; i < known && !found; i++)
+        found = compare_identities(&ids[i - 1], &ids[i]) == 0;
+    free(ids);
+    return found;
+}
+
 /* Threads go to images first.  Two of them an image at least, where there is more than one at all:
- * reads of slow storage are then waited for by many. */
+ * reads of slow storage are then waited for by many.  A repair of an image that is named twice
+ * comes before the next one of it. */
 int images_check(struct arguments *args, char **names, size_t count)
 {
     size_t side_by_side = args->threads < count ? args->threads : count;
+    if (side_by_side > 1 && writes(args) && some_are_one(names, count))
+        side_by_side = 1; /* it would be in its own way */
     args->check.threads = (unsigned)(args->threads / side_by_side);
     if (args->check.threads < 2 && args->threads > 1)
         args->check.threads = 2;

@@ -42,6 +42,11 @@ static const struct row {
         "f: shorter than the range"},
     {"image\n", "qsnap write a 0 4k --pattern x", 1, "", "not a size"},
     {"image\n", "qcheck -j 2 gone a", 1, "gone: incomplete", ""},
+    {"image\n", "qcheck -j 2 --repair a gone a", 1, "gone: incomplete", ""},
+    /* one image by several names: each is repaired when it is its turn, and none is in use */
+    {"image cluster=512 size=4M\ndata 0 4M\ndamage fill reftable.offset 512 0\n",
+        "ln a b; ln -s a c; qcheck -j 4 --repair a b c ./a ./b ./c a b && qcheck a", 0,
+        "c: clean\n", ""},
     /* the log is not, or no longer, of this image */
     {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
         "qcheck -q --repair --undo u a && printf x | dd of=a bs=1 seek=131082 conv=notrunc "
