@@ -149,23 +149,20 @@ static bool has_rival(
     return false;
 }
 
-/* It lies among its own clusters: what hangs on a lost table may be a guest's copy of it. */
-static bool lies_in_its_data(const struct match *m, const struct candidate *c)
+/* A table is made before what it maps: what goes on a row of lost clusters may be data of that row,
+ * and a guest's copy of a table. */
+static bool goes_on_a_row(const struct match *m, const struct candidate *c)
 {
-    const struct qcow2_geometry *geo = &m->repair->walk->geo;
-    bool before = false, behind = false;
-    for (size_t at = 0; at < geo->cluster_size; at += geo->l2_entry_size) {
-        uint64_t off = load_be64(c->bytes + at) & QCOW2_OFFSET_MASK;
-        before |= off + geo->cluster_size == c->host_off;
-        behind |= off == c->host_off + geo->cluster_size;
-    }
-    return before && behind;
+    const struct walk *walk = m->repair->walk;
+    return walk_leaked(walk, cluster_of(&walk->geo, c->host_off) - 1);
 }
 
-/* One behind which little of what leaks hangs is not the one that was lost. */
+/* One behind which not nearly all of what leaks hangs may not be the one that was lost. */
 static bool explains_leaks(const struct match *m, const struct candidate *c)
 {
-    return (c->look.orphaned + 1) * 2 >= m->repair->report.leaks;
+    enum { PART = 8 };
+    uint64_t leaks = m->repair->report.leaks;
+    return c->look.orphaned + 1 + leaks / PART >= leaks;
 }
 
 /* Whether this may be done without asking: nothing that can be read now may change for the worse.
@@ -178,6 +175,8 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     uint64_t claimed = p->check == CHECK_l1_entry_unaligned;
     if (c->host_off + walk->geo.cluster_size > walk->file_size)
         return false;
+    if (c->bare && !explains_leaks(m, c))
+        return false; /* it may have been lost itself, and what leaks with it */
     if (!repair_counted(m->repair, c->host_off))
         return (best & ONE_BIT) && (best & OTHER_DISK) && c->look.odd == 0;
     if (p->check == CHECK_l1_hole || c->look.odd > 0 || c->look.orphaned + claimed < c->look.named)
@@ -196,7 +195,7 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     bool sure = (best & STRONG & ~weak) || ((best & STRONG) && (best & OWN));
     bool own = (best & OWN) || walk->tree_count == 1;
     return (only && plain && own && explains_leaks(m, c) && !is_counted(m, p) &&
-               !lies_in_its_data(m, c) && !repair_fills_gap(m->repair, c->host_off)) ||
+               !goes_on_a_row(m, c) && !repair_fills_gap(m->repair, c->host_off)) ||
            sure;
 }
 
