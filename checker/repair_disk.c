@@ -210,27 +210,25 @@ static int end_at_table(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64
     return (raw & QCOW2_OFFSET_MASK) != 0;
 }
 
-static bool maps_nothing(struct walk *walk, const struct tree *tree)
+static int end_at_followed(struct walk *walk, int tree_idx, uint32_t l1_idx, uint64_t raw)
 {
-    return walk_visit_l1(walk, (int)(tree - walk->trees), end_at_table, false, NULL) == 0 &&
+    (void)tree_idx, (void)l1_idx;
+    const struct table *table = table_find(&walk->tables, raw & QCOW2_OFFSET_MASK);
+    return table && !table->skip;
+}
+
+/* No entry of the disk's L1 table is such a one; false where that cannot be told. */
+static bool has_none(struct walk *walk, const struct tree *tree, l1_visitor *visitor)
+{
+    return walk_visit_l1(walk, (int)(tree - walk->trees), visitor, false, NULL) == 0 &&
            !walk->unreadable;
 }
 
 /* Not one entry of it names a table. */
 static bool is_nonsense(const struct repair *repair, const struct tree *tree)
 {
-    const struct walk *walk = repair->walk;
-    if (!tree->usable || tree->same_l1 != 1 || !repair_has_damaged_entries(repair, tree))
-        return false;
-    for (uint64_t i = 0; i < tree->l1_size; i++) {
-        uint8_t entry[8];
-        if (io_read_padded(walk->io, tree->l1_off + i * 8, entry, sizeof(entry)) < 0)
-            return false;
-        const struct table *table = table_find(&walk->tables, load_be64(entry) & QCOW2_OFFSET_MASK);
-        if (table && !table->skip)
-            return false;
-    }
-    return true;
+    return tree->usable && tree->same_l1 == 1 && repair_has_damaged_entries(repair, tree) &&
+           has_none(repair->walk, tree, end_at_followed);
 }
 
 /* What the disk has for its L1 table is empty, belongs to somebody else, counts for less, or makes
@@ -243,7 +241,7 @@ static bool is_contested(const struct repair *repair, const struct tree *tree)
     uint64_t first = cluster_of(&walk->geo, tree->l1_off);
     uint64_t count = clusters_for(&walk->geo, tree->l1_size * UINT64_C(8));
     if (!tree->usable || tree->same_l1 != 1 || repair_has_damaged_entries(repair, tree) ||
-        maps_nothing(walk, tree))
+        has_none(walk, tree, end_at_table))
         return true;
     for (uint64_t i = 0; i < count; i++) {
         struct census_cell cell = census_get(walk->census, first + i);

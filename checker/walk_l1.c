@@ -172,23 +172,37 @@ static int visit_entries(struct walk *walk, const struct l1_visit *visit, uint64
     return ret;
 }
 
+/* How much of a table is read at once: where holes are known, not far beyond the next one. */
+static uint64_t piece_of_l1(const struct walk *walk, uint64_t host_off, uint64_t left)
+{
+    enum { LEAST = 64 << 10 };
+    const struct extent *extent = &walk->extent;
+    uint64_t n = left < WALK_BUF_BYTES ? left : WALK_BUF_BYTES;
+    uint64_t data = host_off < extent->data_end ? (extent->data_end - host_off) / 8 * 8 : n;
+    if (host_off < extent->data_off || data >= n)
+        return n;
+    return data > LEAST ? data : n < LEAST ? n : LEAST;
+}
+
 int walk_visit_l1(struct walk *walk, int tree_idx, l1_visitor *visitor, bool zeros, bool *complete)
 {
     const struct tree *tree = &walk->trees[tree_idx];
     struct l1_visit visit = {tree_idx, visitor, 0};
     uint64_t bytes = (uint64_t)tree->l1_size * 8;
+    bool in_pieces = false; /* between holes */
     int ret = 0;
     if (zeros)
         visit.zeros_end = l1_entries_for(&walk->geo, tree->disk_size);
     for (uint64_t done = 0, n; ret == 0 && done < bytes; done += n) {
         uint64_t host_off = tree->l1_off + done;
-        n = walk_known_hole(walk, host_off) / 8 * 8;
+        n = (in_pieces ? walk_hole(walk, host_off) : walk_known_hole(walk, host_off)) / 8 * 8;
         n = n < bytes - done ? n : bytes - done;
         if (n > 0) {
             ret = visit_entries(walk, &visit, done / 8, n / 8, NULL);
             continue;
         }
-        n = bytes - done < WALK_BUF_BYTES ? bytes - done : WALK_BUF_BYTES;
+        n = piece_of_l1(walk, host_off, bytes - done);
+        in_pieces = n < bytes - done && n < WALK_BUF_BYTES;
         if (complete)
             walk_read(walk, host_off, walk->buf, (size_t)n, complete);
         else

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Images of some megabytes at most that take a repair what its rounds, its searches and its trials
+ * may take at most: seconds, of which each case states how many. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bomb.h"
+#include "io_meter.h"
+#include "rng.h"
+
+/* An L1 table of garbage: each round mended a few of its entries, and with --lossy each was dropped
+ * on its own. */
+START_TEST(an_l1_table_of_garbage)
+{
+    enum { ENTRIES = 1 << 20, L1_BYTES = 8 * ENTRIES };
+    struct recipe *recipe = bomb_build("image cluster=64k size=1M l1_size=%u\ndata 0 64k\n"
+                                       "damage fill (l1.offset + 1M) 7M 0xc0\n",
+        ENTRIES);
+    struct check_options options = {.threads = 1};
+    const struct repair_options how = {.lossy = _i};
+    struct report report;
+    struct io *meter;
+    ck_assert_int_eq(io_meter_open(recipe_io(recipe), 0, &meter), 0);
+    report_init(&report, 10);
+    double before = bomb_seconds();
+    repair_image(meter, NULL, &options, &how, &report);
+    ck_assert_msg(report_exit_code(&report) == (_i ? 0 : 2), "exit %d %s",
+        report_exit_code(&report), report.problem);
+    bomb_within(before, 10,
+        _i ? "repair --lossy: a million L1 entries of garbage"
+           : "repair: a million L1 entries of garbage");
+    ck_assert_uint_lt(io_meter_counts(meter).bytes, 80 * (uint64_t)L1_BYTES);
+    ck_assert_uint_eq(bomb_eval(recipe, "l2[0][0]"), bomb_eval(recipe, "was(l2[0][0])"));
+    report_release(&report);
+    io_close(meter);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* All broken: each was looked for among all findings and all pieces of metadata. */
+START_TEST(bitmaps_that_are_all_broken)
+{
+    enum { BITMAPS = 65535, RECORD_BYTES = 32 };
+    const uint64_t directory_off = 4 << 20, tables_off = 8 << 20;
+    struct recipe *recipe = bomb_build("image cluster=512 size=1M\ndata 0 4k\n"
+                                       "bitmap name=a granularity=64k fill=none auto\n"
+                                       "damage bitmaps.count = 65535\n"
+                                       "damage bitmaps.directory_size = 2097120\n"
+                                       "damage bitmaps.directory_offset = 4M\n"
+                                       "damage truncate %uM\n",
+        48);
+    uint8_t *bytes = calloc(BITMAPS, RECORD_BYTES);
+    ck_assert_ptr_nonnull(bytes);
+    for (unsigned i = 0; i < BITMAPS; i++) {
+        uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
+        char name[8];
+        snprintf(name, sizeof(name), "%06u", i);
+        store_be64(p, tables_off + i * UINT64_C(512));
+        store_be32(p + 8, 1);
+        p[16] = 1;  /* dirty tracking */
+        p[17] = 16; /* granularity bits */
+        store_be16(p + 18, 6);
+        memcpy(p + 24, name, 6);
+        bomb_write_entries(recipe, tables_off + i * UINT64_C(512), 1 << 30, 0, 1);
+    }
+    ck_assert_int_eq(
+        io_write(recipe_io(recipe), directory_off, bytes, (size_t)BITMAPS * RECORD_BYTES), 0);
+    free(bytes);
+    double before = bomb_seconds();
+    struct report report = bomb_repair(recipe, false);
+    bomb_within(before, 5, "repair: 65535 bitmaps, all broken");
+    ck_assert_msg(
+        report_exit_code(&report) == 0, "exit %d %s", report_exit_code(&report), report.problem);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* More findings than a round keeps, and hardly one of them can be mended: the repair says so
+ * instead of going on for hundreds of rounds. */
+START_TEST(more_than_can_be_mended)
+{
+    enum { TABLES = 512, ENTRIES = 512, CLUSTERS = 2048 };
+    const uint64_t l2_off = 4 << 20, data_off = 8 << 20;
+    struct recipe *recipe =
+        bomb_build("image cluster=4k size=1G l1_size=512\ndamage truncate %uM\n", 16);
+    struct rng rng = rng_for(1, 1);
+    bomb_write_entries(
+        recipe, bomb_eval(recipe, "l1.offset"), l2_off | QCOW2_ENTRY_COPIED, 4096, TABLES);
+    for (uint64_t i = 0; i < TABLES * ENTRIES; i++) {
+        uint64_t kind = rng_below(&rng, 16), data = data_off + rng_below(&rng, CLUSTERS) * 4096;
+        uint64_t raw = kind == 0   ? (UINT64_C(1) << 45) + rng_below(&rng, 1 << 20) * 4096
+                       : kind < 4  ? data + 512
+                       : kind < 7  ? rng_below(&rng, data_off / 4096) * 4096
+                       : kind < 10 ? data | 0x3e
+                       : kind < 12 ? QCOW2_ENTRY_COMPRESSED | rng_below(&rng, UINT64_C(1) << 40)
+                                   : data | rng_below(&rng, 2) << 63;
+        bomb_write_entries(recipe, l2_off + i * 8, raw, 0, 1);
+    }
+    double before = bomb_seconds();
+    struct report report = bomb_repair(recipe, true);
+    bomb_within(before, 20, "repair: 262144 L2 entries of garbage");
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    ck_assert_msg(strstr(report.problem, "so much is wrong") != NULL, "%s", report.problem);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* Disks that all have a table of their own at one place, each with the same holes in it, of which
+ * any may have lost what leaks: for each hole of each table all others were looked at, and for each
+ * of these all disks. */
+START_TEST(holes_of_many_disks)
+{
+    enum { DISKS = 20000, HOLES = 20 };
+    const uint64_t table_off = 1 << 20, l1_off = 8 << 20, l2_off = 32 << 20, data_off = 64 << 20;
+    struct recipe *recipe =
+        bomb_build("image cluster=512 size=32k refcount_bits=64\ndamage truncate %uM\n", 65);
+    struct bomb_record *records = calloc(DISKS, sizeof(*records));
+    ck_assert_ptr_nonnull(records);
+    for (unsigned i = 0; i < DISKS; i++) {
+        /* The first ones have the last tables. */
+        uint64_t l2 = l2_off + (uint64_t)(DISKS - i) * 512;
+        records[i] = (struct bomb_record){
+            .l1_off = l1_off + i * UINT64_C(512), .l1_size = 1, .id = i, .disk_size = 32768};
+        bomb_write_entries(recipe, records[i].l1_off, l2, 0, 1);
+        for (unsigned e = 0; e < HOLES; e++)
+            for (unsigned k = 0; k < 3; k += i == 0 ? 1 : 2)
+                bomb_write_entries(recipe, l2 + (e * 3 + k) * UINT64_C(8),
+                    data_off + (e * 3 + k) * UINT64_C(512), 0, 1);
+    }
+    bomb_write_records(recipe, table_off, records, DISKS);
+    free(records);
+    struct report report = bomb_repair(recipe, true); /* all counts are right then */
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    for (unsigned e = 0; e < HOLES; e++)
+        bomb_write_entries(recipe, l2_off + DISKS * 512 + (e * 3 + 1) * UINT64_C(8), 0, 0, 1);
+    double before = bomb_seconds();
+    report = bomb_repair(recipe, true);
+    bomb_within(before, 10, "repair: 20000 tables at one place, all with the same holes");
+    ck_assert_uint_eq(report.snapshot_count, DISKS);
+    ck_assert_uint_eq(report.leaks_fixed, HOLES);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+/* Hundreds of disks, each with an L1 table of 32 MiB that lies in a hole but for an entry that may
+ * be damaged, and something lost that may be any one's: each table was read entry by entry. */
+START_TEST(long_l1_tables_in_holes)
+{
+    enum { DISKS = 600, ENTRIES = 1 << 22 };
+    static const struct {
+        bool lossy, counted; /* counted: at first all counts are right */
+        uint64_t entry;      /* in the middle of each table */
+        const char *lost;    /* place of the only pointer to what gets lost, */
+        uint64_t by;         /* and what is there then */
+        int exit_code;
+        const char *what;
+    } rows[] = {
+        {true, false, 0, "l1.offset", 0, 0,
+            "repair --lossy: 600 L1 tables of 32 MiB in holes, a lost L2 table"},
+        {false, true, 0x1234567, "&header.l1_offset", 32 << 20, 2,
+            "repair: 600 L1 tables of 32 MiB in holes, an entry of each damaged, a lost L1 table"},
+    };
+    const uint64_t table_off = 16 << 20, l1_off = 64 << 20, l1_bytes = UINT64_C(8) * ENTRIES;
+    struct recipe *recipe = bomb_build("image cluster=64k size=1M\ndata 0 64k\n"
+                                       "damage truncate %uM\n",
+        64 + DISKS * 32);
+    struct bomb_record *records = calloc(DISKS, sizeof(*records));
+    ck_assert_ptr_nonnull(records);
+    for (unsigned i = 0; i < DISKS; i++)
+        records[i] = (struct bomb_record){
+            .l1_off = l1_off + i * l1_bytes, .l1_size = ENTRIES, .id = i, .disk_size = 1 << 20};
+    bomb_write_records(recipe, table_off, records, DISKS);
+    free(records);
+    if (rows[_i].counted) {
+        struct report before = bomb_repair(recipe, true);
+        ck_assert_int_eq(report_exit_code(&before), 0);
+        report_release(&before);
+    }
+    for (unsigned i = 0; i < DISKS && rows[_i].entry; i++)
+        bomb_write_entries(recipe, l1_off + i * l1_bytes + l1_bytes / 2, rows[_i].entry, 0, 1);
+    bomb_write_entries(recipe, bomb_eval(recipe, rows[_i].lost), rows[_i].by, 0, 1);
+    double before = bomb_seconds();
+    struct report report = bomb_repair(recipe, rows[_i].lossy);
+    bomb_within(before, 20, rows[_i].what);
+    ck_assert_msg(report_exit_code(&report) == rows[_i].exit_code, "exit %d %s",
+        report_exit_code(&report), report.problem);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
+Suite *test_bombs_repair(void);
+Suite *test_bombs_repair(void)
+{
+    Suite *suite = suite_create("bombs_repair");
+    TCase *tc = tcase_create("bombs_repair");
+    tcase_set_timeout(tc, 120 * BOMB_SLOWER);
+    tcase_add_loop_test(tc, an_l1_table_of_garbage, 0, 2);
+    tcase_add_test(tc, holes_of_many_disks);
+    tcase_add_test(tc, bitmaps_that_are_all_broken);
+    tcase_add_test(tc, more_than_can_be_mended);
+    tcase_add_loop_test(tc, long_l1_tables_in_holes, 0, 2);
+    suite_add_tcase(suite, tc);
+    return suite;
+}
