@@ -143,13 +143,11 @@ bench-check: $(PROGRAMS) $(BUILD)/tests/bench_check $(SLOW)   ## qcheck beside q
 
 CHECK_NEEDS := $(PROGRAMS) $(BUILD)/tests/run $(BUILD)/tests/mkimage $(BUILD)/tests/fail_calls.so \
 	$(BUILD)/tests/interplay
-check: $(CHECK_NEEDS)           ## run all tests
-	$(BUILD)/tests/run
-
-# The same on two processors, for builds that are slow: about as long as one another.
-HALF := fuzz repair_faults trial oracle qsnap cli calls limits interplay engine_corpus
+# Two halves at a time, about as long as one another under the sanitizers.
+HALF := fuzz repair_faults trial oracle qsnap cli calls limits interplay engine_corpus nested bombs \
+	bombs_repair
 TO_RUN ?= $(SUITES)
-check-in-halves: $(CHECK_NEEDS)
+check: $(CHECK_NEEDS)           ## run all tests, on two processors
 	@$(BUILD)/tests/run $(filter $(HALF),$(TO_RUN)) >$(BUILD)/half.log 2>&1 & half=$$!; \
 	$(BUILD)/tests/run $(filter-out $(HALF),$(TO_RUN)); other=$$?; \
 	wait $$half; half=$$?; cat $(BUILD)/half.log; exit $$((half | other))
@@ -226,7 +224,7 @@ coverage:                       ## lines and branches of engine/ and checker/ th
 	-$(if $(COVERAGE_SUITES),$(BUILD)/coverage/tests/run $(COVERAGE_SUITES),\
 		$(MAKE) -s BUILD=$(BUILD)/coverage OPT='$(COUNTED)' LDFLAGS=--coverage \
 		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' \
-		TO_RUN='$(filter-out $(NOT_COVERED_BY),$(SUITES))' check-in-halves) \
+		TO_RUN='$(filter-out $(NOT_COVERED_BY),$(SUITES))' check) \
 		>$(BUILD)/coverage/log 2>&1
 	@grep -E '^[0-9]+%|:[FE]:' $(BUILD)/coverage/log
 	@tests/coverage.sh $(BUILD)/coverage engine checker
@@ -245,7 +243,7 @@ lint: all $(BUILD)/tests/run    ## rules of the house, other compilers' warnings
 
 san:                            ## all tests under ASan and UBSan
 	$(MAKE) BUILD=$(BUILD)/san OPT='-O1 -g -fno-omit-frame-pointer' \
-		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' check-in-halves
+		SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' check
 
 deps:                           ## install what is needed and missing (Debian, Ubuntu)
 	@tests/deps.sh
@@ -287,7 +285,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check check-in-halves coverage coverage-build fields fuzz limits valgrind crash agreement mutants bench bench-check bench-repair bench-crash \
+.PHONY: all check check coverage coverage-build fields fuzz limits valgrind crash agreement mutants bench bench-check bench-repair bench-crash \
         bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)

@@ -65,6 +65,8 @@ bool plan_writable(const struct plan *plan, uint64_t host_off)
     uint64_t cluster = cluster_of(&walk->geo, host_off);
     if (!walk->census || cluster == 0 || !census_get(walk->census, cluster).conflict)
         return true;
+    if (plan->careful && has_area(walk, cluster, AREA_L1_TABLE))
+        return false;
     return !has_area(walk, cluster, AREA_REFCOUNT_TABLE) &&
            !has_area(walk, cluster, AREA_REFCOUNT_BLOCK) &&
            !has_area(walk, cluster, AREA_BITMAP_TABLE) &&

@@ -153,6 +153,9 @@ int repair_take_better(struct repair *repair, enum check_id why, const struct pa
  * a repair. */
 int repair_l2_width(struct repair *repair);
 
+/* repair_compression.c: compression type and its bit contradict each other, or it is unknown. */
+int repair_compression(struct repair *repair, enum check_id why);
+
 /* Carries out one stage alone, as often as it finds something, on a view of the image to which
  * only the caller looks. */
 int repair_on_view(const struct repair *repair, struct io *view, repair_stage *stage);
@@ -243,6 +246,10 @@ uint64_t repair_ext_off(const struct walk *walk, uint32_t type, uint32_t length)
 /* The compressed data of the entry makes a whole cluster.  Once too much was decoded the answer is
  * no, and the stage that asked comes to nothing. */
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *entry);
+
+/* The same, were `type` the compression type (of which unknown ones decode nothing). */
+bool repair_decodes_as(
+    const struct repair *repair, uint32_t type, const struct qcow2_l2_entry *entry);
 
 /* Gives a compressed entry the shortest length with which its data makes a whole cluster; false if
  * there is none. */

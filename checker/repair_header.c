@@ -21,24 +21,6 @@ static int try_values(
     return repair_take_best(repair, why, patches, count);
 }
 
-/* The two fields of the compression type together: what the compressed clusters are cannot be seen
- * here, so the bit follows the type, whose unknown values are tried. */
-static int mend_compression(struct repair *repair, enum check_id why)
-{
-    const struct qcow2_header *header = &repair->walk->header;
-    uint64_t bits = header->incompatible & ~QCOW2_INCOMPAT_COMPRESSION;
-    if (header->compression == QCOW2_ZSTD)
-        bits |= QCOW2_INCOMPAT_COMPRESSION;
-    else if (header->compression != QCOW2_ZLIB && repair->lossy) {
-        uint8_t type = header->incompatible & QCOW2_INCOMPAT_COMPRESSION ? QCOW2_ZSTD : QCOW2_ZLIB;
-        return plan_bytes(
-            &repair->plan, PHASE_SWITCH, why, QCOW2_HDR_COMPRESSION, &type, sizeof(type));
-    } else if (header->compression != QCOW2_ZLIB) {
-        return 0;
-    }
-    return plan_be64(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_INCOMPATIBLE, bits);
-}
-
 static int mend_crypt_method(struct repair *repair, enum check_id why)
 {
     bool luks = repair->walk->has_crypto;
@@ -49,13 +31,14 @@ static int mend_crypt_method(struct repair *repair, enum check_id why)
 }
 
 /* The name cannot be read where the header says.  Giving it up is a loss: what was never written
- * to the image came from there. */
+ * to the image came from there.  No bytes at a place where none can be are no name. */
 static int drop_backing_name(struct repair *repair, enum check_id why)
 {
     uint8_t zeros[12] = {0};
-    if (!repair->lossy)
+    bool named = repair->walk->header.backing_len > 0;
+    if (named && !repair->lossy)
         return 0;
-    int ret = plan_remark(&repair->plan, "lost: the name of the backing file");
+    int ret = named ? plan_remark(&repair->plan, "lost: the name of the backing file") : 0;
     for (unsigned at = 0; ret == 0 && at < sizeof(zeros); at += 4)
         ret = plan_bytes(&repair->plan, PHASE_SWITCH, why, QCOW2_HDR_BACKING_OFF + at, zeros, 4);
     return ret;
@@ -234,7 +217,7 @@ static int mend_field(struct repair *repair, const struct finding *f)
         return mend_length(repair, f->check);
     case CHECK_header_compression_type:
     case CHECK_header_compression_bit:
-        return mend_compression(repair, f->check);
+        return repair_compression(repair, f->check);
     case CHECK_header_crypt_method:
     case CHECK_header_crypto_missing:
     case CHECK_ext_crypto_unexpected:
@@ -280,26 +263,46 @@ static bool is_unaligned(const struct repair *repair)
            repair_has(repair, CHECK_header_l1_unaligned);
 }
 
+/* L1 tables too short for their disks. */
+static uint64_t misfits(const struct report *report)
+{
+    return report->hits[CHECK_header_l1_too_small] + report->hits[CHECK_snapshot_l1_too_small];
+}
+
+/* What no damage of a single disk explains: several have too short a table, all at once. */
+static bool is_misfit(const struct repair *repair)
+{
+    return misfits(&repair->report) > 1 && !repair->report.incomplete;
+}
+
 /* With the geometry of the image data is mapped, and no less than with another; and where that
- * other one makes any sense, its own makes more: the disks are without damage. */
+ * other one makes any sense, its own makes more: each table is long enough for its disk, or the
+ * disks are without damage. */
 static bool is_no_geometry(
     const struct repair *repair, struct io *patched, const struct report *report)
 {
-    return mapped_bytes(patched, report) < repair->least_mapped ||
-           (!is_unaligned(repair) && report_has_damage(report));
+    if (mapped_bytes(patched, report) < repair->least_mapped)
+        return true;
+    if (is_misfit(repair))
+        return misfits(report) > 0;
+    return !is_unaligned(repair) && report_has_damage(report);
 }
 
-/* Most counts are wrong though they were found (not only leaks, which lost tables leave behind), or
- * there are more references than a count can say, or the L1 table is too short for the disk, which
- * no program makes. */
+/* Of what is in use many counts are wrong though they were found (not only leaks, which lost tables
+ * leave behind), or there are more references than a count can say, or the L1 table is too short
+ * for the disk, which no program makes.  Where clusters are taken for smaller ones only one of
+ * several in the file is in use. */
 static bool is_miscounted(const struct repair *repair)
 {
-    const uint64_t *hits = repair->report.hits;
+    const struct report *report = &repair->report;
+    const uint64_t *hits = report->hits;
     const struct walk *walk = repair->walk;
     uint64_t wrong = hits[CHECK_refcount_too_low] + hits[CHECK_refcount_too_high];
-    return walk->judgeable && !walk->without_counts && !repair->report.incomplete &&
-           ((wrong > walk->cluster_end / 8 &&
-                wrong + hits[CHECK_cluster_leaked] > walk->cluster_end / 2) ||
+    uint64_t used = capped_product(report->allocated_clusters, 4);
+    if (used > walk->cluster_end)
+        used = walk->cluster_end;
+    return walk->judgeable && !walk->without_counts && !report->incomplete &&
+           ((wrong > used / 8 && wrong + hits[CHECK_cluster_leaked] > used / 4) ||
                hits[CHECK_refcount_overflow] > 0 || hits[CHECK_header_l1_too_small] > 0);
 }
 
@@ -350,8 +353,11 @@ static int mend_geometry(struct repair *repair)
         repair->least_mapped =
             capped_product(repair->report.allocated_clusters, repair->walk->geo.cluster_size);
     repair->refuses = is_no_geometry;
-    int ret = repair_take_better(repair, CHECK_header_cluster_bits, patches, count,
-        unaligned ? REPAIR_WRONG_UNREAD : repair_wrong(&repair->report) / LEAST_GAIN);
+    uint64_t below = repair_wrong(&repair->report) / (is_misfit(repair) ? 1 : LEAST_GAIN);
+    uint64_t findings = repair->trial_findings;
+    int ret = repair_take_better(
+        repair, CHECK_header_cluster_bits, patches, count, unaligned ? REPAIR_WRONG_UNREAD : below);
+    repair->trial_findings = findings; /* of what makes no sense there are many, only this once */
     repair->refuses = NULL;
     if (repair->plan.count > 0 && repair->plan.edits[0].host_off == QCOW2_HDR_REFCOUNT_ORDER)
         repair->plan.edits[0].why = CHECK_header_refcount_order;

@@ -29,6 +29,7 @@ struct reading {
     uint64_t missed; /* of them, whose L1 table misses a reference */
     bool ended;      /* nothing but zeros behind the last one */
     bool unsure;     /* a mend was as good as another one */
+    size_t next;     /* where another record is, by the lengths as stored; 0: nowhere, or unknown */
     struct patch patches[MAX_PATCHES];
     size_t patch_count;
 };
@@ -128,6 +129,12 @@ struct choice {
     bool tie;
 };
 
+/* As stored the record ends before another one, which the choice would take for a part of it. */
+static bool swallows_next(const struct reading *r, size_t pos, const struct choice *choice)
+{
+    return r->next != 0 && pos + choice->record.record_len > r->next;
+}
+
 static void weigh(const struct walk *walk, struct reading *r, size_t pos, bool last,
     struct patch patch, struct choice *best)
 {
@@ -140,6 +147,8 @@ static void weigh(const struct walk *walk, struct reading *r, size_t pos, bool l
         bits += (unsigned)__builtin_popcount((unsigned)(old[i] ^ patch.bytes[i]));
     decode_at(r, pos, &choice.record);
     choice.doubts = doubts(walk, r, pos, &choice.record, last) + bits;
+    if (swallows_next(r, pos, &choice))
+        choice.doubts += IMPOSSIBLE;
     memcpy(place, old, patch.length);
     if (choice.doubts < best->doubts)
         *best = choice;
@@ -181,10 +190,16 @@ static struct choice choose_lengths(
     const struct walk *walk, struct reading *r, size_t pos, bool last)
 {
     struct choice best = {.doubts = UINT32_MAX}, as_stored;
+    r->next = 0;
     weigh(walk, r, pos, last, (struct patch){.off = pos}, &best);
     as_stored = best;
     if (best.doubts < UNFIT || r->patch_count == MAX_PATCHES)
         return best;
+    size_t next = pos + (size_t)best.record.record_len;
+    struct qcow2_snapshot behind;
+    if (best.doubts < IMPOSSIBLE && !last && decode_at(r, next, &behind) &&
+        head_fits(walk, &behind))
+        r->next = next;
     for (uint32_t value = 0; value <= QCOW2_MAX_SNAPSHOT_EXTRA; value += 8)
         weigh(walk, r, pos, last, patch_be32(pos + EXTRA_LEN_AT, value), &best);
     for (uint32_t value = 1; value <= MAX_ID; value++)

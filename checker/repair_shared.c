@@ -11,17 +11,18 @@
 
 /* The uncompressed content of an entry, malloc'd; NULL with *ret set.  Decoding costs much more
  * than reading does. */
-static uint8_t *decode(const struct repair *repair, const struct qcow2_l2_entry *e, int *ret)
+static uint8_t *decode(
+    const struct repair *repair, uint32_t type, const struct qcow2_l2_entry *e, int *ret)
 {
     enum { READ_BYTES_PER_MADE = 16 };
     const struct walk *walk = repair->walk;
     uint8_t *packed = malloc(e->length), *plain = malloc(walk->geo.cluster_size);
     struct codec *codec = NULL;
     *ret = packed && plain ? 0 : -ENOMEM;
-    if (*ret == 0 && walk->header.compression > QCOW2_ZSTD)
+    if (*ret == 0 && type > QCOW2_ZSTD)
         *ret = -ENOTSUP;
     if (*ret == 0)
-        *ret = codec_open((enum qcow2_compression)walk->header.compression, &codec);
+        *ret = codec_open((enum qcow2_compression)type, &codec);
     if (*ret == 0)
         *ret = io_read_padded(walk->io, e->host_off, packed, e->length);
     if (*ret == 0)
@@ -40,6 +41,11 @@ static uint8_t *decode(const struct repair *repair, const struct qcow2_l2_entry 
 
 bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
 {
+    return repair_decodes_as(repair, repair->walk->header.compression, e);
+}
+
+bool repair_decodes_as(const struct repair *repair, uint32_t type, const struct qcow2_l2_entry *e)
+{
     /* What does not become smaller is not stored compressed; bytes that repeat may decode to
      * anything, so a length that nobody writes tells. */
     uint32_t most =
@@ -55,7 +61,7 @@ bool repair_decodes(const struct repair *repair, const struct qcow2_l2_entry *e)
         repair->decoding->given_up = true;
         return false;
     }
-    uint8_t *plain = decode(repair, e, &ret);
+    uint8_t *plain = decode(repair, type, e, &ret);
     free(plain);
     return plain != NULL;
 }
@@ -72,7 +78,7 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
         return ret;
     qcow2_l2_decode(geo, bytes, &e);
     if (e.kind == QCOW2_L2_COMPRESSED) {
-        plain = decode(repair, &e, &ret);
+        plain = decode(repair, repair->walk->header.compression, &e, &ret);
         if (!plain) /* nobody can copy it: left to --lossy */
             return ret == -ENOMEM ? ret : 0;
     } else if (!cluster_aligned(geo, e.host_off)) {

@@ -44,6 +44,42 @@ static const struct row {
     {"image cluster=4k size=2M\ndata 0 8k\ndamage l2[0][1] = l2[0][1].offset\n"
      "damage refcount[@l2[0][1]] = 2\n",
         LEAKS, 0, "", {{"l2[0][1]", "was(l2[0][1])"}, {"refcount[@l2[0][1]]", "1"}}},
+    /* ---- a geometry that is possible, but not that of the image ---- */
+    /* clusters taken for half and for a quarter of theirs, where one L1 entry is enough for both */
+    {"image cluster=128k size=40M\ndata 0 1M\ndata 8M 64k\ndamage header.cluster_bits = 16\n", SAFE,
+        0, "", {{"header.cluster_bits", "17"}}},
+    {"image cluster=2M size=40M\ndata 0 8M\nsnapshot id=1\ndata 0 2M\n"
+     "damage header.cluster_bits = 19\n",
+        SAFE, 0, "", {{"header.cluster_bits", "21"}}},
+    /* much else is wrong, but the tables of all disks are as long as they must be */
+    {"image cluster=32k size=700M\ndata 0 1M\ndata 500M 64k\nsnapshot id=1\ndata 0 64k\n"
+     "damage header.cluster_bits = 14\ndamage l1[1] = l1[0]\ndamage l1[0] = 0\n",
+        SAFE, 0, "", {{"header.cluster_bits", "15"}}},
+    /* an L1 table said to be longer, over all that is behind it: what is there are no L1 entries */
+    {"image cluster=4k size=8M\ndata 0 1M\ncompressed 4M 64k\ndamage header.l1_size = 0x40004\n",
+        SAFE, 0, "", {{"header.l1_size", "4"}, {"l2[0][9]", "was(l2[0][9])"}}},
+    /* ---- other fields of the header ---- */
+    /* what compressed data is tells its data */
+    {"image\ncompressed 0 128k\ndamage header.compression = 1\n", SAFE, 0, "",
+        {{"header.compression", "0"}, {"header.incompatible", "0"}}},
+    {"image compression=zstd\ncompressed 0 128k\ndamage header.compression = 0\n", SAFE, 0, "",
+        {{"header.compression", "1"}, {"header.incompatible", "8"}}},
+    {"image compression=zstd\ncompressed 0 128k\ndamage header.compression = 0x82\n", SAFE, 0, "",
+        {{"header.compression", "1"}}},
+    /* or nothing does */
+    {"image\ndata 0 64k\ndamage header.compression = 0x40\n", SAFE, 0, "",
+        {{"header.compression", "0"}}},
+    {"image\ncompressed 0 64k\ndamage fill (l2[0][0] & 0x3fffffffffff) 512 0xff\n"
+     "damage header.compression = 2\n",
+        SAFE, 2, "", {{"header.compression", "2"}}},
+    {"image\ncompressed 0 64k\ndamage fill (l2[0][0] & 0x3fffffffffff) 512 0xff\n"
+     "damage header.compression = 2\n",
+        LOSSY, 0, "nothing tells the compression type", {{"header.compression", "0"}}},
+    /* no name, where there can be none */
+    {"image\ndata 0 64k\ndamage header.backing_offset = 1T\n", SAFE, 0, "",
+        {{"header.backing_offset", "0"}}},
+    {"image backing=base\ndata 0 64k\ndamage header.backing_offset = 1T\n", SAFE, 2, "",
+        {{"header.backing_offset", "1T"}}},
     /* ---- empty L2 entries ---- */
     /* the sector of a younger table was lost with this entry */
     {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 20k 4k\ndata 1M 4k\n"
@@ -141,6 +177,12 @@ static const struct row {
      "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n"
      "damage snapshot[0].id = \"\t\"\n",
         LOSSY, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
+    /* a name of garbage: no length explains it that takes the next record for a part of this one */
+    {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=snap0\nsnapshot id=2 name=snap1\n"
+     "snapshot id=3 name=snap2\ndamage u64[&snapshot[0].id] = 0x5706027ed374e765\n",
+        SAFE, 0, "",
+        {{"header.snapshot_count", "3"}, {"snapshot[0].l1_offset", "was(snapshot[0].l1_offset)"},
+            {"snapshot[2].l1_offset", "was(snapshot[2].l1_offset)"}}},
     /* it may be the length of the name that is wrong, or that of the ID */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=12345678\nsnapshot id=2\n"
      "damage snapshot[0].name_length = 0\n",
