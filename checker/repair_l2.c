@@ -29,6 +29,18 @@ struct place {
     bool mirrored;             /* shared with the same entry of another table */
 };
 
+/* Nobody looks at more disks than that: of more, those whose tables lie nearest. */
+enum { MOST_TWINS = 64 };
+
+/* What is to be found for a place; `twins` are the entries that other disks have there. */
+struct search {
+    const struct repair *repair;
+    const struct place *place;
+    uint64_t twins[MOST_TWINS];
+    size_t twin_count;
+    struct candidate best;
+};
+
 bool repair_entry_missed(
     const struct repair *repair, const struct qcow2_l2_entry *e, uint64_t own_off, uint64_t own_len)
 {
@@ -71,38 +83,50 @@ int repair_put_entry(struct repair *repair, enum check_id why, const struct tabl
     return ret < 0 ? ret : plan_bytes(&repair->plan, PHASE_SWITCH, why, entry_off, bytes, size);
 }
 
-/* Names what the entry names already, with other flags: nothing but an entry's own bits tell that.
- */
+/* Names what the entry names already, with other flags: only its own bits tell that. */
 static bool same_place(const struct place *place, uint64_t raw)
 {
     uint64_t flags = QCOW2_ENTRY_COPIED | QCOW2_ENTRY_ZERO;
     return ((raw ^ place->raw) & ~flags) == 0;
 }
 
+/* Tables are sorted by place, then by where they lie. */
+static void find_twins(struct search *s)
+{
+    const struct walk *walk = s->repair->walk;
+    const struct table *mine = s->place->table, *table = mine;
+    const struct table *first = walk->tables.items, *end = first + walk->tables.count;
+    while (table > first && table[-1].l1_idx == mine->l1_idx && mine - table < MOST_TWINS / 2)
+        table--;
+    for (; table < end && table->l1_idx == mine->l1_idx && s->twin_count < MOST_TWINS; table++) {
+        uint64_t off = table->host_off + (uint64_t)s->place->idx * walk->geo.l2_entry_size;
+        if (table != mine && !table->skip &&
+            plan_peek(&s->repair->plan, off, &s->twins[s->twin_count]) == 0)
+            s->twin_count++;
+    }
+}
+
 /* Who has the cluster already has it at this very place, on another disk: at any other one it would
  * be shared. */
-static bool is_free_for(
-    const struct repair *repair, const struct place *place, const struct qcow2_l2_entry *e)
+static bool is_free_for(const struct search *s, const struct qcow2_l2_entry *e)
 {
-    const struct walk *walk = repair->walk;
+    const struct walk *walk = s->repair->walk;
     if (e->kind == QCOW2_L2_COMPRESSED ||
         !census_get(walk->census, cluster_of(&walk->geo, e->host_off)).claimed ||
-        ranges_overlap(e->host_off, e->length, place->host_off, place->length))
+        ranges_overlap(e->host_off, e->length, s->place->host_off, s->place->length))
         return true;
-    for (size_t i = 0; i < walk->tables.count; i++) {
-        const struct table *table = &walk->tables.items[i];
-        uint64_t off = table->host_off + (uint64_t)place->idx * walk->geo.l2_entry_size, raw;
-        if (table != place->table && !table->skip && table->l1_idx == place->table->l1_idx &&
-            plan_peek(&repair->plan, off, &raw) == 0 &&
-            (raw & QCOW2_OFFSET_MASK) == (e->raw & QCOW2_OFFSET_MASK))
+    for (size_t i = 0; i < s->twin_count; i++) {
+        if (((s->twins[i] ^ e->raw) & QCOW2_OFFSET_MASK) == 0)
             return true;
     }
     return false;
 }
 
-static void propose(const struct repair *repair, struct candidate *best, const struct place *place,
-    uint64_t raw, enum evidence evidence)
+static void propose(struct search *s, uint64_t raw, enum evidence evidence)
 {
+    const struct repair *repair = s->repair;
+    const struct place *place = s->place;
+    struct candidate *best = &s->best;
     uint8_t bytes[16] = {0};
     struct qcow2_l2_entry e;
     raw &= ~QCOW2_ENTRY_COPIED;
@@ -125,7 +149,7 @@ static void propose(const struct repair *repair, struct candidate *best, const s
         evidence = BOTH_NEIGHBOURS;
     if (evidence < best->evidence || same_place(place, raw) ||
         (!twin && (!repair_entry_missed(repair, &e, place->host_off, place->length) ||
-                      !is_free_for(repair, place, &e))))
+                      !is_free_for(s, &e))))
         return;
     if (evidence == best->evidence) {
         best->tie |= raw != best->raw;
@@ -147,62 +171,52 @@ static uint64_t neighbour(const struct repair *repair, const struct table *table
     return cluster_aligned(geo, off) && off < repair->walk->file_size ? off : 0;
 }
 
-static void propose_by_neighbours(
-    const struct repair *repair, struct candidate *best, const struct place *place)
+static void propose_by_neighbours(struct search *s)
 {
-    uint32_t size = repair->walk->geo.cluster_size;
-    uint64_t before = neighbour(repair, place->table, place->idx - 1);
-    uint64_t behind = neighbour(repair, place->table, place->idx + 1);
+    const struct table *table = s->place->table;
+    uint32_t size = s->repair->walk->geo.cluster_size;
+    uint64_t before = neighbour(s->repair, table, s->place->idx - 1);
+    uint64_t behind = neighbour(s->repair, table, s->place->idx + 1);
     if (before && behind && before + size == behind - size) {
-        propose(repair, best, place, before + size, BOTH_NEIGHBOURS);
+        propose(s, before + size, BOTH_NEIGHBOURS);
         return;
     }
     if (before)
-        propose(repair, best, place, before + size, ONE_NEIGHBOUR);
+        propose(s, before + size, ONE_NEIGHBOUR);
     if (behind > size)
-        propose(repair, best, place, behind - size, ONE_NEIGHBOUR);
+        propose(s, behind - size, ONE_NEIGHBOUR);
 }
 
-static void propose_by_bits(
-    const struct repair *repair, struct candidate *best, const struct place *place)
+static void propose_by_bits(struct search *s)
 {
-    for (unsigned bit = 0; (place->raw & QCOW2_OFFSET_MASK) && bit < 63; bit++)
-        propose(repair, best, place, place->raw ^ UINT64_C(1) << bit, ONE_BIT);
-    if (!(place->raw & QCOW2_ENTRY_COMPRESSED))
-        propose(repair, best, place, place->raw & ~(uint64_t)(repair->walk->geo.cluster_size - 1),
-            ONE_BIT);
+    uint64_t raw = s->place->raw;
+    for (unsigned bit = 0; (raw & QCOW2_OFFSET_MASK) && bit < 63; bit++)
+        propose(s, raw ^ UINT64_C(1) << bit, ONE_BIT);
+    if (!(raw & QCOW2_ENTRY_COMPRESSED))
+        propose(s, raw & ~(uint64_t)(s->repair->walk->geo.cluster_size - 1), ONE_BIT);
 }
 
-static void propose_by_disks(
-    const struct repair *repair, struct candidate *best, const struct place *place)
+static void propose_by_disks(struct search *s)
 {
-    const struct walk *walk = repair->walk;
-    for (size_t i = 0; i < walk->tables.count; i++) {
-        const struct table *table = &walk->tables.items[i];
-        uint64_t raw;
-        if (table == place->table || table->skip || table->l1_idx != place->table->l1_idx)
-            continue;
-        uint64_t off = table->host_off + (uint64_t)place->idx * walk->geo.l2_entry_size;
-        if (plan_peek(&repair->plan, off, &raw) == 0)
-            propose(repair, best, place, raw, OTHER_DISK);
-    }
+    for (size_t i = 0; i < s->twin_count; i++)
+        propose(s, s->twins[i], OTHER_DISK);
 }
 
 /* A cluster that nobody has and that decodes holds compressed data which lost its entry; all of an
  * entry's numbers may be damaged, but where such data begins a cluster nothing else can.  Of large
  * clusters few are tried: each costs what it decodes to. */
 enum { MOST_DECODED = 256 };
-static void propose_by_data(const struct repair *repair, struct candidate *best,
-    const struct place *place, struct missing *missing)
+static void propose_by_data(struct search *s, struct missing *missing)
 {
     enum { MOST_BYTES = 64 << 20 };
+    const struct repair *repair = s->repair;
     uint64_t host_off;
     for (size_t tried = 0; tried < MOST_DECODED &&
                            tried << repair->walk->geo.cluster_bits < MOST_BYTES &&
                            repair_next_missing(repair, missing, &tried, &host_off);) {
         uint64_t raw = host_off | QCOW2_ENTRY_COMPRESSED;
         if (repair_shorten(repair, &raw))
-            propose(repair, best, place, raw, DECODES);
+            propose(s, raw, DECODES);
     }
 }
 
@@ -259,25 +273,26 @@ static bool proves_itself(const struct repair *repair, const struct place *place
 static struct candidate find_candidate(const struct repair *repair, const struct place *place,
     uint64_t lost_one, struct missing *missing)
 {
-    struct candidate best = {0};
-    propose_by_neighbours(repair, &best, place);
+    struct search s = {.repair = repair, .place = place};
+    find_twins(&s);
+    propose_by_neighbours(&s);
     /* A shared entry is a valid one: only what kind of cluster it names may be in question. */
     bool shared = place->check == CHECK_l2_entry_shared;
     if (shared && other_kind_fits(repair, place))
-        propose(repair, &best, place, place->raw ^ QCOW2_ENTRY_COMPRESSED, ONE_BIT);
+        propose(&s, place->raw ^ QCOW2_ENTRY_COMPRESSED, ONE_BIT);
     else if (!shared || place->uprooted)
-        propose_by_bits(repair, &best, place);
-    propose_by_disks(repair, &best, place);
-    if (best.evidence < DECODES && place->raw != 0 && !shared)
-        propose_by_data(repair, &best, place, missing);
+        propose_by_bits(&s);
+    propose_by_disks(&s);
+    if (s.best.evidence < DECODES && place->raw != 0 && !shared)
+        propose_by_data(&s, missing);
     /* The only cluster without an owner may as well be a bitmap's, or have a wrong count: not where
      * what is read now may be right. */
     bool wrong = place->check == CHECK_l2_entry_into_metadata ||
                  place->check == CHECK_l2_entry_unaligned ||
                  (repair->lossy && place->check != CHECK_l2_copied_unallocated);
-    if (best.evidence == NOTHING && lost_one && wrong && !repair->walk->has_bitmaps_ext)
-        propose(repair, &best, place, lost_one, ONLY_ONE);
-    return best;
+    if (s.best.evidence == NOTHING && lost_one && wrong && !repair->walk->has_bitmaps_ext)
+        propose(&s, lost_one, ONLY_ONE);
+    return s.best;
 }
 
 static int put_back(struct repair *repair, const struct place *place, uint64_t raw)
@@ -289,21 +304,16 @@ static int put_back(struct repair *repair, const struct place *place, uint64_t r
     return repair_put_entry(repair, place->check, place->table, place->entry_off, bytes);
 }
 
-static bool names_empty_table(const struct repair *repair, uint64_t host_off)
-{
-    const struct table *table = table_find(&repair->walk->tables, host_off);
-    return table && table->empty;
-}
-
 static bool is_place(const struct repair *repair, const struct finding *f)
 {
+    const struct table *table = table_find(&repair->walk->tables, f->host_off);
     enum area_kind area;
     switch (f->check) {
     case CHECK_l2_entry_into_metadata:
         /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong, and of an empty
          * table and guest data the L1 entry. */
         area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-        return !names_empty_table(repair, f->host_off) && !area_is_bitmap(area) &&
+        return !(table && table->empty) && !area_is_bitmap(area) &&
                !repair_is_data(repair, f->host_off) && !repair_goes_on(repair, f) &&
                !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
