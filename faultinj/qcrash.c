@@ -252,15 +252,16 @@ static int flushes_on(const struct call *call, const char *image, struct flush_t
 static int do_flushes(struct call *call)
 {
     const char *const usual[] = {"c512"};
-    const char *images[LIST_MAX];
+    const char *images[RUN_MOST_IMAGES];
     struct flush_tally tally = {0};
     size_t count =
         run_image_names(call->run.image_count ? (const char *const *)call->run.images : usual,
-            call->run.image_count ? call->run.image_count : 1, images, LIST_MAX);
+            call->run.image_count ? call->run.image_count : 1, images);
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < count; i++)
         ret = flushes_on(call, images[i], &tally);
-    flushes_print(&tally, stdout);
+    if (ret == 0)
+        flushes_print(&tally, stdout);
     return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -336,23 +337,25 @@ static int parse_option(const struct command *command, struct call *call, size_t
     return complain(name, text);
 }
 
+/* Each option has a value of its own: of those that begin alike getopt would take any else. */
+enum { FIRST_OPTION = 256 };
+
 static int parse(int argc, char **argv, const struct command *command, struct call *call)
 {
     struct option options[OPTION_COUNT + 2] = {{0}};
-    int idx = 0;
     for (size_t i = 0; i < OPTION_COUNT; i++)
-        options[i] = (struct option){
-            option_rows[i].name, option_rows[i].value ? required_argument : no_argument, NULL, 'o'};
+        options[i] = (struct option){option_rows[i].name,
+            option_rows[i].value ? required_argument : no_argument, NULL, FIRST_OPTION + (int)i};
     options[OPTION_COUNT] = (struct option){"help", no_argument, NULL, 'h'};
     opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, ":h", options, &idx)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
         if (c == 'h') {
             usage();
             exit(finish_output(EXIT_SUCCESS));
         }
-        if (c != 'o')
+        if (c < FIRST_OPTION)
             return complain(argv[optind - 1], c == ':' ? "needs a value" : "no such option");
-        if (parse_option(command, call, (size_t)idx, optarg) < 0)
+        if (parse_option(command, call, (size_t)(c - FIRST_OPTION), optarg) < 0)
             return -1;
     }
     call->run.workloads = argv + optind;

@@ -7,13 +7,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "dmlog.h"
 #include "mutants.h"
 #include "sweep.h"
 #include "text.h"
-
-enum { IMAGES_MAX = 256 };
 
 static int load_file(const char *path, struct io **out)
 {
@@ -176,16 +175,16 @@ static int run_one(
 
 /* ---- all of them --------------------------------------------------------------------------- */
 
-size_t run_image_names(const char *const *names, size_t count, const char **out, size_t room)
+size_t run_image_names(const char *const *names, size_t count, const char *out[RUN_MOST_IMAGES])
 {
     size_t n = 0;
     for (size_t i = 0; i < count; i++) {
         bool all = strcmp(names[i], "all") == 0, hurt = strcmp(names[i], "hurt") == 0;
-        if (!all && !hurt && n < room)
+        if (!all && !hurt && n < RUN_MOST_IMAGES)
             out[n++] = names[i];
-        for (size_t k = 0; all && k < image_kind_count && n < room; k++)
+        for (size_t k = 0; all && k < image_kind_count && n < RUN_MOST_IMAGES; k++)
             out[n++] = image_kinds[k].name;
-        for (size_t k = 0; hurt && k < image_kind_hurt_count && n < room; k++)
+        for (size_t k = 0; hurt && k < image_kind_hurt_count && n < RUN_MOST_IMAGES; k++)
             out[n++] = image_kinds_hurt[k].name;
     }
     return n;
@@ -205,9 +204,8 @@ static int run_on_images(const struct run_options *o, const char *workload, stru
         workload_release(&w);
         return ret;
     }
-    const char *names[IMAGES_MAX];
-    size_t count =
-        run_image_names((const char *const *)o->images, o->image_count, names, IMAGES_MAX);
+    const char *names[RUN_MOST_IMAGES];
+    size_t count = run_image_names((const char *const *)o->images, o->image_count, names);
     for (size_t i = 0; ret == 0 && i < count; i++)
         ret = run_one(o, workload, names[i], output);
     return ret;
@@ -237,9 +235,26 @@ static int run_sequences(const struct run_options *o, struct output *output)
     return ret;
 }
 
+/* What can be told before hours of exploring. */
+static int may_record(const struct run_options *o)
+{
+    const char *names[RUN_MOST_IMAGES];
+    bool one = o->workload_count == 1 && o->sequences == 0 && o->random_count == 0 &&
+               run_image_names((const char *const *)o->images, o->image_count, names) <= 1;
+    if (!one)
+        fputs("qcrash: --record takes one workload on one image\n", stderr);
+    else if (access(o->record, F_OK) == 0)
+        text_line(stderr, "qcrash: %s: %s", o->record, strerror(EEXIST));
+    else
+        return 0;
+    return -EINVAL;
+}
+
 int run_all(const struct run_options *o, struct output *output)
 {
-    int ret = 0;
+    int ret = o->record ? may_record(o) : 0;
+    if (ret < 0)
+        return ret;
     if (o->sequences > 0)
         ret = run_sequences(o, output);
     for (unsigned i = 0; ret == 0 && i < o->random_count; i++) {
@@ -313,58 +328,76 @@ int run_explore(const struct run_options *o, struct output *output)
     return ret;
 }
 
-static int save_io(struct io *io, const char *path)
+/* ---- files that are kept ------------------------------------------------------------------ */
+
+typedef int filler(const void *what, struct io *file);
+
+/* A new file; none is left when it cannot be filled. */
+static int keep(const char *path, filler *fill, const void *what)
 {
     struct io *file;
-    uint64_t size;
     int ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &file, NULL);
+    if (ret == 0) {
+        ret = fill(what, file);
+        if (ret == 0)
+            ret = io_flush(file);
+        io_close(file);
+        if (ret < 0)
+            unlink(path);
+    }
     if (ret < 0)
-        return ret;
-    ret = io_size(io, &size);
-    uint8_t *bytes = ret == 0 ? malloc((size_t)size + 1) : NULL;
-    if (ret == 0)
-        ret = bytes ? io_read(io, 0, bytes, (size_t)size) : -ENOMEM;
-    if (ret == 0)
-        ret = io_write(file, 0, bytes, (size_t)size);
-    free(bytes);
-    io_close(file);
+        text_line(stderr, "qcrash: %s: %s", path, strerror(-ret));
     return ret;
+}
+
+static int fill_with_log(const void *what, struct io *file)
+{
+    const struct history *h = what;
+    return dmlog_write(&h->recording, h->base, file);
+}
+
+/* Holes stay holes: it may be a disk of terabytes. */
+static int fill_with_base(const void *what, struct io *file)
+{
+    enum { PIECE = 64 << 10 };
+    struct io *base = ((const struct history *)what)->base;
+    uint8_t bytes[PIECE];
+    uint64_t size, start, end = 0;
+    int ret = io_size(base, &size);
+    if (ret == 0)
+        ret = io_resize(file, size);
+    while (ret == 0 && end < size && (ret = io_extents(base, end, &start, &end)) == 0) {
+        for (uint64_t n; ret == 0 && start < end; start += n) {
+            n = end - start < PIECE ? end - start : PIECE;
+            ret = io_read(base, start, bytes, (size_t)n);
+            if (ret == 0)
+                ret = io_write(file, start, bytes, (size_t)n);
+        }
+    }
+    return ret;
+}
+
+static int fill_with_state(const void *what, struct io *file)
+{
+    const struct state *state = what;
+    return io_write(file, 0, state->bytes, (size_t)state->size_bytes);
 }
 
 /* The run as a log, and the image it began with beside it. */
 static int record_log(const struct history *h, const char *path)
 {
-    char base[256];
-    struct io *log;
-    snprintf(base, sizeof(base), "%s.base", path);
-    int ret = save_io(h->base, base);
-    if (ret == 0)
-        ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &log, NULL);
-    if (ret == 0) {
-        ret = dmlog_write(&h->recording, h->base, log);
-        io_close(log);
-    }
+    char *base;
+    int ret = keep(path, fill_with_log, h);
+    if (ret < 0 || asprintf(&base, "%s.base", path) < 0)
+        return ret < 0 ? ret : -ENOMEM;
+    ret = keep(base, fill_with_base, h);
     if (ret < 0)
-        text_line(stderr, "qcrash: %s: %s", path, strerror(-ret));
+        unlink(path);
+    free(base);
     return ret;
 }
 
 /* ---- again --------------------------------------------------------------------------------- */
-
-static int save_state(const struct state *state, const char *path)
-{
-    struct io *file;
-    int ret = io_file_open(path, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &file, NULL);
-    if (ret == 0) {
-        ret = io_write(file, 0, state->bytes, (size_t)state->size_bytes);
-        if (ret == 0)
-            ret = io_flush(file);
-        io_close(file);
-    }
-    if (ret < 0)
-        text_line(stderr, "qcrash: %s: %s", path, strerror(-ret));
-    return ret;
-}
 
 /* The recording without one flush. */
 static int without_flush(struct history *h, const char *name)
@@ -416,7 +449,7 @@ int run_replay(
     if (ret == -ENOENT)
         text_line(stderr, "qcrash: '%s': the run has no such state", text);
     if (ret == 0 && save && state)
-        ret = save_state(state, save);
+        ret = keep(save, fill_with_state, state);
     if (ret == 0 && output->style != OUTPUT_HUMAN) {
         const struct explore_counts one = {.legal = 1, .executed = 1, .distinct = 1, .epochs = 1};
         output_line(output, id.workload, id.image, id.model, &one);

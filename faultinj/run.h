@@ -18,7 +18,7 @@ struct run_options {
     unsigned random_count, random_length;
     bool faults;            /* calls that fail, too */
     const char *base, *log; /* of another program */
-    const char *record;     /* log file for the last run, or NULL */
+    const char *record;     /* log file of the run, which is the only one, or NULL */
     struct explore_options explore;
 };
 
@@ -30,8 +30,11 @@ int run_explore(const struct run_options *options, struct output *output);
 int run_replay(
     const char *id, const char *save, const struct run_options *options, struct output *output);
 
-/* Names of images with "all" and "hurt" written out; returns how many there are in `out`. */
-size_t run_image_names(const char *const *names, size_t count, const char **out, size_t room);
+/* Names of images, up to 64, with "all" and "hurt" written out; returns how many there are in
+ * `out`.
+ */
+enum { RUN_MOST_IMAGES = 4096 };
+size_t run_image_names(const char *const *names, size_t count, const char *out[RUN_MOST_IMAGES]);
 
 /* The image of a kind, or a file, in memory. */
 int run_build_image(const char *name, struct io **out);

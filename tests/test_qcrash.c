@@ -15,6 +15,8 @@
     "./a-folder-of-this-name/with-another-one-inside/and-one-more/so-that-this-is/" \
     "a-long-path-indeed"
 
+#define LONGER LONG "/" LONG "/" LONG
+
 /* Address space; a sanitizer takes it all. */
 #ifdef __SANITIZE_ADDRESS__
 #define RATION ""
@@ -48,6 +50,11 @@ START_TEST(arguments_that_make_no_sense)
         {"run create --cap", "--cap: needs a value"},
         {"run create --save x", "run: has no option --save"},
         {"run create --record nothere/log", "nothere/log: No such file"},
+        {"run create --record empty", "empty: File exists"},
+        {"run create delete --record x", "--record takes one workload on one image"},
+        {"run create --image all --record x", "--record takes one workload on one image"},
+        {"run --random 1,1 --record x", "--record takes one workload on one image"},
+        {"run --s 1", "--s: no such option"},
         {"mutants --deep", "mutants: has no option --deep"},
         {"list extra", "extra: too much"},
         {"replay", "replay: something is missing"},
@@ -74,6 +81,19 @@ START_TEST(arguments_that_make_no_sense)
         snprintf(command, sizeof(command), "qcrash %s", bad[i].args);
         desk_want(&desk, command, 1, "", bad[i].words);
     }
+    desk_close(&desk);
+}
+END_TEST
+
+/* Both files or none, whatever the length of the name and of the disk. */
+START_TEST(what_is_recorded)
+{
+    struct desk desk = desk_open();
+    desk_works(&desk, "qsnap new huge 16T -o cluster_size=64k && mkdir -p " LONGER " old.base");
+    desk_works(&desk, "qcrash run write --image huge --cap 64 --record " LONGER "/log >/dev/null");
+    desk_want(&desk, "cmp huge " LONGER "/log.base && ls " LONGER, 0, "log\nlog.base\n", "");
+    desk_want(&desk, "qcrash run write --record old >/dev/null", 1, "", "old.base: File exists");
+    desk_want(&desk, "ls old", 2, "", "");
     desk_close(&desk);
 }
 END_TEST
@@ -432,6 +452,7 @@ Suite *test_qcrash(void)
     TCase *tcase = tcase_create("command line");
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, arguments_that_make_no_sense);
+    tcase_add_test(tcase, what_is_recorded);
     tcase_add_test(tcase, exit_codes_and_styles);
     tcase_add_test(tcase, json_has_the_keys_that_scripts_need);
     tcase_add_test(tcase, images_with_long_paths);
