@@ -74,6 +74,18 @@ static int compare_tables(const void *a, const void *b)
     return (x->host_off > y->host_off) - (x->host_off < y->host_off);
 }
 
+/* Of one disk they are in order already; of millions sorting takes memory, too. */
+static int tables_sort(struct table_set *set)
+{
+    size_t sorted = 1;
+    while (sorted < set->count && compare_tables(&set->items[sorted - 1], &set->items[sorted]) < 0)
+        sorted++;
+    if (sorted >= set->count)
+        return 0;
+    qsort(set->items, set->count, sizeof(*set->items), compare_tables);
+    return tables_rehash(set);
+}
+
 /* ---- L1 tables ---- */
 
 uint32_t tree_legal_entries(const struct walk *walk, const struct tree *tree, uint64_t l1_idx)
@@ -320,9 +332,8 @@ int walk_l1_tables(struct walk *walk)
         ret = claim_table(walk, &walk->tables.items[i]);
     if (ret < 0 || walk->tables.count == 0)
         return ret;
-    qsort(walk->tables.items, walk->tables.count, sizeof(struct table), compare_tables);
     walk->bytes_total = (uint64_t)walk->tables.count * walk->geo.cluster_size;
-    return tables_rehash(&walk->tables);
+    return tables_sort(&walk->tables);
 }
 
 /* ---- holes ---- */

@@ -213,6 +213,19 @@ static int make_copy(struct continuation *c, const struct state *crash)
     return ret;
 }
 
+/* A create and an apply have an L1 table made each, as long as the longest there is. */
+static int make_room(struct continuation *c, const struct state *crash, const struct image *img)
+{
+    enum { TABLES = 3 }; /* and counts for two */
+    uint64_t entries = img->header.l1_size;
+    for (uint32_t i = 0; i < img->snaps.count; i++) {
+        if (entries < img->snaps.list[i].l1_size)
+            entries = img->snaps.list[i].l1_size;
+    }
+    uint64_t growth = (uint64_t)GROWTH_CLUSTERS << img->geo.cluster_bits;
+    return state_make_room(c->state, crash->room_bytes + growth + TABLES * 8 * entries);
+}
+
 int continuation_run(struct continuation *c, const struct state *crash, const struct model *model,
     struct breach *breach)
 {
@@ -229,7 +242,9 @@ int continuation_run(struct continuation *c, const struct state *crash, const st
     } else if (ret == 0 && g.img->header.incompatible & QCOW2_INCOMPAT_DIRTY) {
         c->refused = true;
     } else if (ret == 0) {
-        ret = first_round(&g);
+        ret = make_room(c, crash, g.img);
+        if (ret == 0)
+            ret = first_round(&g);
         if (ret == 0)
             ret = second_round(&g);
         if (ret == 0)

@@ -160,6 +160,25 @@ int state_open(uint64_t room_bytes, struct state **out)
     return 0;
 }
 
+int state_make_room(struct state *state, uint64_t room_bytes)
+{
+    uint64_t room = (room_bytes / 4096 + 1) * 4096, old = state->room_bytes;
+    if (room <= old)
+        return 0;
+    uint8_t *bytes = realloc(state->bytes, (size_t)room);
+    if (!bytes)
+        return -ENOMEM;
+    state->bytes = bytes;
+    uint64_t *hashes = realloc(state->hashes, (size_t)(room / STATE_SECTOR) * sizeof(*hashes));
+    if (!hashes)
+        return -ENOMEM;
+    state->hashes = hashes;
+    state->room_bytes = room;
+    memset(bytes + old, 0, (size_t)(room - old));
+    rehash(state, old, room);
+    return 0;
+}
+
 void state_close(struct state *state)
 {
     if (!state)

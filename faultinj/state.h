@@ -27,6 +27,10 @@ struct state {
 int state_open(uint64_t room_bytes, struct state **out);
 void state_close(struct state *state); /* NULL is allowed */
 
+/* Makes the room larger, of a state without marks and unreadable sectors.  -ENOMEM: it is as it
+ * was. Pointers into the state are no longer valid. */
+int state_make_room(struct state *state, uint64_t room_bytes);
+
 /* Lets the state be written to through its io; its size grows with the writes. */
 void state_allow_writes(struct state *state);
 

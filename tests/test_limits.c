@@ -37,7 +37,7 @@ static const struct limit {
         false},
     {"65535 bitmaps, each with its entry and table", NULL, "", 0, 128, 5,
         {.cluster_bits = 9, .size_bytes = 64 << 10, .percent = 100, .bitmaps = 65535}, false},
-    {"an L1 table of 32 MiB, each entry with an L2 table of its own", NULL, "", 0, 512, 30,
+    {"an L1 table of 32 MiB, each entry with an L2 table of its own", NULL, "", 0, 400, 30,
         {.cluster_bits = 9, .size_bytes = UINT64_C(128) << 30}, false},
     {"a file as long as files can be", "image cluster=64k size=1M\ndata 0 64k\n", "--deep", 0, 128,
         5, {0}, true},
