@@ -9,6 +9,12 @@
 #include "io.h"
 #include "report.h"
 
+/* What an L1 entry names is implausible as an L2 table, whatever it looks like. */
+struct no_table {
+    uint64_t host_off;
+    bool is_data; /* it is known to be the guest's */
+};
+
 struct check_options {
     bool deep;    /* decode every compressed cluster */
     bool backing; /* follow the backing chain */
@@ -22,6 +28,10 @@ struct check_options {
     /* Ends before anything is judged when nearly all counts are lost: for the repair, which makes
      * them anew first. */
     bool stop_without_counts;
+
+    /* For the repair, which finds them.  Not owned. */
+    const struct no_table *no_tables;
+    size_t no_table_count;
 
     /* Ends the check, which is incomplete then, soon after so many corruptions were found: for who
      * asks whether there are fewer.  0: never. */

@@ -9,92 +9,6 @@
 
 enum { MAX_ROUNDS = 200, MAX_FINDINGS_A_ROUND = 100000, MAX_OF_A_CHECK = 20000 };
 
-/* ---- what stages ask ---- */
-
-uint64_t repair_entry_off(const struct repair *repair, const struct finding *finding)
-{
-    enum object_kind kind = check_rows[finding->check].kind;
-    unsigned size =
-        kind == OBJECT_L2_ENTRY || kind == OBJECT_COMPRESSED ? repair->walk->geo.l2_entry_size : 8;
-    return finding->table_off + finding->index * size;
-}
-
-/* The first of the round's findings, which are sorted, that does not come before these. */
-static size_t first_finding(const struct repair *repair, enum check_id check, uint64_t host_off)
-{
-    size_t low = 0, high = repair->findings.count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const struct finding *f = &repair->findings.items[middle];
-        if (f->check < check || (f->check == check && f->host_off < host_off))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-bool repair_has(const struct repair *repair, enum check_id check)
-{
-    size_t at = first_finding(repair, check, 0);
-    return at < repair->findings.count && repair->findings.items[at].check == check;
-}
-
-bool repair_has_at(const struct repair *repair, enum check_id check, uint64_t host_off)
-{
-    size_t at = first_finding(repair, check, host_off);
-    return at < repair->findings.count && repair->findings.items[at].check == check &&
-           repair->findings.items[at].host_off == host_off;
-}
-
-bool repair_deficit(const struct repair *repair, uint64_t host_off)
-{
-    const struct walk *walk = repair->walk;
-    if (host_off == 0 || !cluster_aligned(&walk->geo, host_off) || host_off >= walk->file_size)
-        return false;
-    /* A count beyond all that the disks can have lost is itself what is damaged. */
-    enum { MOST_A_DISK = 128 };
-    uint64_t cluster = cluster_of(&walk->geo, host_off);
-    int64_t balance = census_get(walk->census, cluster).balance;
-    return !repair->void_counts && census_known(walk->census, cluster) && balance > 0 &&
-           (uint64_t)balance <= walk->tree_count * MOST_A_DISK;
-}
-
-bool repair_counted(const struct repair *repair, uint64_t host_off)
-{
-    const struct walk *walk = repair->walk;
-    uint64_t cluster = cluster_of(&walk->geo, host_off);
-    return census_known(walk->census, cluster) &&
-           walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
-}
-
-bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
-{
-    struct walk *walk = repair->walk;
-    uint64_t stored;
-    return host_off >= walk->view.file_size && host_off <= INT64_MAX &&
-           census_known(walk->census, cluster_of(&walk->geo, host_off)) &&
-           walk_stored(walk, cluster_of(&walk->geo, host_off), &stored) && stored > 0;
-}
-
-/* Where something read as zeros, say, and that may have been right. */
-bool repair_shows_more(const struct repair *repair, const struct report *report)
-{
-    for (int check = 0; check < CHECK_COUNT; check++) {
-        if (check_rows[check].severity == SEVERITY_DAMAGE &&
-            report->hits[check] > repair->report.hits[check])
-            return true;
-    }
-    return false;
-}
-
-int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs)
-{
-    bool conflict;
-    return census_claim(repair->walk->census, cluster_of(&repair->walk->geo, host_off), refs,
-        CLAIM_PACKED, &conflict);
-}
-
 void repair_new_plan(struct repair *repair)
 {
     plan_release(&repair->plan);
@@ -103,6 +17,8 @@ void repair_new_plan(struct repair *repair)
     if (repair->void_counts) /* what seems to be free may be what was lost */
         repair->plan.alloc_next = repair->walk->cluster_end;
 }
+
+/* ---- findings of a round ---- */
 
 static int compare_findings(const void *a, const void *b)
 {
@@ -113,8 +29,6 @@ static int compare_findings(const void *a, const void *b)
         return x->host_off > y->host_off ? 1 : -1;
     return (x->guest_off > y->guest_off) - (x->guest_off < y->guest_off);
 }
-
-/* ---- findings of a round ---- */
 
 /* A finding that means that references are gone, so that a leak may be somebody's data. */
 static bool loses_references(enum check_id check)
@@ -181,8 +95,11 @@ static void collect(void *arg, const struct finding *finding)
     set->items[set->count++] = *finding;
 }
 
+/* With what was found to be a fake in the round before, the image is looked at again without these.
+ */
 static int round_check(struct repair *repair)
 {
+    repair->believing = repair->fake_count == 0;
     repair->findings.count = 0;
     repair->findings.failed = false;
     repair->lost_references = false;
@@ -190,6 +107,8 @@ static int round_check(struct repair *repair)
     report_init(&repair->report, 0);
     repair->check.found = collect;
     repair->check.found_arg = repair;
+    repair->check.no_tables = repair->fakes;
+    repair->check.no_table_count = repair->fake_count;
     int ret = io_size(repair->io, &repair->file_size);
     if (ret == 0)
         ret =
@@ -200,6 +119,8 @@ static int round_check(struct repair *repair)
             compare_findings);
     if (ret == 0)
         ret = repair_find_doubtful(repair);
+    if (ret == 0 && repair->believing)
+        ret = repair_find_fakes(repair);
     return ret == 0 ? repair_note_damaged(repair) : ret;
 }
 
@@ -281,6 +202,10 @@ static int carry_out(struct repair *repair, struct history *history)
  * are. */
 static bool may_run(const struct repair *repair, repair_stage *stage)
 {
+    /* What the header says may explain it all. */
+    if (repair->believing && repair->fake_count > 0)
+        return !repair->options->leaks_only &&
+               (stage == repair_header_fields || stage == repair_records || stage == repair_disks);
     if (repair->options->leaks_only)
         return (stage == repair_lower || (stage == repair_copied && repair->lowered)) &&
                !repair->walk->without_counts;
@@ -374,6 +299,7 @@ int repair_on_view(const struct repair *repair, struct io *io, repair_stage *sta
         more = false;
         view.lossy = view.options->lossy;
         ret = round_check(&view);
+        view.fake_count = 0;
         if (ret == 0)
             ret = run_stage(&view, &history, stage, 0, &more);
         if (view.walk)
@@ -432,6 +358,10 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         }
         if (ret == 0)
             ret = run_round(repair, &history, &more);
+        if (ret == 0 && !more && repair->believing && repair->fake_count > 0)
+            more = true; /* without them */
+        else
+            repair->fake_count = 0;
         outcome->marked = history.marked;
         outcome->given_up = ret == 0 && more && is_hopeless(repair, &history);
         more &= !outcome->given_up;

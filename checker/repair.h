@@ -4,6 +4,7 @@
  * device says what is next, until nothing is left that may be repaired.
  *
  *   repair.c           rounds, marks, the verdict
+ *   repair_ask.c       what stages ask about a round
  *   repair_header.c    what the header must have been
  *   repair_try.c       values tried out on a copy
  *   repair_records.c   the snapshot table found and read again
@@ -13,6 +14,7 @@
  *   repair_refcount.c  counts: raised, lowered, or the whole structure made anew
  *   repair_structure.c refcount table and blocks found again
  *   repair_doubt.c     whether a cluster is a table or guest data
+ *   repair_fakes.c     tables that are not believed, so that what they hide is seen
  *   repair_l1*.c       lost L2 tables put back
  *   repair_l2.c        lost data clusters put back into damaged L2 entries
  *   repair_holes.c     and into empty ones
@@ -64,6 +66,8 @@ struct repair;
 typedef bool repair_refusal(
     const struct repair *repair, struct io *patched, const struct report *report);
 
+enum { REPAIR_MOST_FAKES = 16 };
+
 /* What lost tables name, ascending. */
 struct lost_names {
     uint64_t *offs;
@@ -92,6 +96,9 @@ struct repair {
     struct walk *walk;
     struct plan plan;
     struct lost_names lost_names;
+    struct no_table fakes[REPAIR_MOST_FAKES]; /* not to be believed */
+    size_t fake_count;
+    bool believing;       /* they are, in this round, and little is done */
     bool careful;         /* what may be no table is left alone */
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
@@ -170,6 +177,9 @@ int repair_adopt_snapshots(struct repair *repair, enum check_id why);
 /* At the beginning of a round: finds what lost tables name, and the L2 tables that are rather guest
  * data (rather_data). */
 int repair_find_doubtful(struct repair *repair);
+
+/* The L2 tables of the round that are not to be believed, into repair->fakes.  0 or -errno. */
+int repair_find_fakes(struct repair *repair);
 
 /* The neighbours of the L2 entry that the finding is about map what lies beside what it names. */
 bool repair_goes_on(const struct repair *repair, const struct finding *finding);

@@ -179,12 +179,23 @@ int repair_fields(struct repair *repair)
     return ret;
 }
 
+/* It is an L1 entry's, and that may be wrong as a whole: what it names is hardly a table. */
+static bool names_doubtful(const struct repair *repair, const struct finding *finding)
+{
+    const struct table *table = check_rows[finding->check].kind == OBJECT_L1_ENTRY
+                                    ? table_find(&repair->walk->tables, finding->host_off)
+                                    : NULL;
+    return table && (table->implausible || plan_doubts(table));
+}
+
 /* COPIED as the stored counts demand, when these are right. */
 int repair_copied(struct repair *repair)
 {
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *finding = &repair->findings.items[i];
+        if (!repair->lossy && names_doubtful(repair, finding))
+            continue;
         switch (finding->check) {
         case CHECK_l1_copied_set:
         case CHECK_l2_copied_set:

@@ -9,6 +9,7 @@
  *   walk_tree.c      snapshot table: which disks there are
  *   walk_l1.c        L1 tables; the set of L2 tables with their multiplicity
  *   walk_l2.c        first pass over the L2 tables: claims
+ *   walk_entry.c     what entries and tables tell by themselves
  *   walk_scan.c      what the fast paths of that pass recognise in one go
  *   walk_bitmap.c    bitmaps, LUKS header
  *   walk_parts.c     judging on several threads
@@ -422,9 +423,18 @@ void l2_shape_entry(const struct qcow2_geometry *geo, const struct l2_shape *sha
 uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint32_t idx,
     const struct l2_run *known, uint32_t known_count, struct l2_run *run);
 
+/* ---- walk_entry.c ---- */
+
 /* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
  * lies on the disk is another question.) */
 bool l2_entry_plain(
     const struct walk *walk, const struct qcow2_l2_entry *entry, uint64_t guest_off);
+
+/* Of so many entries so many are absurd that the others may have come about by chance. */
+bool l2_hardly_sane(uint64_t used, uint64_t absurd);
+
+/* Whether the table that was read is one, into its fields. */
+void walk_test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes,
+    const struct l2_digest *digest);
 
 #endif

@@ -15,80 +15,6 @@
 
 #include "walk.h"
 
-/* ---- entries ---- */
-
-static bool in_file(const struct walk *walk, uint64_t off, uint64_t length)
-{
-    uint64_t end;
-    return range_end(off, length, &end) && end <= walk->view.file_size;
-}
-
-bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off)
-{
-    const struct qcow2_geometry *geo = &walk->geo;
-    switch (e->kind) {
-    case QCOW2_L2_UNALLOCATED:
-        return e->raw == 0 && !(e->bitmap & QCOW2_SUBCLUSTER_ALLOC);
-    case QCOW2_L2_ZERO_PLAIN:
-        return e->raw == QCOW2_ENTRY_ZERO && geo->version >= 3;
-    case QCOW2_L2_COMPRESSED:
-        return !e->copied && !e->bitmap && !geo->data_file &&
-               e->length <= geo->cluster_size + QCOW2_SECTOR_BYTES &&
-               in_file(walk, e->host_off, e->length);
-    case QCOW2_L2_ZERO_ALLOC:
-        if (geo->version < 3)
-            return false;
-        break;
-    case QCOW2_L2_NORMAL:
-        if (e->raw & QCOW2_ENTRY_ZERO)
-            return false;
-        break;
-    }
-    if ((e->raw & QCOW2_L2_RESERVED) || !cluster_aligned(geo, e->host_off) ||
-        (e->bitmap >> 32 & e->bitmap))
-        return false;
-    return geo->data_file ? e->copied && e->host_off == guest_off
-                          : in_file(walk, e->host_off, geo->cluster_size);
-}
-
-/* Could not have been written by anybody who meant it. */
-static bool entry_absurd(const struct walk *walk, const struct qcow2_l2_entry *e)
-{
-    if (e->kind == QCOW2_L2_COMPRESSED)
-        return check_outside(&walk->view, e->host_off, e->length);
-    if ((e->raw & QCOW2_L2_RESERVED) || !cluster_aligned(&walk->geo, e->host_off))
-        return true;
-    return !walk->geo.data_file && e->host_off != 0 &&
-           check_outside(&walk->view, e->host_off, walk->geo.cluster_size);
-}
-
-/* A few bad entries, or a sector of them, are damage to a table.  It is no table if nothing in it
- * makes sense: in other data hardly one in ten thousand entries would. */
-enum { ABSURD_ENTRIES = 8, ABSURD_PER_SANE = 16 };
-
-static void test_plausible(const struct walk *walk, struct table *table, const uint8_t *bytes,
-    const struct l2_digest *digest)
-{
-    const struct qcow2_geometry *geo = &walk->geo;
-    uint64_t unaligned = QCOW2_OFFSET_MASK & (geo->cluster_size - 1);
-    if (!(digest->flags & (QCOW2_L2_RESERVED | QCOW2_ENTRY_COMPRESSED | unaligned)) &&
-        (geo->data_file || !check_outside(&walk->view, digest->highest_off, geo->cluster_size)))
-        return;
-    table->absurd = table->used = 0;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        struct qcow2_l2_entry e;
-        qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
-        table->used += e.raw != 0;
-        table->absurd += e.raw != 0 && entry_absurd(walk, &e);
-    }
-    table->implausible = table->absurd >= ABSURD_ENTRIES &&
-                         (table->used - table->absurd) * ABSURD_PER_SANE <= table->absurd;
-    struct subject subject = {.kind = OBJECT_L2_TABLE,
-        .l2_table = {
-            .implausible = table->implausible, .absurd = table->absurd, .used = table->used}};
-    table->skip |= walk_after(walk, &subject) >= AFTER_SKIP;
-}
-
 /* ---- statistics of `qemu-img check`: the active disk, in the order of one table ---- */
 
 static void count_cluster(
@@ -330,7 +256,7 @@ static void take_table(struct walk *walk, struct table *table, const struct io_r
     if (table->empty)
         return;
     l2_scan(&walk->geo, read->buf, digest);
-    test_plausible(walk, table, read->buf, digest);
+    walk_test_plausible(walk, table, read->buf, digest);
     if (complete && !walk->options->no_fast_paths)
         table->shape = l2_shape_of(&walk->geo, digest);
 }
