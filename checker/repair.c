@@ -216,7 +216,8 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
         (stage == repair_l1 || stage == repair_l2 || stage == repair_holes))
         return false;
     /* What guest data claims, being taken for a table, speaks against others. */
-    bool fakes = repair->fake_tables || (repair->fake_root && !repair->lossy);
+    bool fakes =
+        repair->fake_tables || ((repair->fake_root || repair->fake_records) && !repair->lossy);
     if (fakes && stage != repair_header_fields && stage != repair_records &&
         stage != repair_disks && stage != repair_l1 && stage != repair_lossy)
         return false;

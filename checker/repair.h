@@ -105,6 +105,7 @@ struct repair {
     bool counts_made;     /* by this repair, since they were: what leaks is no evidence then */
     bool fake_tables;     /* an L1 entry names guest data: what that says is not looked at */
     bool fake_root;       /* the same of where the L1 table of a disk is said to be */
+    bool fake_records;    /* and of the table of snapshots */
     bool lost_references; /* something unresolved may explain a leak */
     uint64_t file_size;   /* as the round began */
     uint64_t

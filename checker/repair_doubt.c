@@ -112,27 +112,31 @@ static int find_names(struct repair *repair)
     return 0;
 }
 
-/* The L1 table of a disk lies on what two neighbours say is guest data. */
-static bool root_is_data(const struct repair *repair)
+/* The L1 table of a disk, or the table of snapshots, lies on what two neighbours say is guest data.
+ */
+static void find_fake_roots(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
+    repair->fake_root = repair->fake_records = false;
     for (size_t i = 0, seen = 0; i < repair->findings.count && seen < MOST_SEEN; i++) {
         const struct finding *f = &repair->findings.items[i];
         if (f->check != CHECK_l2_entry_into_metadata)
             continue;
-        enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
         seen++;
-        if ((area == AREA_L1_TABLE || area == AREA_SNAPSHOT_L1_TABLE) && count_beside(walk, f) == 2)
-            return true;
+        enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
+        bool root = area == AREA_L1_TABLE || area == AREA_SNAPSHOT_L1_TABLE;
+        if ((!root && area != AREA_SNAPSHOT_TABLE) || count_beside(walk, f) < 2)
+            continue;
+        repair->fake_root |= root;
+        repair->fake_records |= !root;
     }
-    return false;
 }
 
 int repair_find_doubtful(struct repair *repair)
 {
     struct walk *walk = repair->walk;
     find_accused(repair);
-    repair->fake_root = root_is_data(repair);
+    find_fake_roots(repair);
     /* Guest data that looks like a table may name a true one: what is accused itself says nothing.
      */
     for (size_t i = 0; i < repair->findings.count; i++) {

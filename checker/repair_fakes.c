@@ -128,7 +128,8 @@ static void look_at_lost(struct search *s, uint64_t cluster, uint64_t fake_off)
     struct walk *walk = s->repair->walk;
     uint64_t size = walk->geo.cluster_size;
     struct l2_look look;
-    if (!walk_look_at_l2(walk, cluster, &look) || look.named == 0 || look.odd > 0)
+    if (!walk_look_at_l2(walk, cluster, &look) || look.named == 0 || look.odd > 0 ||
+        repair_has_at(s->repair, CHECK_orphan_l1_table, cluster << walk->geo.cluster_bits))
         return;
     memcpy(s->bytes, walk->buf, size);
     for (uint32_t i = 1; i + 1 < walk->geo.l2_entries; i++) {

@@ -170,15 +170,19 @@ static bool explains_leaks(const struct match *m, const struct candidate *c)
 static bool is_safe(const struct match *m, const struct place *p, const struct candidate *c,
     unsigned best, bool only)
 {
-    /* An unaligned entry claims two clusters: the table's own, and one that may be its data. */
+    /* An unaligned entry claims two clusters: the table's own, and one that may be its data; and
+     * guest data that an entry names is claimed by that. */
     const struct walk *walk = m->repair->walk;
-    uint64_t claimed = p->check == CHECK_l1_entry_unaligned;
+    uint64_t claimed = p->check == CHECK_l1_entry_unaligned || p->on_data;
     if (c->host_off + walk->geo.cluster_size > walk->file_size)
         return false;
     if (c->bare && !explains_leaks(m, c))
         return false; /* it may have been lost itself, and what leaks with it */
     if (!repair_counted(m->repair, c->host_off))
         return (best & ONE_BIT) && (best & OTHER_DISK) && c->look.odd == 0;
+    /* The guest may keep several such tables side by side. */
+    if (p->on_data && !(best & OTHER_DISK) && (goes_on_a_row(m, c) || !explains_leaks(m, c)))
+        return false;
     if (p->check == CHECK_l1_hole || c->look.odd > 0 || c->look.orphaned + claimed < c->look.named)
         return false;
     if (may_be_right(p))

@@ -392,7 +392,9 @@ static int mend_pointer(struct repair *repair, enum check_id why)
     struct reading best = {0};
     uint8_t bytes[12];
     bool tie = false;
-    int ret = find_table(repair, &best, &tie);
+    /* What was cut off with the file is nowhere else. */
+    bool gone = repair_was_cut_off(repair, header->snapshots_off);
+    int ret = gone ? 0 : find_table(repair, &best, &tie);
     store_be32(bytes, (uint32_t)best.count);
     store_be64(bytes + 4, best.table_off);
     bool found = best.missed > 0 && (!tie || repair->lossy);
@@ -421,7 +423,7 @@ static enum check_id pointer_finding(const struct repair *repair)
         if (repair_has(repair, checks[i]))
             return checks[i];
     }
-    return CHECK_COUNT;
+    return repair->fake_records ? CHECK_area_shared : CHECK_COUNT;
 }
 
 /* A header without snapshots is what an interrupted create began with and a delete ended with, and

@@ -96,6 +96,20 @@ static const struct row {
      "damage l2[0][3] = 0\n",
         LOSSY, 0, "the clusters that another disk has",
         {{"l2[0][2]", "snapshot[0].l2[0][2]"}, {"l2[0][3]", "snapshot[0].l2[0][3]"}}},
+    /* ---- guest data that the header, or an L1 entry, has come to name ---- */
+    /* a copy of the directory of bitmaps, as the table of snapshots */
+    {"image cluster=4k refcount_bits=64 size=16M\ndata 0 256k\nsnapshot id=1\ndata 0 16k\n"
+     "bitmap name=b granularity=64k fill=data\n"
+     "set copy bitmaps.offset (l2[0][8].offset) cluster\n"
+     "set copy bitmap[0].table.offset (l2[0][9].offset) cluster\n"
+     "set u64[l2[0][8].offset] = l2[0][9].offset\n"
+     "damage header.snapshots_offset = l2[0][8].offset\n",
+        SAFE, 0, "",
+        {{"header.snapshots_offset", "was(snapshots.offset)"}, {"header.snapshot_count", "1"}}},
+    /* the true table hides behind what the data names */
+    {"image cluster=4k size=8M\ndata 0 32k\nset copy l2[0].offset (l2[0][2].offset) cluster\n"
+     "set u64[l2[0][2].offset + 16] = 0\ndamage l1[0].offset = l2[0][2].offset\n",
+        SAFE, 0, "", {{"l1[0]", "was(l1[0])"}}},
     /* ---- feature bits ---- */
     /* unknown ones, several: that the image has a data file would be named */
     {"image cluster=4k size=2M\ndata 0 64k\ndamage header.incompatible |= 0x300\n", true, 0,
