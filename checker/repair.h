@@ -194,6 +194,10 @@ bool repair_is_no_root(const struct repair *repair, uint64_t host_off);
 /* Not only L2 entries lost something: what an L1 entry or a bitmap lost misses a reference, too. */
 bool repair_lost_others(const struct repair *repair);
 
+/* Where an L2 table of zeros lies that may have lost what leaks, 0 if none does.  A table whose
+ * entries a crash kept from being written looks just so, but has not that much behind it. */
+uint64_t repair_emptied_table(const struct repair *repair);
+
 /* Half of what the refcount table says makes no sense: it may be guest data to which the header has
  * come to point, and is made anew elsewhere. */
 bool repair_is_no_reftable(const struct repair *repair);

@@ -10,6 +10,7 @@
 
 /* Of conflicts, lost tables, what these name, and all tables so many are looked at. */
 enum { MOST_SEEN = 1000, MOST_LOST = 128, MOST_NAMES = 1 << 20, MOST_TABLES = 1 << 16 };
+enum { PROBE_BYTES = 4096 };
 
 /* What the table's entry maps in the plain way; 0 if nothing. */
 static uint64_t maps(const struct walk *walk, const uint8_t *table, uint32_t idx)
@@ -204,6 +205,34 @@ bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
     }
     free(bytes);
     return found;
+}
+
+/* What leaks there is data: not zeros. */
+static bool is_leaked_data(struct walk *walk, uint64_t cluster)
+{
+    uint32_t length = walk->geo.cluster_size < PROBE_BYTES ? walk->geo.cluster_size : PROBE_BYTES;
+    uint64_t host_off = cluster << walk->geo.cluster_bits;
+    return walk_leaked(walk, cluster) && walk_hole(walk, host_off) < walk->geo.cluster_size &&
+           io_read_padded(walk->io, host_off, walk->buf, length) == 0 &&
+           !walk_bytes_zero(walk->buf, length);
+}
+
+uint64_t repair_emptied_table(const struct repair *repair)
+{
+    enum { MANY = 32 };
+    struct walk *walk = repair->walk;
+    uint64_t cluster = 0, table_off = 0;
+    unsigned found = 0;
+    for (size_t i = 0; table_off == 0 && i < walk->tables.count; i++) {
+        const struct table *table = &walk->tables.items[i];
+        if (table->empty && !table->skip)
+            table_off = table->host_off;
+    }
+    for (unsigned seen = 0; table_off != 0 && found < MANY && seen < MOST_SEEN &&
+                            census_next_leak(walk->census, cluster, &cluster);
+         seen++, cluster++)
+        found += is_leaked_data(walk, cluster);
+    return found == MANY ? table_off : 0;
 }
 
 bool repair_lost_others(const struct repair *repair)

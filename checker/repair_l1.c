@@ -179,7 +179,8 @@ static bool is_safe(const struct match *m, const struct place *p, const struct c
     if (c->bare && !explains_leaks(m, c))
         return false; /* it may have been lost itself, and what leaks with it */
     if (!repair_counted(m->repair, c->host_off))
-        return (best & ONE_BIT) && (best & OTHER_DISK) && c->look.odd == 0;
+        return p->check != CHECK_l2_table_implausible && (best & ONE_BIT) && (best & OTHER_DISK) &&
+               c->look.odd == 0;
     /* The guest may keep several such tables side by side. */
     if (p->on_data && !(best & OTHER_DISK) && (goes_on_a_row(m, c) || !explains_leaks(m, c)))
         return false;

@@ -136,6 +136,13 @@ static int add_orphans(struct match *m)
     return ret;
 }
 
+/* Each disk has a table once: a count of more than there are disks is itself what is damaged. */
+static bool counted_sanely(const struct walk *walk, const struct table *table)
+{
+    struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, table->host_off));
+    return cell.balance <= 0 || table->refs + (uint64_t)cell.balance <= walk->tree_count;
+}
+
 /* Tables of other disks that miss a reference.  `with_data`: only if most of the data behind it
  * does so, too; else it may just have a wrong count. */
 static int add_tables(struct match *m, bool with_data)
@@ -145,7 +152,7 @@ static int add_tables(struct match *m, bool with_data)
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
-        if (table->skip || deficit(m->repair, table->host_off) == 0)
+        if (table->skip || deficit(m->repair, table->host_off) == 0 || !counted_sanely(walk, table))
             continue;
         if (!with_data || walk_looks_like_l2(walk, cluster_of(&walk->geo, table->host_off), &look))
             ret = add_unexplained(m, table->host_off);

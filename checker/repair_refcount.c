@@ -113,7 +113,8 @@ static int tell_orphans(struct repair *repair)
 }
 
 /* A leaked data cluster that would fit an empty L2 entry is freed, too: an interrupted discard
- * leaves just that, and a repair of what an interrupted call left must end clean. */
+ * leaves just that, and a repair of what an interrupted call left must end clean.  Where a whole
+ * table is empty, and as much leaks as no call leaves, that is a choice. */
 int repair_lower(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -128,6 +129,13 @@ int repair_lower(struct repair *repair)
         return 0; /* what seems to leak may be the data, and the data file's bit wrong */
     int ret = repair_l2_width(repair);
     if (ret < 0 || (repair->other_width && !repair->lossy))
+        return ret;
+    uint64_t emptied = repair_emptied_table(repair);
+    if (emptied != 0)
+        ret = plan_remark(&repair->plan,
+            "%s: what leaks may be what the L2 table at 0x%llx, which is empty, has lost",
+            repair->lossy ? "lost" : "left", (unsigned long long)emptied);
+    if (ret < 0 || (emptied != 0 && !repair->lossy))
         return ret;
     ret = plan_blocks(repair, true);
     repair->lowered |= repair->plan.count > 0;

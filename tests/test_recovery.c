@@ -110,6 +110,19 @@ static const struct row {
     {"image cluster=4k size=8M\ndata 0 32k\nset copy l2[0].offset (l2[0][2].offset) cluster\n"
      "set u64[l2[0][2].offset + 16] = 0\ndamage l1[0].offset = l2[0][2].offset\n",
         SAFE, 0, "", {{"l1[0]", "was(l1[0])"}}},
+    /* ---- an L2 table of zeros, and its data leaks ---- */
+    {"image cluster=4k size=8M\ndata 0 256k\ndamage fill l2[0].offset cluster 0\n", SAFE, 3,
+        "left: what leaks may be", {{"refcount[@was(l2[0][1])]", "1"}}},
+    {"image cluster=4k size=8M\ndata 0 256k\ndamage fill l2[0].offset cluster 0\n", LEAKS, 3,
+        "left: what leaks may be", {{"refcount[@was(l2[0][1])]", "1"}}},
+    {"image cluster=4k size=8M\ndata 0 256k\ndamage fill l2[0].offset cluster 0\n", LOSSY, 0,
+        "lost: what leaks may be", {{"refcount[@was(l2[0][1])]", "0"}}},
+    /* so little may be what a call was interrupted with */
+    {"image cluster=4k size=8M\ndata 0 64k\ndamage fill l2[0].offset cluster 0\n", SAFE, 0, "",
+        {{"refcount[@was(l2[0][1])]", "0"}}},
+    /* zeros were never written */
+    {"image cluster=4k size=8M\ndata 0 256k pattern=0\ndamage fill l2[0].offset cluster 0\n", SAFE,
+        0, "", {{"refcount[@was(l2[0][1])]", "0"}}},
     /* ---- feature bits ---- */
     /* unknown ones, several: that the image has a data file would be named */
     {"image cluster=4k size=2M\ndata 0 64k\ndamage header.incompatible |= 0x300\n", true, 0,
