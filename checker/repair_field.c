@@ -92,8 +92,9 @@ static int clear_bits(struct repair *repair, const struct finding *finding, uint
                    : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, value & ~clear);
 }
 
-/* One of two bits too many: data that decodes is compressed, and has no COPIED; other data is not.
- * With reserved bits it may be the compressed bit that is missing. */
+/* One of two bits too many: data that decodes is compressed, and has neither COPIED nor
+ * subclusters; other data is not.  With reserved bits it may be the compressed bit that is missing.
+ */
 static int settle_compressed(struct repair *repair, const struct finding *finding)
 {
     uint64_t off = repair_entry_off(repair, finding), raw;
@@ -104,14 +105,19 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
         return ret;
     store_be64(bytes, (raw | QCOW2_ENTRY_COMPRESSED) & ~QCOW2_ENTRY_COPIED);
     qcow2_l2_decode(&repair->walk->geo, bytes, &packed);
+    bool is_plain = cluster_aligned(&repair->walk->geo, raw & QCOW2_OFFSET_MASK) &&
+                    !(raw & (QCOW2_L2_RESERVED | QCOW2_ENTRY_ZERO));
     bool decodes = !check_outside(&repair->walk->view, packed.host_off, packed.length) &&
                    repair_decodes(repair, &packed);
+    if (finding->check == CHECK_l2_compressed_bitmap && (decodes || (!is_plain && repair->lossy)))
+        return plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off + 8, 0);
+    if (finding->check == CHECK_l2_compressed_bitmap && !is_plain)
+        return 0;
     if (decodes)
         raw = packed.raw;
     else if (finding->check == CHECK_l2_reserved_bits)
         return clear_bits(repair, finding, QCOW2_L2_RESERVED);
-    else if (cluster_aligned(&repair->walk->geo, raw & QCOW2_OFFSET_MASK) &&
-             !(raw & (QCOW2_L2_RESERVED | QCOW2_ENTRY_ZERO)))
+    else if (is_plain)
         raw &= ~QCOW2_ENTRY_COMPRESSED;
     else
         raw &= ~QCOW2_ENTRY_COPIED;
@@ -168,13 +174,11 @@ int repair_fields(struct repair *repair)
                 ret = clear_bits(repair, finding, rules[k].clear);
         }
         if (ret == 0 && (finding->check == CHECK_l2_compressed_copied ||
+                            finding->check == CHECK_l2_compressed_bitmap ||
                             finding->check == CHECK_l2_reserved_bits))
             ret = settle_compressed(repair, finding);
         if (ret == 0 && finding->check == CHECK_l2_data_file_offset)
             ret = set_offset(repair, finding);
-        if (ret == 0 && finding->check == CHECK_l2_compressed_bitmap)
-            ret = plan_be64(&repair->plan, PHASE_SWITCH, finding->check,
-                repair_entry_off(repair, finding) + 8, 0);
     }
     return ret;
 }

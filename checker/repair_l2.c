@@ -24,9 +24,11 @@ struct place {
     uint32_t idx;
     uint64_t entry_off, raw, bitmap;
     uint64_t host_off, length; /* what it claims as it stands */
+    bool proven;               /* shared, or on metadata, and what it names decodes */
     bool rooted;               /* shared, and only here the neighbours say that it is right */
     bool uprooted;             /* shared with one that is */
     bool mirrored;             /* shared with the same entry of another table */
+    bool on_bitmap;            /* of which it is as likely the bitmap that is wrong */
 };
 
 /* Nobody looks at more disks than that: of more, those whose tables lie nearest. */
@@ -248,11 +250,11 @@ static uint64_t only_leak(const struct repair *repair)
     return found << walk->geo.cluster_bits;
 }
 
-/* The neighbours map what lies beside the cluster. */
-static bool continues(const struct repair *repair, const struct place *place)
+/* A neighbour of the place maps what lies beside the cluster that `raw` names. */
+static bool continues(const struct repair *repair, const struct place *place, uint64_t raw)
 {
     uint32_t size = repair->walk->geo.cluster_size;
-    uint64_t off = place->raw & QCOW2_OFFSET_MASK;
+    uint64_t off = raw & QCOW2_OFFSET_MASK;
     return off > size && (neighbour(repair, place->table, place->idx - 1) == off - size ||
                              neighbour(repair, place->table, place->idx + 1) == off + size);
 }
@@ -307,15 +309,11 @@ static int put_back(struct repair *repair, const struct place *place, uint64_t r
 static bool is_place(const struct repair *repair, const struct finding *f)
 {
     const struct table *table = table_find(&repair->walk->tables, f->host_off);
-    enum area_kind area;
     switch (f->check) {
     case CHECK_l2_entry_into_metadata:
-        /* Of a bitmap and a guest cluster it is as likely the bitmap that is wrong, and of an empty
-         * table and guest data the L1 entry. */
-        area = walk_area_at(repair->walk, cluster_of(&repair->walk->geo, f->host_off), NULL);
-        return !(table && table->empty) && !area_is_bitmap(area) &&
-               !repair_is_data(repair, f->host_off) && !repair_goes_on(repair, f) &&
-               !repair_on_nonsense(repair, f);
+        /* Of an empty table and guest data it is as likely the L1 entry that is wrong. */
+        return !(table && table->empty) && !repair_is_data(repair, f->host_off) &&
+               !repair_goes_on(repair, f) && !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:
@@ -326,6 +324,13 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     default:
         return false;
     }
+}
+
+static bool is_on_bitmap(const struct repair *repair, const struct finding *f)
+{
+    uint64_t cluster = cluster_of(&repair->walk->geo, f->host_off);
+    return f->check == CHECK_l2_entry_into_metadata &&
+           area_is_bitmap(walk_area_at(repair->walk, cluster, NULL));
 }
 
 static int compare_places(const void *a, const void *b)
@@ -350,6 +355,7 @@ static size_t find_places(const struct repair *repair, struct place *places)
             .entry_off = repair_entry_off(repair, f),
             .host_off = f->host_off,
             .length = f->length,
+            .on_bitmap = is_on_bitmap(repair, f),
         };
         if (repair_was_cut_off(repair, f->host_off))
             continue;
@@ -370,35 +376,40 @@ static size_t find_places(const struct repair *repair, struct place *places)
     return kept;
 }
 
+static bool share(const struct place *a, const struct place *b)
+{
+    return a->check == CHECK_l2_entry_shared && b->check == CHECK_l2_entry_shared &&
+           ranges_overlap(a->host_off, a->length, b->host_off, b->length);
+}
+
 /* Whether an owner of the shared cluster besides number `me` would keep it. */
 static bool somebody_stays(const struct place *places, size_t count, const bool *moved, size_t me)
 {
     for (size_t i = 0; i < count; i++) {
-        if (i != me && !moved[i] && places[i].check == CHECK_l2_entry_shared &&
-            places[i].host_off == places[me].host_off)
+        if (i != me && !moved[i] && share(&places[i], &places[me]))
             return true;
     }
     return false;
 }
 
-/* Of two that share a cluster the one that goes on with its neighbours is right. */
+/* Of two that share a cluster the one that goes on with its neighbours is right, or whose data
+ * decodes. */
 static void find_roots(const struct repair *repair, struct place *places, size_t count)
 {
     enum { MOST = 1000 }; /* each is compared with each */
     for (size_t i = 0; count <= MOST && i < count; i++)
         places[i].rooted = places[i].check == CHECK_l2_entry_shared &&
                            !(places[i].raw & QCOW2_ENTRY_COMPRESSED) &&
-                           continues(repair, &places[i]);
+                           continues(repair, &places[i], places[i].raw);
     for (size_t i = 0; count <= MOST && i < count; i++) {
-        size_t rooted = 0, sharing = 0;
+        size_t sure = 0, sharing = 0;
         for (size_t k = 0; k < count; k++) {
-            bool same = places[k].check == CHECK_l2_entry_shared &&
-                        places[k].host_off == places[i].host_off;
+            bool same = share(&places[k], &places[i]);
             sharing += same;
-            rooted += same && places[k].rooted;
+            sure += same && (places[k].rooted || places[k].proven);
         }
-        places[i].uprooted = places[i].check == CHECK_l2_entry_shared && !places[i].rooted &&
-                             rooted > 0 && rooted + 1 == sharing;
+        places[i].uprooted =
+            !places[i].rooted && !places[i].proven && sure > 0 && sure + 1 == sharing;
     }
 }
 
@@ -445,17 +456,19 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     struct missing missing = {0};
     int ret = moved ? repair_find_missing(repair, count + MOST_DECODED, &missing) : -ENOMEM;
     size_t unproven = 0;
+    for (size_t i = 0; i < count; i++)
+        places[i].proven = proves_itself(repair, &places[i]);
     find_roots(repair, places, count);
     find_mirrored(places, count);
     for (size_t i = 0; i < count; i++)
-        unproven += !places[i].rooted && !proves_itself(repair, &places[i]);
+        unproven += !places[i].rooted && !places[i].proven;
     bool others = repair_lost_others(repair);
     bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) &&
                  !(repair->lossy && repair->counts_made);
     uint64_t lost_one = alone ? only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
-        if (places[i].rooted || proves_itself(repair, &places[i]))
+        if (places[i].rooted || places[i].proven)
             continue;
         struct candidate best = find_candidate(repair, &places[i], lost_one, &missing);
         bool moves = best.evidence != ONE_BIT;
@@ -476,6 +489,9 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
             continue;
         /* What decodes may be guest data of that kind, where the entry does not say so. */
         if (best.evidence == DECODES && !(places[i].raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)
+            continue;
+        /* A bit from each other are the two of them whichever is wrong. */
+        if (places[i].on_bitmap && !continues(repair, &places[i], best.raw))
             continue;
         moved[i] = moves;
         ret = put_back(repair, &places[i], best.raw);

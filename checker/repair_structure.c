@@ -211,8 +211,9 @@ bool repair_on_nonsense(const struct repair *repair, const struct finding *findi
     const struct walk *walk = repair->walk;
     const struct area *area;
     enum area_kind kind = walk_area_at(walk, cluster_of(&walk->geo, finding->host_off), &area);
+    bool entry = check_rows[finding->check].kind == OBJECT_L2_ENTRY; /* what it names is no table */
     if (area && (kind == AREA_L1_TABLE || kind == AREA_SNAPSHOT_L1_TABLE))
-        return repair_has(repair, CHECK_orphan_l1_table) && area->tree >= TREE_ACTIVE &&
+        return (entry || repair_has(repair, CHECK_orphan_l1_table)) && area->tree >= TREE_ACTIVE &&
                repair_has_damaged_entries(repair, &walk->trees[area->tree]);
     if (!area || (kind != AREA_REFCOUNT_BLOCK && kind != AREA_REFCOUNT_TABLE))
         return false;
