@@ -2,7 +2,8 @@
  *
  * A device whose content changes while it is read, behind everybody's back: from the n-th read on
  * it is that of another image, for each n.  Nothing that was judged may be trusted when it is read
- * again; whatever is said then, the program lives, and what it says is one of its verdicts. */
+ * again; whatever is said then, the program lives, and what it says is one of its verdicts.  And a
+ * device that keeps nothing of what is written. */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@ struct fickle {
     struct io io;
     struct io *first, *then;
     unsigned long left; /* reads until it changes */
+    bool forgets;       /* what is written is not kept, and success is reported */
+    unsigned writes;
 };
 
 static struct fickle *self(struct io *io)
@@ -38,6 +41,9 @@ static int fickle_read(struct io *io, uint64_t host_off, void *buf, size_t lengt
 
 static int fickle_write(struct io *io, uint64_t host_off, const void *buf, size_t length)
 {
+    self(io)->writes++;
+    if (self(io)->forgets)
+        return 0;
     int ret = io_write(self(io)->first, host_off, buf, length);
     return ret < 0 ? ret : io_write(self(io)->then, host_off, buf, length);
 }
@@ -146,6 +152,44 @@ START_TEST(another_image_from_the_nth_read_on)
 }
 END_TEST
 
+/* A repair of a device that keeps nothing of it comes to an end, and the verdict is the device's.
+ */
+static const char *const broken[] = {
+    TREE "damage l2[0][0] = 0\n",
+    TREE "damage refcount[@l2[0][0]] = 0\n",
+    TREE "damage l2[0][1] = l2[0][0]\n",
+    TREE "damage reftable[0] = 0\n",
+    TREE "damage l1[0] |= 0x200\n",
+    TREE "damage header.l1_offset ^= 0x100000\n",
+    TWO "damage snapshot[0].id_length = 0\n",
+    TREE "bitmap name=a\ndamage bitmap[0].extra_length = 0xffffffff\n",
+};
+
+START_TEST(a_device_that_keeps_nothing)
+{
+    enum { MOST_WRITES = 200 };
+    for (unsigned lossy = 0; lossy < 2; lossy++) {
+        struct fickle fickle = {
+            .io = {.ops = &fickle_ops}, .first = build(broken[_i]), .forgets = true};
+        const struct repair_options how = {.lossy = lossy};
+        struct check_options options = {.threads = 1};
+        struct report before, after;
+        fickle.then = fickle.first;
+        report_init(&before, 10);
+        report_init(&after, 10);
+        check_image(&fickle.io, NULL, &options, &before);
+        repair_image(&fickle.io, NULL, &options, &how, &after);
+        ck_assert_int_eq(report_exit_code(&after), report_exit_code(&before));
+        ck_assert_int_ne(report_exit_code(&after), 0);
+        ck_assert_uint_gt(fickle.writes, 0);
+        ck_assert_uint_lt(fickle.writes, MOST_WRITES);
+        report_release(&before);
+        report_release(&after);
+        io_close(fickle.first);
+    }
+}
+END_TEST
+
 Suite *test_fickle(void);
 Suite *test_fickle(void)
 {
@@ -154,6 +198,8 @@ Suite *test_fickle(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(
         tc, another_image_from_the_nth_read_on, 0, (int)(sizeof(pairs) / sizeof(pairs[0])));
+    tcase_add_loop_test(
+        tc, a_device_that_keeps_nothing, 0, (int)(sizeof(broken) / sizeof(broken[0])));
     suite_add_tcase(suite, tc);
     return suite;
 }
