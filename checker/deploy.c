@@ -79,20 +79,28 @@ static int take_line(struct deploy_policy *policy, char *line, char error[DEPLOY
     return fail(error, -EINVAL, "a line is `allow RULE` or `max-size SIZE`", word);
 }
 
+/* Whatever file that is: a device has no end, and some have no lines. */
 static int read_policy(
     const char *path, struct deploy_policy *policy, char error[DEPLOY_ERROR_BYTES])
 {
-    FILE *in = fopen(path, "r");
-    char *line = NULL;
-    size_t room = 0;
-    int ret = 0;
+    enum { MOST_BYTES = 64 << 10 };
+    FILE *in = fopen(path, "re");
     if (!in)
         return fail(error, -errno, "neither a policy nor a file that can be read", path);
-    while (ret == 0 && getline(&line, &room, in) >= 0)
+    char *text = malloc(MOST_BYTES + 1);
+    size_t length = text ? fread(text, 1, MOST_BYTES + 1, in) : 0;
+    int ret = text ? 0 : -ENOMEM;
+    if (ret < 0 || ferror(in))
+        ret = fail(error, ret < 0 ? ret : -EIO, "cannot be read", path);
+    else if (length > MOST_BYTES)
+        ret = fail(error, -EFBIG, "longer than 64 KiB", path);
+    else if (memchr(text, '\0', length))
+        ret = fail(error, -EINVAL, "not a text", path);
+    else
+        text[length] = '\0';
+    for (char *rest = text, *line; ret == 0 && (line = strsep(&rest, "\n"));)
         ret = take_line(policy, line, error);
-    if (ret == 0 && !feof(in))
-        ret = fail(error, -EIO, "cannot be read", path);
-    free(line);
+    free(text);
     fclose(in);
     return ret;
 }

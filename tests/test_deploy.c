@@ -3,6 +3,7 @@
  * The pre-deploy gate: policies by name and from files, the options, and which state wins.  What
  * each rule refuses is in the corpus. */
 #include <check.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,10 +62,15 @@ START_TEST(rules_and_sizes)
 }
 END_TEST
 
-static void write_text(const char *path, const char *text)
+static void write_bytes(const char *path, const char *bytes, size_t length)
 {
     FILE *out = fopen(path, "w");
-    ck_assert(out && fputs(text, out) >= 0 && fclose(out) == 0);
+    ck_assert(out && fwrite(bytes, 1, length, out) == length && fclose(out) == 0);
+}
+
+static void write_text(const char *path, const char *text)
+{
+    write_bytes(path, text, strlen(text));
 }
 
 START_TEST(policies_in_files)
@@ -105,6 +111,31 @@ START_TEST(policies_in_files)
     ck_assert_uint_eq(policy.max_size, 7); /* what was said on the command line */
     ck_assert_int_lt(deploy_policy_load(dir, &policy, error), 0);
     ck_assert_int_lt(deploy_policy_load("/nonexistent/policy", &policy, error), 0);
+    proc_rmdir(dir);
+}
+END_TEST
+
+/* Files without an end, and such as have no lines. */
+START_TEST(policies_that_are_no_text)
+{
+    enum { MOST_BYTES = 64 << 10 };
+    struct deploy_policy policy = {0};
+    char *dir = proc_mkdir(), path[4096], error[DEPLOY_ERROR_BYTES] = "", text[MOST_BYTES + 1];
+    snprintf(path, sizeof(path), "%s/policy", dir);
+    memset(text, '\n', sizeof(text));
+    memcpy(text + sizeof(text) - 12, "allow leaks", 11);
+    write_bytes(path, text, MOST_BYTES);
+    ck_assert_int_eq(deploy_policy_load(path, &policy, error), 0);
+    ck_assert_uint_eq(count_allowed(&policy), 1);
+    write_bytes(path, text, MOST_BYTES + 1);
+    ck_assert_int_eq(deploy_policy_load(path, &policy, error), -EFBIG);
+    ck_assert_int_eq(deploy_policy_load("/dev/zero", &policy, error), -EFBIG);
+    ck_assert_ptr_nonnull(strstr(error, "longer than 64 KiB"));
+    write_bytes(path, "allow leaks\0bitmaps\n", 20);
+    ck_assert_int_eq(deploy_policy_load(path, &policy, error), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(error, "not a text"));
+    ck_assert_int_eq(deploy_policy_load(dir, &policy, error), -EIO);
+    ck_assert_ptr_nonnull(strstr(error, "cannot be read"));
     proc_rmdir(dir);
 }
 END_TEST
@@ -167,6 +198,7 @@ Suite *test_deploy(void)
     tcase_add_test(tc, policies_by_name);
     tcase_add_test(tc, rules_and_sizes);
     tcase_add_test(tc, policies_in_files);
+    tcase_add_test(tc, policies_that_are_no_text);
     tcase_add_test(tc, the_worse_state_wins);
     suite_add_tcase(suite, tc);
     return suite;
