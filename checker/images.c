@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "crew.h"
 #include "progress.h"
@@ -51,10 +52,12 @@ static int add_undo(struct report *report, const char *undo, struct io **io)
     int ret = io_file_open(undo, IO_FILE_WRITE | IO_FILE_CREATE | IO_FILE_NO_LOCK, &log, NULL);
     if (ret == 0) {
         ret = io_undo_open(*io, log, &layer);
-        if (ret < 0)
+        if (ret < 0) {
             io_close(log);
-        else
+            unlink(undo); /* it would stand in the way of the next one */
+        } else {
             *io = layer;
+        }
     }
     if (ret < 0)
         report_problem(report, "the undo log %s cannot be made: %s; nothing was changed", undo,

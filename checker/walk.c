@@ -351,31 +351,41 @@ void walk_note_owner(struct walk *walk, uint64_t cluster, const struct subject *
         pthread_mutex_unlock(walk->owner_lock);
 }
 
+/* The first cluster at or behind `cluster` whose owner is asked for. */
+static bool next_owned(const struct walk *walk, uint64_t cluster, uint64_t *next)
+{
+    while (census_next_mismatch(walk->census, cluster, next) && *next < walk->cluster_end) {
+        if (census_get(walk->census, *next).claimed)
+            return true;
+        cluster = *next + 1;
+    }
+    return false;
+}
+
 int walk_collect_owners(struct walk *walk)
 {
-    size_t wanted = walk->report->max_findings, slots = 16;
+    size_t most = walk->report->max_findings, wanted = 0, slots = 16;
+    uint64_t cluster = walk->first_mismatch;
+    for (; cluster != UINT64_MAX && wanted < most && next_owned(walk, cluster, &cluster); cluster++)
+        wanted++;
+    if (wanted == 0)
+        return 0;
     while (slots < wanted * 2)
         slots *= 2;
-    uint64_t cluster = walk->first_mismatch;
-    if (wanted == 0 || cluster == UINT64_MAX)
-        return 0;
     walk->owners = malloc(slots * sizeof(*walk->owners));
     if (!walk->owners)
         return -ENOMEM;
     for (size_t i = 0; i < slots; i++)
         walk->owners[i].cluster = UINT64_MAX;
     walk->owner_slots = slots;
-    do {
-        struct census_cell cell = census_get(walk->census, cluster);
-        if (!cell.claimed || cluster >= walk->cluster_end)
-            continue;
+    for (cluster = walk->first_mismatch; wanted > 0; wanted--, cluster++) {
+        next_owned(walk, cluster, &cluster);
         size_t i = (size_t)(cluster * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (slots - 1);
         while (walk->owners[i].cluster != UINT64_MAX)
             i = (i + 1) & (slots - 1);
         walk->owners[i] = (struct owner){.cluster = cluster};
         walk->owner_last = cluster;
-        wanted--;
-    } while (wanted > 0 && census_next_mismatch(walk->census, cluster + 1, &cluster));
+    }
     return 0;
 }
 

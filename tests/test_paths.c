@@ -47,6 +47,12 @@ static const struct row {
     {"image cluster=512 size=4M\ndata 0 4M\ndamage fill reftable.offset 512 0\n",
         "ln a b; ln -s a c; qcheck -j 4 --repair a b c ./a ./b ./c a b && qcheck a", 0,
         "c: clean\n", ""},
+    {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
+        "ulimit -t 20; qcheck --max-findings 18446744073709551615 a", 2, "refcount-too-low (1)",
+        ""},
+    {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
+        "(ulimit -f 0; qcheck --repair --undo u a; echo \\$? | cat) | cat; ls u", 2,
+        "the undo log u cannot be made: File too large; nothing was changed\n1\n", ""},
     /* the log is not, or no longer, of this image */
     {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
         "qcheck -q --repair --undo u a && printf x | dd of=a bs=1 seek=131082 conv=notrunc "
