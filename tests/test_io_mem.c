@@ -72,6 +72,25 @@ START_TEST(ends_and_holes)
 }
 END_TEST
 
+/* What was never written costs nothing when it goes, however long it is. */
+START_TEST(holes_are_discarded)
+{
+    const uint64_t size = UINT64_C(1) << 40;
+    struct io *io;
+    uint64_t start, end;
+    ck_assert_int_eq(io_mem_open(size, &io), 0);
+    ck_assert_int_eq(io_write(io, 0, "a", 1), 0);
+    ck_assert_int_eq(io_write(io, size - 1, "z", 1), 0);
+    ck_assert_int_eq(io_discard(io, 1 << 20, size - (2 << 20)), 0);
+    ck_assert_int_eq(io_extents(io, 4096, &start, &end), 0);
+    ck_assert_uint_eq(start, size - 4096);
+    ck_assert_int_eq(io_discard(io, 0, size), 0);
+    ck_assert_int_eq(io_extents(io, 0, &start, &end), 0);
+    ck_assert_uint_eq(start, size);
+    io_close(io);
+}
+END_TEST
+
 Suite *test_io_mem(void);
 Suite *test_io_mem(void)
 {
@@ -79,6 +98,7 @@ Suite *test_io_mem(void)
     TCase *tc = tcase_create("io_mem");
     tcase_add_test(tc, branches_are_independent);
     tcase_add_test(tc, ends_and_holes);
+    tcase_add_test(tc, holes_are_discarded);
     suite_add_tcase(suite, tc);
     return suite;
 }

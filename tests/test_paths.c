@@ -41,6 +41,7 @@ static const struct row {
     {"image\n", "mkfifo f && (printf x > f & qsnap write a 0 4k --from f)", 1, "",
         "f: shorter than the range"},
     {"image\n", "qsnap write a 0 4k --pattern x", 1, "", "not a size"},
+    {"image\n", "qcheck -j 257 a", 1, "", "257: not a number of threads"},
     {"image\n", "qcheck -j 2 gone a", 1, "gone: incomplete", ""},
     {"image\n", "qcheck -j 2 --repair a gone a", 1, "gone: incomplete", ""},
     /* one image by several names: each is repaired when it is its turn, and none is in use */
@@ -53,6 +54,39 @@ static const struct row {
     {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
         "(ulimit -f 0; qcheck --repair --undo u a; echo \\$? | cat) | cat; ls u", 2,
         "the undo log u cannot be made: File too large; nothing was changed\n1\n", ""},
+    /* the repair: what is damaged and what leaves no room fit each other badly */
+    {"image cluster=64k size=1M\ndata 0 64k\nsnapshot id=1 name=s\n"
+     "damage snapshot[0].extra_length = 0x20000\ndamage truncate 2M\n",
+        "qcheck -q --repair a && qsnap list a", 0, "1         s   ", ""},
+    {"image cluster=4k compression=zstd\ndata 0 4k\ncompressed 4k 4k seed=1\n"
+     "damage l2[0][5] = 0x8000000000000000 | (l2[0][1] & 0xfff000)\ndamage header.compression = 9\n"
+     "damage fill (l2[0][1] & 0xfff000) 4k 0x5a\n",
+        "qcheck --repair a", 2, "guest 0x5000 gets its own copy of the cluster", ""},
+    {"image cluster=4k compression=zstd\ndata 0 4k\ncompressed 4k 4k seed=1\n"
+     "damage header.length = 106\n",
+        "qcheck --repair a", 0, "a: clean\n", ""},
+    {"image cluster=512 size=64k backing=b backing_format=raw\ndata 32k 4k\n"
+     "damage fill l2[1].offset 512 0xa5\n",
+        "head -c 64k /dev/zero | tr '\\\\0' x >b; qcheck -q --repair --lossy a && "
+        "qsnap read a 40000 2 | od -An -tx1",
+        0, " 00 00\n", ""},
+    {"image backing=b backing_format=raw size=128k\ndata 0 64k\n"
+     "damage refcount[@l2[0][0]] = 0\ndamage l2[0][0] = 0x800000f000000000\n",
+        "printf yes >b; qcheck -q --repair --lossy a && qsnap read a 0 2 | od -An -tx1", 0,
+        " 00 00\n", ""},
+    {"image cluster=512 size=96k\ndata 0 512\ndata 32k 4k\ndata 64k 4k\n"
+     "damage fill l2[1].offset 512 0xa5\n"
+     "damage l2[2][1] = 0x8000000000000000 | l2[1].offset\n",
+        "qcheck --repair --lossy a && qsnap read a 66048 2 | od -An -tx1", 0, " a5 a5\n", ""},
+    {"image cluster=4k\ndata 0 4k\ndata 8k 4k\ndamage header.incompatible = 4\n"
+     "damage l2[0][2] = 0\n",
+        "qcheck --repair --lossy a", 2, "2 leaked clusters", ""},
+    {"image cluster=512 size=1M\ndata 0 123k\nsnapshot id=1\n"
+     "damage fill snapshots.offset 512 0xee\n",
+        "qcheck -q --repair --lossy a && qsnap list a", 0, "recovered-1", ""},
+    {"image cluster=512 size=1M\ndata 0 123k\nsnapshot id=1\n"
+     "damage fill snapshots.offset 512 0xee\ndamage l2[0][0] = 0x8000000000400000\n",
+        "qcheck -q --repair --lossy a && qsnap list a", 0, "recovered-1", ""},
     /* the log is not, or no longer, of this image */
     {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
         "qcheck -q --repair --undo u a && printf x | dd of=a bs=1 seek=131082 conv=notrunc "
