@@ -87,6 +87,12 @@ static const struct row {
     {"image cluster=512 size=1M\ndata 0 123k\nsnapshot id=1\n"
      "damage fill snapshots.offset 512 0xee\ndamage l2[0][0] = 0x8000000000400000\n",
         "qcheck -q --repair --lossy a && qsnap list a", 0, "recovered-1", ""},
+    {"image cluster=4k size=8M\ndata 0 16k\ndamage l1[1] = l1[0]\ndamage reftable[0] = 0\n",
+        "qcheck --repair --lossy a && qsnap read a 0 16k | cksum >c && qsnap read a 2M 16k | "
+        "cksum | cmp - c",
+        0, "a: clean\n", ""},
+    {"image cluster=512 size=64k\ndata 32k 4k\ndata 0 512\ndamage l1[1] = 0x8000000000000000\n",
+        "qcheck --repair a", 0, "is put back for guest 0x8000 of the disk", ""},
     /* the log is not, or no longer, of this image */
     {"image\ndata 0 64k\ndamage refcount[@l2[0][0]] = 0\n",
         "qcheck -q --repair --undo u a && printf x | dd of=a bs=1 seek=131082 conv=notrunc "
