@@ -209,6 +209,7 @@ struct subject {
             bool past_end;
             int past_end_tree;          /* the disk that ends before it */
             struct cluster_facts facts; /* of the host cluster; of the first one if compressed */
+            bool bitmap_leaked;         /* taken for an entry its bitmap maps a leaked cluster */
             bool compressed_conflict;   /* a cluster of the compressed range is claimed otherwise */
             enum area_kind compressed_area;
         } l2;

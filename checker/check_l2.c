@@ -172,6 +172,12 @@ CHECK_FN(l2_subcluster_zero_flag)
         e->raw & ~QCOW2_ENTRY_ZERO);
 }
 
+CHECK_FN(l2_subcluster_is_entry)
+{
+    (void)view;
+    return wrong(finding, subject->l2.bitmap_leaked, entry(subject)->bitmap);
+}
+
 CHECK_FN(l2_entry_past_end)
 {
     (void)view;

@@ -88,6 +88,12 @@ static struct cluster_facts entry_facts(
         .stored_known = true, .stored = (uint64_t)stored, .refs = touched->refs};
 }
 
+static bool bitmap_leaked(const struct walk *walk, const struct qcow2_l2_entry *e)
+{
+    return l2_bitmap_like_entry(walk, e) &&
+           walk_leaked(walk, cluster_of(&walk->geo, e->bitmap & QCOW2_OFFSET_MASK));
+}
+
 /* Plain entries of a table that no check can tell apart: the flags, and what is known about their
  * clusters, are the same.  What is wrong with many entries is often the same. */
 struct alike {
@@ -128,6 +134,7 @@ static void judge_entry(struct walk *walk, const struct table *table, uint32_t i
             .past_end = idx >= table->legal,
             .past_end_tree = table->legal_tree,
             .facts = entry_facts(walk, e, touched),
+            .bitmap_leaked = bitmap_leaked(walk, e),
             .compressed_conflict = touched->conflict,
             .compressed_area = touched->area},
     };

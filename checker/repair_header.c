@@ -395,6 +395,7 @@ static uint64_t width_doubts(const struct repair *repair)
     uint64_t wrong = wrong_entries(&repair->report);
     if (!wide)
         return wrong < FEW_ENTRIES ? 0 : wrong;
+    wrong -= repair->report.hits[CHECK_l2_subcluster_is_entry]; /* they leak, and count once */
     return capped_sum(wrong, repair->report.hits[CHECK_cluster_leaked]);
 }
 

@@ -430,6 +430,9 @@ uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint3
 bool l2_entry_plain(
     const struct walk *walk, const struct qcow2_l2_entry *entry, uint64_t guest_off);
 
+/* The subcluster bitmap of an entry could as well be an entry of the active disk. */
+bool l2_bitmap_like_entry(const struct walk *walk, const struct qcow2_l2_entry *entry);
+
 /* Of so many entries so many are absurd that the others may have come about by chance. */
 bool l2_hardly_sane(uint64_t used, uint64_t absurd);
 

@@ -10,6 +10,15 @@ static bool in_file(const struct walk *walk, uint64_t off, uint64_t length)
     return range_end(off, length, &end) && end <= walk->view.file_size;
 }
 
+bool l2_bitmap_like_entry(const struct walk *walk, const struct qcow2_l2_entry *e)
+{
+    const struct qcow2_geometry *geo = &walk->geo;
+    uint64_t off = e->bitmap & QCOW2_OFFSET_MASK;
+    return geo->extended_l2 && !geo->data_file &&
+           (e->bitmap & ~QCOW2_OFFSET_MASK) == QCOW2_ENTRY_COPIED && off != 0 &&
+           cluster_aligned(geo, off) && in_file(walk, off, geo->cluster_size);
+}
+
 bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off)
 {
     const struct qcow2_geometry *geo = &walk->geo;
@@ -32,7 +41,7 @@ bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uin
         break;
     }
     if ((e->raw & QCOW2_L2_RESERVED) || !cluster_aligned(geo, e->host_off) ||
-        (e->bitmap >> 32 & e->bitmap))
+        (e->bitmap >> 32 & e->bitmap) || l2_bitmap_like_entry(walk, e))
         return false;
     return geo->data_file ? e->copied && e->host_off == guest_off
                           : in_file(walk, e->host_off, geo->cluster_size);
