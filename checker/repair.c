@@ -118,10 +118,12 @@ static int round_check(struct repair *repair)
         qsort(repair->findings.items, repair->findings.count, sizeof(struct finding),
             compare_findings);
     if (ret == 0)
+        ret = repair_note_damaged(repair);
+    if (ret == 0)
         ret = repair_find_doubtful(repair);
     if (ret == 0 && repair->believing)
         ret = repair_find_fakes(repair);
-    return ret == 0 ? repair_note_damaged(repair) : ret;
+    return ret;
 }
 
 static void round_end(struct repair *repair)

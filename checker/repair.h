@@ -106,6 +106,7 @@ struct repair {
     bool fake_tables;     /* an L1 entry names guest data: what that says is not looked at */
     bool fake_root;       /* the same of where the L1 table of a disk is said to be */
     bool fake_records;    /* and of the table of snapshots */
+    bool doubtful_root;   /* half of what is said to be the active L1 table makes no sense */
     bool lost_references; /* something unresolved may explain a leak */
     uint64_t file_size;   /* as the round began */
     uint64_t
@@ -187,6 +188,9 @@ bool repair_goes_on(const struct repair *repair, const struct finding *finding);
 
 /* The L2 table there is such a one. */
 bool repair_is_data(const struct repair *repair, uint64_t host_off);
+
+/* Half of the entries of the disk's L1 table make no sense: it may lie elsewhere. */
+bool repair_doubts_root(const struct repair *repair, const struct tree *tree);
 
 /* What a lost table names is no L1 table, and no table of snapshots. */
 bool repair_is_no_root(const struct repair *repair, uint64_t host_off);

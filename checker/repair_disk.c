@@ -81,6 +81,37 @@ static void try_leaked(const struct repair *repair, const struct tree *tree, str
     }
 }
 
+/* What lies there names clusters, and nothing else. */
+static bool names_clusters(const struct walk *walk, const struct tree *tree, uint64_t host_off)
+{
+    uint8_t bytes[QCOW2_SECTOR_BYTES];
+    size_t length = tree->l1_size < sizeof(bytes) / 8 ? tree->l1_size * 8 : sizeof(bytes);
+    size_t named = 0;
+    if (io_read_padded(walk->io, host_off, bytes, length) < 0)
+        return false;
+    for (size_t at = 0; at < length; at += 8) {
+        uint64_t entry = load_be64(bytes + at), off = entry & QCOW2_OFFSET_MASK;
+        if (entry != 0 && ((entry & QCOW2_L1_RESERVED) || !may_start_l1(walk, off)))
+            return false;
+        named += entry != 0;
+    }
+    return named > 0;
+}
+
+/* Where guest data is taken for the table, the true one may be among what that names. */
+static void try_named(const struct repair *repair, const struct tree *tree, struct tries *tries)
+{
+    const struct walk *walk = repair->walk;
+    for (uint64_t i = 0; i < tree->l1_size && i < MAX_TRIES / 2; i++) {
+        uint8_t entry[8];
+        if (io_read_padded(walk->io, tree->l1_off + i * 8, entry, sizeof(entry)) < 0)
+            return;
+        uint64_t off = load_be64(entry) & QCOW2_OFFSET_MASK;
+        if (may_start_l1(walk, off) && names_clusters(walk, tree, off))
+            try_table(repair, tree, off, tries);
+    }
+}
+
 /* ---- a table made anew ---- */
 
 /* What the table in the plan comes to once what was found hangs in it: an empty one would for a
@@ -270,6 +301,10 @@ static int mend_pointers(struct repair *repair)
     for (size_t i = 0; repair->fake_root && i < walk->tree_count; i++) {
         if (is_contested(repair, &walk->trees[i]))
             try_leaked(repair, &walk->trees[i], &tries);
+    }
+    if (repair->doubtful_root) {
+        try_leaked(repair, &walk->trees[TREE_ACTIVE], &tries);
+        try_named(repair, &walk->trees[TREE_ACTIVE], &tries);
     }
     uint64_t now = repair_wrong(&repair->report);
     int ret =

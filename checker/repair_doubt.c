@@ -133,11 +133,40 @@ static void find_fake_roots(struct repair *repair)
     }
 }
 
+/* The entry of an L1 table could not have been written by anybody who meant it. */
+static bool is_absurd(const struct repair *repair, uint64_t raw)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t off = raw & QCOW2_OFFSET_MASK;
+    enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, off), NULL);
+    return (raw & QCOW2_L1_RESERVED) || !cluster_aligned(&walk->geo, off) ||
+           (check_outside(&walk->view, off, walk->geo.cluster_size) &&
+               !repair_was_cut_off(repair, off)) ||
+           (off != 0 && area != AREA_NONE && area != AREA_L2_TABLE);
+}
+
+bool repair_doubts_root(const struct repair *repair, const struct tree *tree)
+{
+    enum { FEW = 3, MOST_ENTRIES = 4096 };
+    uint64_t used = 0, absurd = 0;
+    for (uint64_t i = 0; tree->usable && i < tree->l1_size && i < MOST_ENTRIES; i++) {
+        uint8_t entry[8];
+        if (io_read_padded(repair->io, tree->l1_off + i * 8, entry, sizeof(entry)) < 0)
+            return false;
+        used += load_be64(entry) != 0;
+        absurd += load_be64(entry) != 0 && is_absurd(repair, load_be64(entry));
+    }
+    return absurd >= FEW && absurd * 2 >= used;
+}
+
 int repair_find_doubtful(struct repair *repair)
 {
     struct walk *walk = repair->walk;
     find_accused(repair);
     find_fake_roots(repair);
+    repair->doubtful_root = walk->tree_count > 0 &&
+                            repair_has_damaged_entries(repair, &walk->trees[TREE_ACTIVE]) &&
+                            repair_doubts_root(repair, &walk->trees[TREE_ACTIVE]);
     /* Guest data that looks like a table may name a true one: what is accused itself says nothing.
      */
     for (size_t i = 0; i < repair->findings.count; i++) {
