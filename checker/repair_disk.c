@@ -286,6 +286,7 @@ static bool is_contested(const struct repair *repair, const struct tree *tree)
  * far more of the image. */
 static int mend_pointers(struct repair *repair)
 {
+    enum { MOST_DOUBTED = 64 };
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
     bool any = repair_has(repair, CHECK_orphan_l1_table) ||
@@ -302,9 +303,12 @@ static int mend_pointers(struct repair *repair)
         if (is_contested(repair, &walk->trees[i]))
             try_leaked(repair, &walk->trees[i], &tries);
     }
-    if (repair->doubtful_root) {
-        try_leaked(repair, &walk->trees[TREE_ACTIVE], &tries);
-        try_named(repair, &walk->trees[TREE_ACTIVE], &tries);
+    for (size_t i = 0; i < walk->tree_count && i < MOST_DOUBTED; i++) {
+        const struct tree *tree = &walk->trees[i];
+        if (!repair_has_damaged_entries(repair, tree) || !repair_doubts_root(repair, tree))
+            continue;
+        try_leaked(repair, tree, &tries);
+        try_named(repair, tree, &tries);
     }
     uint64_t now = repair_wrong(&repair->report);
     int ret =

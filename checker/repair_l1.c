@@ -223,7 +223,7 @@ static int put_back(struct match *m, struct place *p, struct candidate *c, unsig
     walk_stored(repair->walk, cluster_of(&repair->walk->geo, c->host_off), &stored);
     bool copied = p->tree == TREE_ACTIVE && stored == 1;
     int ret = 0;
-    if (!(best & STRONG) || p->check == CHECK_l1_hole)
+    if (!(best & STRONG) || p->check == CHECK_l1_hole || (p->on_data && repair->options->lossy))
         ret = plan_remark(&repair->plan,
             "choice: the orphaned L2 table at 0x%llx is put back for guest 0x%llx of %s",
             (unsigned long long)c->host_off, (unsigned long long)guest,
@@ -407,6 +407,20 @@ static int keep_if_sound(struct repair *repair)
     return ret;
 }
 
+/* What fits between what a table maps is given back to that: it is data.  Not where so many tables
+ * would have to be read for each. */
+static void leave_out_gaps(struct match *m)
+{
+    enum { MOST_TABLES = 1024 };
+    if (m->repair->walk->tables.count > MOST_TABLES)
+        return;
+    for (size_t k = 0; k < m->candidate_count; k++) {
+        struct candidate *c = &m->candidates[k];
+        if (c->spare == 1 && !c->bare && repair_fills_gap(m->repair, c->host_off))
+            c->spare = 0;
+    }
+}
+
 int repair_l1(struct repair *repair)
 {
     struct match m = {.repair = repair};
@@ -416,6 +430,7 @@ int repair_l1(struct repair *repair)
     if (ret < 0 || repair->plan.count > 0)
         return ret;
     ret = match_find(&m);
+    leave_out_gaps(&m);
     if (ret == 0 && m.place_count > 0 && m.candidate_count > 0)
         ret = fill_places(&m);
     match_release(&m);

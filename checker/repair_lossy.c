@@ -383,6 +383,61 @@ static int give_up_all(struct repair *repair, bool nonsense)
     return ret;
 }
 
+/* All that the table names makes sense, and is nobody else's. */
+static bool stands_alone(
+    const struct repair *repair, const struct table *table, const uint8_t *bytes)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t named = 0;
+    for (uint32_t i = 0; i < walk->geo.l2_entries; i++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(&walk->geo, bytes + (size_t)i * walk->geo.l2_entry_size, &e);
+        uint64_t cluster = cluster_of(&walk->geo, e.host_off);
+        struct census_cell cell = census_get(walk->census, cluster);
+        if (!l2_entry_plain(walk, &e, 0) || e.kind == QCOW2_L2_COMPRESSED)
+            return false;
+        if (e.kind < QCOW2_L2_ZERO_ALLOC || e.host_off == table->host_off)
+            continue;
+        if (cell.conflict || cell.balance < (table->skip ? 1 : 0) ||
+            walk_area_at(walk, cluster, NULL) != AREA_NONE)
+            return false;
+        named++;
+    }
+    return named > 0;
+}
+
+/* What can be read through guest data that may be a copy of the table goes on being read, through
+ * a copy of that.  *copied: there is one. */
+static int copy_fake(
+    struct repair *repair, const struct finding *f, const struct table *table, bool *copied)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t cluster;
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
+    *copied = false;
+    if (!bytes)
+        return -ENOMEM;
+    int ret = io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size);
+    if (ret == 0 && stands_alone(repair, table, bytes))
+        ret = plan_alloc(&repair->plan, f->check, 1, table->refs, &cluster);
+    else
+        ret = -ENOSPC;
+    if (ret < 0) {
+        free(bytes);
+        return ret == -ENOSPC ? 0 : ret;
+    }
+    uint64_t host_off = cluster << walk->geo.cluster_bits;
+    ret = plan_data(&repair->plan, PHASE_NEW, f->check, host_off, bytes, walk->geo.cluster_size);
+    *copied = true;
+    if (ret == 0)
+        ret = plan_remark(&repair->plan,
+            "choice: what guest data at 0x%llx says as an L2 table is taken for the lost one",
+            (unsigned long long)table->host_off);
+    bool alone = table->refs == 1 && table->active_refs == 1;
+    return ret < 0 ? ret
+                   : replace_table(repair, f, table, host_off | (alone ? QCOW2_ENTRY_COPIED : 0));
+}
+
 /* What hangs on guest data that L1 entries name is nobody's loss, and must not be given up with
  * those whose clusters it names.  A flag is left in them: they did have a table. */
 static int give_up_fakes(struct repair *repair)
@@ -391,8 +446,13 @@ static int give_up_fakes(struct repair *repair)
     const struct walk *walk = repair->walk;
     int ret = 0;
     for (size_t i = 0; ret == 0 && i < walk->tables.count; i++) {
-        if (walk->tables.items[i].rather_data)
-            ret = replace_table(repair, &f, &walk->tables.items[i], QCOW2_ENTRY_COPIED);
+        const struct table *table = &walk->tables.items[i];
+        bool copied = false;
+        if (!table->rather_data)
+            continue;
+        ret = copy_fake(repair, &f, table, &copied);
+        if (ret == 0 && !copied)
+            ret = replace_table(repair, &f, table, QCOW2_ENTRY_COPIED);
     }
     return ret;
 }

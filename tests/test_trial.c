@@ -73,6 +73,8 @@ static const struct {
     {424243, 961}, /* each round copied a cluster for an entry that was not to be changed */
     {424243, 974}, /* counts too low before copies were made passed for lost references behind */
     {55511, 572},  /* what was found again was itself damaged: two entries swapped */
+    {161803, 311}, /* where counts were lost an entry a bit away from another disk's was changed */
+    {161803, 581}, /* a count of more than there are disks passed for a lost reference */
     {161803, 685}, /* new counts were put over zeros that a table named which was not followed */
     {161803, 724}, /* of two header lengths the one that hid the compression type was taken */
     {161803, 831}, /* garbage beside clusters of 2 MiB used up what may be decoded */
