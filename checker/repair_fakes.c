@@ -13,8 +13,8 @@
 
 #include "repair.h"
 
-/* So many leaks are looked at, and tables that may have lost entries. */
-enum { MOST_LEAKS = 4096, MOST_TABLES = 4096 };
+/* So many leaks are looked at, tables that may have lost entries, and bytes of all of them. */
+enum { MOST_LEAKS = 4096, MOST_TABLES = 4096, MOST_BYTES = 64 << 20 };
 
 /* The clusters that a table names, ascending. */
 struct claims {
@@ -26,6 +26,7 @@ struct search {
     struct repair *repair;
     uint8_t *bytes, *other; /* a cluster each */
     struct claims claims;
+    uint64_t bytes_left; /* that may still be looked at */
 };
 
 static bool in_claims(const struct claims *claims, uint64_t cluster)
@@ -70,9 +71,19 @@ static void take_claims(struct search *s, const uint8_t *bytes)
     qsort(claims->clusters, claims->count, sizeof(*claims->clusters), repair_compare_offsets);
 }
 
-static bool read_table(const struct search *s, uint64_t host_off, uint8_t *bytes)
+/* A cluster more is to be looked at. */
+static bool may_look(struct search *s)
 {
-    return io_read_padded(s->repair->io, host_off, bytes, s->repair->walk->geo.cluster_size) == 0;
+    uint32_t size = s->repair->walk->geo.cluster_size;
+    bool may = s->bytes_left >= size;
+    s->bytes_left -= may ? size : 0;
+    return may;
+}
+
+static bool read_table(struct search *s, uint64_t host_off, uint8_t *bytes)
+{
+    return may_look(s) &&
+           io_read_padded(s->repair->io, host_off, bytes, s->repair->walk->geo.cluster_size) == 0;
 }
 
 static bool is_missed(const struct search *s, uint64_t cluster)
@@ -128,8 +139,11 @@ static void look_at_lost(struct search *s, uint64_t cluster, uint64_t fake_off)
     struct walk *walk = s->repair->walk;
     uint64_t size = walk->geo.cluster_size;
     struct l2_look look;
-    if (!walk_look_at_l2(walk, cluster, &look) || look.named == 0 || look.odd > 0 ||
+    if (s->bytes_left < size || !walk_look_at_l2(walk, cluster, &look) || look.named == 0 ||
+        look.odd > 0 ||
         repair_has_at(s->repair, CHECK_orphan_l1_table, cluster << walk->geo.cluster_bits))
+        return;
+    if (!may_look(s))
         return;
     memcpy(s->bytes, walk->buf, size);
     for (uint32_t i = 1; i + 1 < walk->geo.l2_entries; i++) {
@@ -230,7 +244,7 @@ static void look_at_named(struct search *s, uint64_t table_off)
 }
 
 /* Tables whose entries meet what others have. */
-static void find_suspects(struct search *s)
+static void find_by_findings(struct search *s)
 {
     const struct finding_set *findings = &s->repair->findings;
     uint64_t seen[REPAIR_MOST_FAKES];
@@ -245,6 +259,21 @@ static void find_suspects(struct search *s)
         seen[count++] = f->table_off;
         look_at_shared(s, f->table_off);
         look_at_named(s, f->table_off);
+    }
+}
+
+/* Tables amid a row of what leaks, which may be a row of data. */
+static void find_by_rows(struct search *s)
+{
+    const struct walk *walk = s->repair->walk;
+    size_t count = 0;
+    for (size_t i = 0; i < walk->tables.count && count < REPAIR_MOST_FAKES; i++) {
+        const struct table *table = &walk->tables.items[i];
+        uint64_t cluster = cluster_of(&walk->geo, table->host_off);
+        if (table->skip || !walk_leaked(walk, cluster - 1) || !walk_leaked(walk, cluster + 1))
+            continue;
+        count++;
+        look_at_named(s, table->host_off);
     }
 }
 
@@ -299,7 +328,7 @@ int repair_find_fakes(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
-    struct search s = {.repair = repair};
+    struct search s = {.repair = repair, .bytes_left = MOST_BYTES};
     uint64_t cluster;
     bool counted = !repair->void_counts && !repair->counts_made; /* else nothing is missed */
     if (!walk->judgeable || walk->without_counts || walk->refs_incomplete || walk->unreadable ||
@@ -314,7 +343,8 @@ int repair_find_fakes(struct repair *repair)
     }
     if (ret == 0 && counted) {
         find_in_leaks(&s);
-        find_suspects(&s);
+        find_by_findings(&s);
+        find_by_rows(&s);
     }
     free(s.bytes);
     free(s.claims.clusters);
