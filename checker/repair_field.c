@@ -125,6 +125,20 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
 }
 
+/* An empty L1 entry of the active disk with a bit wrong, where no table was lost: what it names is
+ * somebody's alone, by its count, and the entry of that one would have COPIED. */
+static int drop_stray_bit(struct repair *repair, const struct finding *finding)
+{
+    struct walk *walk = repair->walk;
+    uint64_t off = repair_entry_off(repair, finding), raw, stored;
+    int ret = plan_peek(&repair->plan, off, &raw);
+    if (ret < 0 || __builtin_popcountll(raw) != 1 || !(raw & QCOW2_OFFSET_MASK) ||
+        finding->table_off != walk->header.l1_off || repair_has(repair, CHECK_orphan_l2_table) ||
+        !walk_stored(walk, cluster_of(&walk->geo, raw), &stored) || stored != 1)
+        return ret;
+    return plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, 0);
+}
+
 /* In a data file every guest offset has its own place (spec: external data file bit).  Where the
  * image counts the cluster that the entry names, and nothing uses it, it is that bit which is
  * wrong, and the entry the way to the data.  Of a table that hangs on two places it was judged at
@@ -179,6 +193,10 @@ int repair_fields(struct repair *repair)
             ret = settle_compressed(repair, finding);
         if (ret == 0 && finding->check == CHECK_l2_data_file_offset)
             ret = set_offset(repair, finding);
+        if (ret == 0 && (finding->check == CHECK_l1_entry_into_metadata ||
+                            finding->check == CHECK_l1_entry_unaligned ||
+                            finding->check == CHECK_l1_entry_shared))
+            ret = drop_stray_bit(repair, finding);
     }
     return ret;
 }

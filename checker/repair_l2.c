@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "repair.h"
+#include "repair_l2.h"
 
 enum evidence { NOTHING, ONLY_ONE, ONE_NEIGHBOUR, DECODES, OTHER_DISK, ONE_BIT, BOTH_NEIGHBOURS };
 
@@ -16,19 +16,6 @@ struct candidate {
     uint64_t raw; /* the entry as it would be, COPIED left out */
     enum evidence evidence;
     bool tie;
-};
-
-struct place {
-    enum check_id check;
-    const struct table *table;
-    uint32_t idx;
-    uint64_t entry_off, raw, bitmap;
-    uint64_t host_off, length; /* what it claims as it stands */
-    bool proven;               /* shared, or on metadata, and what it names decodes */
-    bool rooted;               /* shared, and only here the neighbours say that it is right */
-    bool uprooted;             /* shared with one that is */
-    bool mirrored;             /* shared with the same entry of another table */
-    bool on_bitmap;            /* of which it is as likely the bitmap that is wrong */
 };
 
 /* Nobody looks at more disks than that: of more, those whose tables lie nearest. */
@@ -160,25 +147,12 @@ static void propose(struct search *s, uint64_t raw, enum evidence evidence)
     *best = (struct candidate){.raw = raw, .evidence = evidence};
 }
 
-/* The host offset that the neighbour at `idx` maps, 0 if it maps none in the plain way. */
-static uint64_t neighbour(const struct repair *repair, const struct table *table, uint32_t idx)
-{
-    const struct qcow2_geometry *geo = &repair->walk->geo;
-    uint64_t raw;
-    if (idx >= geo->l2_entries ||
-        plan_peek(&repair->plan, table->host_off + (uint64_t)idx * geo->l2_entry_size, &raw) < 0 ||
-        (raw & QCOW2_ENTRY_COMPRESSED))
-        return 0;
-    uint64_t off = raw & QCOW2_OFFSET_MASK;
-    return cluster_aligned(geo, off) && off < repair->walk->file_size ? off : 0;
-}
-
 static void propose_by_neighbours(struct search *s)
 {
     const struct table *table = s->place->table;
     uint32_t size = s->repair->walk->geo.cluster_size;
-    uint64_t before = neighbour(s->repair, table, s->place->idx - 1);
-    uint64_t behind = neighbour(s->repair, table, s->place->idx + 1);
+    uint64_t before = l2_neighbour(s->repair, table, s->place->idx - 1);
+    uint64_t behind = l2_neighbour(s->repair, table, s->place->idx + 1);
     if (before && behind && before + size == behind - size) {
         propose(s, before + size, BOTH_NEIGHBOURS);
         return;
@@ -250,27 +224,6 @@ static uint64_t only_leak(const struct repair *repair)
     return found << walk->geo.cluster_bits;
 }
 
-/* A neighbour of the place maps what lies beside the cluster that `raw` names. */
-static bool continues(const struct repair *repair, const struct place *place, uint64_t raw)
-{
-    uint32_t size = repair->walk->geo.cluster_size;
-    uint64_t off = raw & QCOW2_OFFSET_MASK;
-    return off > size && (neighbour(repair, place->table, place->idx - 1) == off - size ||
-                             neighbour(repair, place->table, place->idx + 1) == off + size);
-}
-
-/* A compressed cluster that decodes is what it says it is: who shares it is wrong. */
-static bool proves_itself(const struct repair *repair, const struct place *place)
-{
-    uint8_t bytes[16] = {0};
-    struct qcow2_l2_entry e;
-    store_be64(bytes, place->raw);
-    qcow2_l2_decode(&repair->walk->geo, bytes, &e);
-    bool inside =
-        place->check == CHECK_l2_entry_shared || place->check == CHECK_l2_entry_into_metadata;
-    return e.kind == QCOW2_L2_COMPRESSED && inside && repair_decodes(repair, &e);
-}
-
 /* `lost_one`: the only cluster that misses a reference, if this is the only place; else 0. */
 static struct candidate find_candidate(const struct repair *repair, const struct place *place,
     uint64_t lost_one, struct missing *missing)
@@ -306,139 +259,24 @@ static int put_back(struct repair *repair, const struct place *place, uint64_t r
     return repair_put_entry(repair, place->check, place->table, place->entry_off, bytes);
 }
 
-static bool is_place(const struct repair *repair, const struct finding *f)
-{
-    const struct table *table = table_find(&repair->walk->tables, f->host_off);
-    switch (f->check) {
-    case CHECK_l2_entry_into_metadata:
-        /* Of an empty table and guest data it is as likely the L1 entry that is wrong. */
-        return !(table && table->empty) && !repair_is_data(repair, f->host_off) &&
-               !repair_goes_on(repair, f) && !repair_on_nonsense(repair, f);
-    case CHECK_l2_entry_unaligned:
-    case CHECK_l2_entry_outside:
-    case CHECK_l2_entry_shared:
-    case CHECK_l2_compressed_outside:
-    case CHECK_l2_subcluster_unallocated:
-    case CHECK_l2_copied_unallocated:
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool is_on_bitmap(const struct repair *repair, const struct finding *f)
-{
-    uint64_t cluster = cluster_of(&repair->walk->geo, f->host_off);
-    return f->check == CHECK_l2_entry_into_metadata &&
-           area_is_bitmap(walk_area_at(repair->walk, cluster, NULL));
-}
-
-static int compare_places(const void *a, const void *b)
-{
-    const struct place *x = a, *y = b;
-    return (x->entry_off > y->entry_off) - (x->entry_off < y->entry_off);
-}
-
-/* The entries that lost something, each once, in the order of their tables: an entry put back is
- * the neighbour of the next one. */
-static size_t find_places(const struct repair *repair, struct place *places)
-{
-    size_t count = 0, kept = 0;
-    for (size_t i = 0; i < repair->findings.count; i++) {
-        const struct finding *f = &repair->findings.items[i];
-        if (!is_place(repair, f))
-            continue;
-        struct place place = {
-            .check = f->check,
-            .table = table_find(&repair->walk->tables, f->table_off),
-            .idx = (uint32_t)f->index,
-            .entry_off = repair_entry_off(repair, f),
-            .host_off = f->host_off,
-            .length = f->length,
-            .on_bitmap = is_on_bitmap(repair, f),
-        };
-        if (repair_was_cut_off(repair, f->host_off))
-            continue;
-        if (repair->walk->geo.extended_l2)
-            plan_peek(&repair->plan, place.entry_off + 8, &place.bitmap);
-        if (!place.table || plan_peek(&repair->plan, place.entry_off, &place.raw) < 0)
-            continue;
-        if ((place.raw & QCOW2_OFFSET_MASK) == 0) /* it claims nothing */
-            place.host_off = place.length = 0;
-        places[count++] = place;
-    }
-    if (count > 0)
-        qsort(places, count, sizeof(*places), compare_places);
-    for (size_t i = 0; i < count; i++) {
-        if (kept == 0 || places[kept - 1].entry_off != places[i].entry_off)
-            places[kept++] = places[i];
-    }
-    return kept;
-}
-
-static bool share(const struct place *a, const struct place *b)
-{
-    return a->check == CHECK_l2_entry_shared && b->check == CHECK_l2_entry_shared &&
-           ranges_overlap(a->host_off, a->length, b->host_off, b->length);
-}
-
 /* Whether an owner of the shared cluster besides number `me` would keep it. */
 static bool somebody_stays(const struct place *places, size_t count, const bool *moved, size_t me)
 {
     for (size_t i = 0; i < count; i++) {
-        if (i != me && !moved[i] && share(&places[i], &places[me]))
+        if (i != me && !moved[i] && l2_share(&places[i], &places[me]))
             return true;
     }
     return false;
 }
 
-/* Of two that share a cluster the one that goes on with its neighbours is right, or whose data
- * decodes. */
-static void find_roots(const struct repair *repair, struct place *places, size_t count)
+/* An empty entry of the active disk with a bit wrong: what it names is somebody's alone, by its
+ * count, and the entry of that one would have COPIED. */
+static bool is_stray_bit(const struct repair *repair, const struct place *place)
 {
-    enum { MOST = 1000 }; /* each is compared with each */
-    for (size_t i = 0; count <= MOST && i < count; i++)
-        places[i].rooted = places[i].check == CHECK_l2_entry_shared &&
-                           !(places[i].raw & QCOW2_ENTRY_COMPRESSED) &&
-                           continues(repair, &places[i], places[i].raw);
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        size_t sure = 0, sharing = 0;
-        for (size_t k = 0; k < count; k++) {
-            bool same = share(&places[k], &places[i]);
-            sharing += same;
-            sure += same && (places[k].rooted || places[k].proven);
-        }
-        places[i].uprooted =
-            !places[i].rooted && !places[i].proven && sure > 0 && sure + 1 == sharing;
-    }
-}
-
-static size_t count_mirrored(const struct place *places, size_t count, const struct table *table)
-{
-    size_t mirrored = 0;
-    for (size_t i = 0; i < count; i++)
-        mirrored += places[i].mirrored && places[i].table == table;
-    return mirrored;
-}
-
-/* A table overwritten with another one, or with L1 entries in each other's place, shares the same
- * entries with it: then no single one was damaged, and what neighbours and bits say of it is worth
- * nothing. */
-static void find_mirrored(struct place *places, size_t count)
-{
-    enum { MOST = 1000, SINGLE = 1 };
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        for (size_t k = 0; k < count && !places[i].mirrored; k++)
-            places[i].mirrored =
-                places[i].check == CHECK_l2_entry_shared &&
-                places[k].check == CHECK_l2_entry_shared && places[i].table != places[k].table &&
-                places[i].idx == places[k].idx && places[i].host_off == places[k].host_off;
-    }
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        if (places[i].check == CHECK_l2_entry_shared &&
-            count_mirrored(places, count, places[i].table) > SINGLE)
-            places[i].rooted = true; /* it stays */
-    }
+    uint64_t stored, bits = place->raw & QCOW2_OFFSET_MASK;
+    bool known = walk_stored(repair->walk, cluster_of(&repair->walk->geo, bits), &stored);
+    return place->table->active_refs > 0 && bits == place->raw && place->bitmap == 0 &&
+           __builtin_popcountll(bits) == 1 && known && stored == 1;
 }
 
 /* What is left of a damaged entry, its flags, are those of one that names the cluster. */
@@ -457,10 +295,6 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     int ret = moved ? repair_find_missing(repair, count + MOST_DECODED, &missing) : -ENOMEM;
     size_t unproven = 0;
     for (size_t i = 0; i < count; i++)
-        places[i].proven = proves_itself(repair, &places[i]);
-    find_roots(repair, places, count);
-    find_mirrored(places, count);
-    for (size_t i = 0; i < count; i++)
         unproven += !places[i].rooted && !places[i].proven;
     bool others = repair_lost_others(repair);
     bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) &&
@@ -471,6 +305,8 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         if (places[i].rooted || places[i].proven)
             continue;
         struct candidate best = find_candidate(repair, &places[i], lost_one, &missing);
+        if (best.evidence == NOTHING && is_stray_bit(repair, &places[i]))
+            ret = plan_be64(&repair->plan, PHASE_SWITCH, places[i].check, places[i].entry_off, 0);
         bool moves = best.evidence != ONE_BIT;
         if (best.evidence == NOTHING || best.tie ||
             (shared && moves && !somebody_stays(places, count, moved, i)))
@@ -491,7 +327,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         if (best.evidence == DECODES && !(places[i].raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)
             continue;
         /* A bit from each other are the two of them whichever is wrong. */
-        if (places[i].on_bitmap && !continues(repair, &places[i], best.raw))
+        if (places[i].on_bitmap && !l2_continues(repair, &places[i], best.raw))
             continue;
         moved[i] = moves;
         ret = put_back(repair, &places[i], best.raw);
@@ -506,7 +342,7 @@ int repair_l2(struct repair *repair)
     struct place *places = calloc(repair->findings.count + 1, sizeof(*places));
     if (!places)
         return -ENOMEM;
-    size_t count = find_places(repair, places);
+    size_t count = l2_find_places(repair, places);
     int ret = fill_places(repair, places, count);
     free(places);
     return ret;

@@ -2,8 +2,9 @@
  *
  * One bit anywhere in the metadata of an image is wrong.  A repair that asks nobody makes nothing
  * worse, shows nothing that is neither right nor was there before, and ends clean only where all
- * is as it was before the bit was wrong, or where a check had found nothing at all.  Every so many
- * bits of an image; all of them with FLIPS=all in the environment. */
+ * is as it was before the bit was wrong, or where a check had found nothing at all, or where
+ * nothing can tell.  Every so many bits of an image; all of them with FLIPS=all in the environment.
+ */
 #include <check.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -33,7 +34,6 @@ struct flip {
     struct truth truth;
     const struct survey *survey;
     unsigned runs, broken;
-    FILE *out;
 };
 
 static int run(struct io *io, bool repair)
@@ -51,20 +51,31 @@ static int run(struct io *io, bool repair)
     return exit_code;
 }
 
-/* A line about each rule that is broken. */
-static void judge(const struct flip *flip, struct io *io, FILE *out)
+/* Clean though not as it was: the owners of a shared cluster got one each, where the entry was
+ * empty; the discard of the one cluster was interrupted; what compressed data is only --deep
+ * asks. */
+static bool nothing_tells(const struct survey_value *v, unsigned bit)
+{
+    bool entry = v->array->traits & SURVEY_ENTRY;
+    return entry && (v->value == 0 || (v->value & ~QCOW2_ENTRY_COPIED) == UINT64_C(1) << bit ||
+                        (v->value & QCOW2_ENTRY_COMPRESSED));
+}
+
+/* A line about a rule that is broken, and its name. */
+static void judge(const struct flip *flip, struct io *io, bool told, FILE *out)
 {
     struct truth before, after;
     uint64_t most = truth_size(&flip->truth);
     truth_read(io, NULL, most, &before);
     int found = run(io, false), left = run(io, true);
     truth_read(io, NULL, most, &after);
-    uint64_t worse = truth_worse(&flip->truth, &before, &after, false, out);
-    uint64_t foreign = truth_foreign(&flip->truth, &before, &after, false, out);
-    if (found != 0 && left == 0 && worse == 0 && foreign == 0)
-        truth_worse(&flip->truth, &flip->truth, &after, false, out);
-    if (worse > 0 || foreign > 0)
-        fprintf(out, worse > 0 ? "worse\n" : "foreign\n");
+    if (truth_worse(&flip->truth, &before, &after, false, out) > 0)
+        fprintf(out, "worse");
+    else if (truth_foreign(&flip->truth, &before, &after, false, out) > 0)
+        fprintf(out, "foreign");
+    else if (found != 0 && left == 0 && told &&
+             truth_worse(&flip->truth, &flip->truth, &after, false, out) > 0)
+        fprintf(out, "clean, not as it was");
     truth_free(&before);
     truth_free(&after);
 }
@@ -77,14 +88,12 @@ static void try_bit(struct flip *flip, const struct survey_value *v, unsigned bi
     ck_assert_int_eq(io_mem_branch(flip->healthy, &io), 0);
     ck_assert_int_eq(survey_write(flip->survey, io, v, v->value ^ UINT64_C(1) << bit), 0);
     FILE *out = open_memstream(&text, &length);
-    judge(flip, io, out);
+    judge(flip, io, !nothing_tells(v, bit), out);
     fclose(out);
     flip->runs++;
     if (length > 0) {
         flip->broken++;
-        const char *rule = strchr(text, '\n') + 1;
-        fprintf(flip->out, "%s[%" PRIu64 "] bit %u: %s: %.*s\n", v->array->label, v->idx, bit, rule,
-            (int)strcspn(text, "\n"), text);
+        fprintf(stderr, "%s[%" PRIu64 "] bit %u: %s\n", v->array->label, v->idx, bit, text);
     }
     free(text);
     io_close(io);
@@ -92,13 +101,13 @@ static void try_bit(struct flip *flip, const struct survey_value *v, unsigned bi
 
 START_TEST(a_bit_is_wrong)
 {
-    enum { VALUES = 24, MOST = 1 << 16, EACH = 29 };
+    enum { VALUES = 24, MOST = 1 << 16, EACH = 61 };
     const char *wish = getenv("FLIPS");
     unsigned each = wish && strcmp(wish, "all") == 0 ? 1 : EACH, n = (unsigned)_i;
     char error[RECIPE_ERROR_BYTES];
     struct recipe *recipe = NULL;
     struct survey *survey;
-    struct flip flip = {.out = stderr};
+    struct flip flip = {0};
     ck_assert_msg(recipe_text("flips", kinds[_i], &recipe, error) == 0, "%s", error);
     flip.healthy = recipe_io(recipe);
     ck_assert_int_eq(survey_open(flip.healthy, &survey), 0);
@@ -120,7 +129,6 @@ START_TEST(a_bit_is_wrong)
             }
         }
     }
-    fprintf(stderr, "kind %d: %u of %u\n", _i, flip.broken, flip.runs);
     truth_free(&flip.truth);
     survey_close(survey);
     recipe_free(recipe);

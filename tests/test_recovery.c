@@ -80,6 +80,37 @@ static const struct row {
         {{"header.backing_offset", "0"}}},
     {"image backing=base\ndata 0 64k\ndamage header.backing_offset = 1T\n", SAFE, 2, "",
         {{"header.backing_offset", "1T"}}},
+    /* ---- a bit of an entry ---- */
+    /* it names a bitmap, but its neighbours say what it was */
+    {"image cluster=4k size=8M\ndata 0 128k\nsnapshot id=1\ndata 16k 32k\nbitmap name=b auto\n"
+     "damage l2[0][8] = bitmap[0].table[0].offset | (1 << 63)\n",
+        SAFE, 0, "", {{"l2[0][8]", "was(l2[0][8])"}}},
+    /* or do not: it may be the bitmap */
+    {"image cluster=4k size=8M\ndata 0 4k\nbitmap name=b auto\n"
+     "damage l2[0][0] = bitmap[0].table[0].offset | (1 << 63)\n",
+        SAFE, 0, "", {{"bitmap[0].table[0]", "was(bitmap[0].table[0])"}}},
+    /* a record names a guest's cluster as an L1 table: the guest keeps it */
+    {"image version=2 cluster=1k size=1M\ndata 0 64k\nsnapshot id=1 extra=0\ndata 2k 8k\n"
+     "damage snapshot[0].l1_offset = snapshot[0].l1_offset ^ 0x400\n",
+        SAFE, 0, "", {{"l2[0][62]", "was(l2[0][62])"}}},
+    /* an extended entry with a bitmap is compressed only if its data says so */
+    {"image cluster=16k extended_l2 size=64M\ndata 0 256k\nsnapshot id=1\ndata 32k 32k\n"
+     "damage l2[0][12] = l2[0][12] ^ (1 << 62)\n",
+        SAFE, 0, "",
+        {{"l2[0][12]", "was(l2[0][12])"}, {"l2[0][12].bitmap", "was(l2[0][12].bitmap)"}}},
+    {"image cluster=16k extended_l2 size=64M\ncompressed 0 64k\ndamage l2[0][1].bitmap = 1\n", SAFE,
+        0, "", {{"l2[0][1].bitmap", "0"}, {"l2[0][1]", "was(l2[0][1])"}}},
+    /* of those who share a cluster it is not the compressed one that is wrong, if it decodes */
+    {"image cluster=4k size=8M\ndata 0 128k\ncompressed 4M 16k seed=1\n"
+     "damage l2[0][19] = (l2[2][1] & 0x3ffffffff000) | (1 << 63)\n",
+        SAFE, 0, "", {{"l2[0][19]", "was(l2[0][19])"}}},
+    /* nothing but that bit: it was empty */
+    {"image cluster=4k size=8M\ndata 0 128k\ndamage l2[0][32] = 0x4000\n", SAFE, 0, "",
+        {{"l2[0][32]", "0"}}},
+    {"image cluster=4k size=8M\ndata 0 128k\nsnapshot id=1\ndamage l2[0][40] = 0x8000\n", SAFE, 0,
+        "", {{"l2[0][3]", "was(l2[0][3])"}}},
+    {"image cluster=4k size=8M\ndata 0 128k\ndamage l1[1] = 0x1000\n", SAFE, 0, "",
+        {{"l1[1]", "0"}, {"header.reftable_offset", "was(header.reftable_offset)"}}},
     /* ---- empty L2 entries ---- */
     /* the sector of a younger table was lost with this entry */
     {"image cluster=4k size=2M\ndata 0 256k\nsnapshot id=1\ndiscard 20k 4k\ndata 1M 4k\n"
