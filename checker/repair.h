@@ -206,6 +206,11 @@ uint64_t repair_emptied_table(const struct repair *repair);
  * come to point, and is made anew elsewhere. */
 bool repair_is_no_reftable(const struct repair *repair);
 
+/* The entries of the L2 table in `table` leave out clusters *first to *end - 1, this one among
+ * them, with as many of them empty: it, too, lost data there. */
+bool repair_leaves_out(const struct repair *repair, const uint8_t *table, uint64_t cluster,
+    uint64_t *first, uint64_t *end);
+
 /* The cluster may be data of a disk, by what its neighbours map; also where too many tables would
  * have to be read. */
 bool repair_fills_gap(const struct repair *repair, uint64_t host_off);

@@ -201,21 +201,20 @@ bool repair_is_no_root(const struct repair *repair, uint64_t host_off)
                                    repair_compare_offsets);
 }
 
-/* The entries of a table leave out a run of clusters, this one among them, with as many of them
- * empty: it, too, lost data there. */
-static bool leaves_out(const struct walk *walk, const uint8_t *bytes, uint64_t host_off)
+bool repair_leaves_out(const struct repair *repair, const uint8_t *table, uint64_t cluster,
+    uint64_t *first, uint64_t *end)
 {
-    const struct qcow2_geometry *geo = &walk->geo;
-    struct qcow2_l2_entry e;
+    const struct qcow2_geometry *geo = &repair->walk->geo;
     uint64_t last = 0, last_idx = 0;
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        qcow2_l2_decode(geo, bytes + (size_t)i * geo->l2_entry_size, &e);
-        if (e.kind != QCOW2_L2_NORMAL)
+        uint64_t off = maps(repair->walk, table, i);
+        if (off == 0)
             continue;
-        if (last != 0 && host_off > last && host_off < e.host_off &&
-            e.host_off - last == (i - last_idx) << geo->cluster_bits)
+        *first = cluster_of(geo, last) + 1;
+        *end = cluster_of(geo, off);
+        if (last != 0 && cluster >= *first && cluster < *end && *end - *first + 1 == i - last_idx)
             return true;
-        last = e.host_off;
+        last = off;
         last_idx = i;
     }
     return false;
@@ -225,12 +224,13 @@ bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
 {
     struct walk *walk = repair->walk;
     uint8_t *bytes = malloc(walk->geo.cluster_size);
+    uint64_t cluster = cluster_of(&walk->geo, host_off), first, end;
     bool found = !bytes || walk->tables.count > MOST_TABLES; /* who knows */
     for (size_t i = 0; !found && i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
         found = !table->skip &&
                 io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size) == 0 &&
-                leaves_out(walk, bytes, host_off);
+                repair_leaves_out(repair, bytes, cluster, &first, &end);
     }
     free(bytes);
     return found;

@@ -169,26 +169,6 @@ static void find_in_leaks(struct search *s)
 
 /* ---- what a table has lost ---- */
 
-/* The table in s->bytes leaves out clusters first to end - 1, `cluster` among them, with as many of
- * its entries empty. */
-static bool leaves_out(const struct search *s, uint64_t cluster, uint64_t *first, uint64_t *end)
-{
-    const struct qcow2_geometry *geo = &s->repair->walk->geo;
-    uint64_t last = 0, last_idx = 0;
-    for (uint32_t i = 0; i < geo->l2_entries; i++) {
-        uint64_t off = mapped(s, i);
-        if (off == 0)
-            continue;
-        *first = cluster_of(geo, last) + 1;
-        *end = cluster_of(geo, off);
-        if (last != 0 && cluster >= *first && cluster < *end && *end - *first + 1 == i - last_idx)
-            return true;
-        last = off;
-        last_idx = i;
-    }
-    return false;
-}
-
 /* All that the table in s->other names is named by the one in s->bytes, or left out or missed. */
 static bool has_nothing(struct search *s, uint64_t gap, uint64_t gap_end)
 {
@@ -217,7 +197,8 @@ static void look_at_shared(struct search *s, uint64_t table_off)
         const struct table *table = &walk->tables.items[i];
         if (table->skip || table->host_off == table_off ||
             !read_table(s, table->host_off, s->bytes) ||
-            !leaves_out(s, cluster_of(&walk->geo, table_off), &first, &end))
+            !repair_leaves_out(
+                s->repair, s->bytes, cluster_of(&walk->geo, table_off), &first, &end))
             continue;
         if (has_nothing(s, first, end))
             add_fake(s, table_off, true);
