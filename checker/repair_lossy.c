@@ -418,7 +418,8 @@ static int copy_fake(
     if (!bytes)
         return -ENOMEM;
     int ret = io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size);
-    if (ret == 0 && stands_alone(repair, table, bytes))
+    if (ret == 0 && stands_alone(repair, table, bytes) &&
+        !repair_fills_gap(repair, table->host_off)) /* there its clusters go, too */
         ret = plan_alloc(&repair->plan, f->check, 1, table->refs, &cluster);
     else
         ret = -ENOSPC;
