@@ -70,11 +70,33 @@ static bool are_kin(struct match *m, const struct candidate *c, uint64_t table_o
     return false;
 }
 
+/* Of thousands of disks nobody looks at others than the active one and those made next before and
+ * after that of the place: trees first to end - 1. */
+static size_t near_disks(const struct match *m, const struct place *p, size_t *end)
+{
+    enum { MOST = 64 };
+    size_t count = m->repair->walk->tree_count;
+    size_t at = p->tree == TREE_ACTIVE ? count : (size_t)p->tree;
+    size_t first = count <= MOST || at <= MOST / 2 ? 0
+                   : at + MOST / 2 < count         ? at - MOST / 2
+                                                   : count - MOST;
+    *end = count - first <= MOST ? count : first + MOST;
+    return first;
+}
+
+/* The table that the place's disk number `i` of those, one before the first being the active one,
+ * has there; 0 for the place's own. */
+static uint64_t table_of_other(const struct match *m, const struct place *p, size_t i, size_t first)
+{
+    int tree = i < first ? TREE_ACTIVE : (int)i;
+    return tree == p->tree ? 0 : match_table_at(m, tree, p->l1_idx);
+}
+
 size_t match_count_disks(struct match *m, const struct place *p, const struct candidate *c)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < m->repair->walk->tree_count; i++) {
-        uint64_t off = (int)i == p->tree ? 0 : match_table_at(m, (int)i, p->l1_idx);
+    size_t count = 0, end, first = near_disks(m, p, &end);
+    for (size_t i = first - (first > 0); i < end; i++) {
+        uint64_t off = table_of_other(m, p, i, first);
         count += off != 0 && (off == c->host_off || are_kin(m, c, off));
     }
     return count;
@@ -83,8 +105,9 @@ size_t match_count_disks(struct match *m, const struct place *p, const struct ca
 unsigned match_score_disks(struct match *m, const struct place *p, const struct candidate *c)
 {
     unsigned score = 0;
-    for (size_t i = 0; i < m->repair->walk->tree_count; i++) {
-        uint64_t off = (int)i == p->tree ? 0 : match_table_at(m, (int)i, p->l1_idx);
+    size_t end, first = near_disks(m, p, &end);
+    for (size_t i = first - (first > 0); i < end; i++) {
+        uint64_t off = table_of_other(m, p, i, first);
         if (off == c->host_off)
             score |= OTHER_DISK;
         else if (off != 0 && !(score & KIN) && are_kin(m, c, off))
@@ -119,10 +142,10 @@ static bool used_elsewhere(
  * it have mapped, too. */
 static unsigned score_age(const struct match *m, const struct place *p)
 {
-    size_t end = p->tree == TREE_ACTIVE ? m->repair->walk->tree_count : (size_t)p->tree;
+    size_t end, first = near_disks(m, p, &end);
     if (may_be_right(p)) /* it has one */
         return 0;
-    for (size_t i = 1; i < end; i++) {
+    for (size_t i = first ? first : 1; i < end && (int)i != p->tree; i++) {
         if (match_table_at(m, (int)i, p->l1_idx) != 0)
             return EARLIER;
     }

@@ -240,6 +240,41 @@ START_TEST(entries_of_many_disks)
 }
 END_TEST
 
+/* As many disks that each may have lost any of as many tables: each pair was weighed by what each
+ * other disk has there. */
+START_TEST(tables_of_many_disks)
+{
+    enum { DISKS = 20000, ENTRIES = 8 };
+    const uint64_t table_off = 1 << 20, l1_off = 8 << 20, l2_off = 32 << 20, data_off = 64 << 20;
+    struct recipe *recipe =
+        bomb_build("image cluster=512 size=32k refcount_bits=64\ndamage truncate %uM\n", 150);
+    struct bomb_record *records = calloc(2 * DISKS, sizeof(*records));
+    ck_assert_ptr_nonnull(records);
+    for (unsigned i = 0; i < 2 * DISKS; i++) { /* two have the same table each */
+        uint64_t l2 = l2_off + i % DISKS * UINT64_C(512);
+        records[i] = (struct bomb_record){
+            .l1_off = l1_off + i * UINT64_C(512), .l1_size = 1, .id = i, .disk_size = 32768};
+        bomb_write_entries(recipe, records[i].l1_off, l2, 0, 1);
+        bomb_write_entries(
+            recipe, l2, data_off + i % DISKS * UINT64_C(512) * ENTRIES, 512, ENTRIES);
+    }
+    bomb_write_records(recipe, table_off, records, 2 * DISKS);
+    struct report report = bomb_repair(recipe, true); /* all counts are right then */
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    for (unsigned i = DISKS; i < 2 * DISKS; i++)
+        bomb_write_entries(recipe, records[i].l1_off, 0, 0, 1);
+    free(records);
+    double before = bomb_seconds();
+    report = bomb_repair(recipe, true);
+    bomb_within(before, 30, "repair --lossy: 20000 empty L1 entries, 20000 tables that one lost");
+    ck_assert_uint_eq(report.snapshot_count, 2 * DISKS);
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_bombs_repair(void);
 Suite *test_bombs_repair(void)
 {
@@ -251,6 +286,7 @@ Suite *test_bombs_repair(void)
     tcase_add_test(tc, bitmaps_that_are_all_broken);
     tcase_add_test(tc, more_than_can_be_mended);
     tcase_add_test(tc, entries_of_many_disks);
+    tcase_add_test(tc, tables_of_many_disks);
     tcase_add_loop_test(tc, long_l1_tables_in_holes, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
