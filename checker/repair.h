@@ -298,6 +298,10 @@ struct missing {
 };
 int repair_find_missing(const struct repair *repair, size_t most, struct missing *missing);
 
+/* The host offset of the only cluster of the image that misses its reference; 0: several, or none.
+ */
+uint64_t repair_only_leak(const struct repair *repair);
+
 /* The host offset of the first one, from number *at on, that still does; *at goes behind it. */
 bool repair_next_missing(
     const struct repair *repair, struct missing *missing, size_t *at, uint64_t *host_off);

@@ -208,22 +208,6 @@ static bool other_kind_fits(const struct repair *repair, const struct place *pla
     return decodes != !!(place->raw & QCOW2_ENTRY_COMPRESSED);
 }
 
-/* The only cluster of the image that misses its reference; 0 if there are several. */
-static uint64_t only_leak(const struct repair *repair)
-{
-    const struct walk *walk = repair->walk;
-    uint64_t cluster = 0, found = 0;
-    while (census_next_mismatch(walk->census, cluster, &cluster) && cluster < walk->cluster_end) {
-        struct census_cell cell = census_get(walk->census, cluster);
-        if (cell.balance > 0 && found != 0)
-            return 0;
-        if (cell.balance > 0)
-            found = cluster;
-        cluster++;
-    }
-    return found << walk->geo.cluster_bits;
-}
-
 /* `lost_one`: the only cluster that misses a reference, if this is the only place; else 0. */
 static struct candidate find_candidate(const struct repair *repair, const struct place *place,
     uint64_t lost_one, struct missing *missing)
@@ -299,7 +283,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
     bool others = repair_lost_others(repair);
     bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) &&
                  !(repair->lossy && repair->counts_made);
-    uint64_t lost_one = alone ? only_leak(repair) : 0;
+    uint64_t lost_one = alone ? repair_only_leak(repair) : 0;
     for (size_t i = 0; ret == 0 && i < count; i++) {
         bool shared = places[i].check == CHECK_l2_entry_shared;
         if (places[i].rooted || places[i].proven)

@@ -41,3 +41,18 @@ bool repair_next_missing(
     *at += found;
     return found;
 }
+
+uint64_t repair_only_leak(const struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    uint64_t cluster = 0, found = 0;
+    while (census_next_mismatch(walk->census, cluster, &cluster) && cluster < walk->cluster_end) {
+        struct census_cell cell = census_get(walk->census, cluster);
+        if (cell.balance > 0 && found != 0)
+            return 0;
+        if (cell.balance > 0)
+            found = cluster;
+        cluster++;
+    }
+    return found << walk->geo.cluster_bits;
+}
