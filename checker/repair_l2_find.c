@@ -111,8 +111,26 @@ bool l2_share(const struct place *a, const struct place *b)
            ranges_overlap(a->host_off, a->length, b->host_off, b->length);
 }
 
+/* What is stored for the shared cluster are the references of the others, and would not be without
+ * any one of these: this entry is the one that is not counted. */
+static bool is_uncounted(
+    const struct repair *repair, const struct place *places, size_t count, size_t me)
+{
+    uint64_t stored, total = 0, refs = places[me].table->refs;
+    bool only = true;
+    if (!walk_stored(repair->walk, cluster_of(&repair->walk->geo, places[me].host_off), &stored))
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        if (!l2_share(&places[i], &places[me]))
+            continue;
+        total += places[i].table->refs;
+        only &= i == me || places[i].table->refs != refs;
+    }
+    return only && total == stored + refs;
+}
+
 /* Of two that share a cluster the one that goes on with its neighbours is right, or whose data
- * decodes. */
+ * decodes, or that is counted. */
 static void find_roots(const struct repair *repair, struct place *places, size_t count)
 {
     enum { MOST = 1000 }; /* each is compared with each */
@@ -128,7 +146,8 @@ static void find_roots(const struct repair *repair, struct place *places, size_t
             sure += same && (places[k].rooted || places[k].proven);
         }
         places[i].uprooted =
-            !places[i].rooted && !places[i].proven && sure > 0 && sure + 1 == sharing;
+            !places[i].rooted && !places[i].proven && sharing > 1 &&
+            (sure + 1 == sharing || (sure == 0 && is_uncounted(repair, places, count, i)));
     }
 }
 

@@ -104,6 +104,15 @@ static const struct row {
     {"image cluster=4k size=8M\ndata 0 128k\ncompressed 4M 16k seed=1\n"
      "damage l2[0][19] = (l2[2][1] & 0x3ffffffff000) | (1 << 63)\n",
         SAFE, 0, "", {{"l2[0][19]", "was(l2[0][19])"}}},
+    /* or that the count is the other one's */
+    {"image cluster=4k size=8M\ndata 0 4k\nsnapshot id=1\nsnapshot id=2\ndata 1M 4k\n"
+     "damage l2[0][256] = l2[0][0].offset | (1 << 63)\n",
+        SAFE, 0, "", {{"l2[0][0]", "was(l2[0][0])"}}},
+    {"image cluster=16k extended_l2 size=64M\ndata 0 256k\ndata 1M 4k\ndata 33M 24k\n"
+     "zero 40M 16k prealloc\nsnapshot id=1\ndata 32k 32k\nsnapshot id=2\ndata 48k 4k\n"
+     "damage snapshot[1].l2[0][3] = snapshot[1].l2[0][3] ^ 0x10000\n",
+        SAFE, 0, "",
+        {{"snapshot[1].l2[0][3]", "was(snapshot[1].l2[0][3])"}, {"l2[2][512]", "was(l2[2][512])"}}},
     /* nothing but that bit: it was empty */
     {"image cluster=4k size=8M\ndata 0 128k\ndamage l2[0][32] = 0x4000\n", SAFE, 0, "",
         {{"l2[0][32]", "0"}}},
