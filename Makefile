@@ -170,6 +170,9 @@ limits: $(CHECK_NEEDS)          ## the largest images, the meanest repairs: seco
 fields: $(BUILD)/tests/run      ## every field at every edge, with check, repair and engine
 	FIELDS=all $(BUILD)/tests/run fields
 
+flips: $(BUILD)/tests/run       ## each bit of the metadata of six images wrong, then a safe repair
+	FLIPS=all $(BUILD)/tests/run flips
+
 agreement: $(BUILD)/tests/run   ## oracle and checker on a million crash states
 	AGREEMENT=$(or $(STATES),1000000) $(BUILD)/tests/run agreement
 
@@ -285,7 +288,7 @@ clean:                          ## remove what was built
 help:                           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 14
 
-.PHONY: all check check coverage coverage-build fields fuzz limits valgrind crash agreement mutants bench bench-check bench-repair bench-crash \
+.PHONY: all check coverage coverage-build fields flips fuzz limits valgrind crash agreement mutants bench bench-check bench-repair bench-crash \
         bench-snap demo lint san deps install uninstall \
         oracle repair-trial interplay clean help FORCE
 -include $(wildcard $(BUILD)/*/*.d)
