@@ -263,13 +263,19 @@ static bool is_stray_bit(const struct repair *repair, const struct place *place)
            __builtin_popcountll(bits) == 1 && known && stored == 1;
 }
 
+/* COPIED is as an entry has it that names the cluster. */
+static bool copied_fits(const struct repair *repair, const struct place *place, uint64_t raw)
+{
+    uint64_t stored, cluster = cluster_of(&repair->walk->geo, raw & QCOW2_OFFSET_MASK);
+    return place->table->active_refs == 0 || ((raw | place->raw) & QCOW2_ENTRY_COMPRESSED) ||
+           !walk_stored(repair->walk, cluster, &stored) ||
+           (stored == 1) == ((place->raw & QCOW2_ENTRY_COPIED) != 0);
+}
+
 /* What is left of a damaged entry, its flags, are those of one that names the cluster. */
 static bool flags_fit(const struct repair *repair, const struct place *place, uint64_t raw)
 {
-    uint64_t stored, cluster = cluster_of(&repair->walk->geo, raw & QCOW2_OFFSET_MASK);
-    bool unknown = place->table->active_refs == 0 || !walk_stored(repair->walk, cluster, &stored);
-    return !(place->raw & QCOW2_L2_RESERVED) &&
-           (unknown || (stored == 1) == ((place->raw & QCOW2_ENTRY_COPIED) != 0));
+    return !(place->raw & QCOW2_L2_RESERVED) && copied_fits(repair, place, raw);
 }
 
 static int fill_places(struct repair *repair, struct place *places, size_t count)
@@ -310,8 +316,11 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         /* What decodes may be guest data of that kind, where the entry does not say so. */
         if (best.evidence == DECODES && !(places[i].raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)
             continue;
-        /* A bit from each other are the two of them whichever is wrong. */
-        if (places[i].on_bitmap && !l2_continues(repair, &places[i], best.raw))
+        /* A bit from each other are the two of them whichever is wrong.  And with flags that are
+         * not those of the cluster it is two bits. */
+        if ((places[i].on_bitmap || (best.evidence == ONE_BIT && !shared &&
+                                        !copied_fits(repair, &places[i], best.raw))) &&
+            !l2_continues(repair, &places[i], best.raw))
             continue;
         moved[i] = moves;
         ret = put_back(repair, &places[i], best.raw);
