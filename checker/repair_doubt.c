@@ -114,7 +114,7 @@ static int find_names(struct repair *repair)
 }
 
 /* The L1 table of a disk, or the table of snapshots, lies on what two neighbours say is guest data.
- */
+ * Where only its end does, a length in a record is wrong. */
 static void find_fake_roots(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
@@ -126,7 +126,8 @@ static void find_fake_roots(struct repair *repair)
         seen++;
         enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, f->host_off), NULL);
         bool root = area == AREA_L1_TABLE || area == AREA_SNAPSHOT_L1_TABLE;
-        if ((!root && area != AREA_SNAPSHOT_TABLE) || count_beside(walk, f) < 2)
+        bool records = area == AREA_SNAPSHOT_TABLE && f->host_off == walk->header.snapshots_off;
+        if ((!root && !records) || count_beside(walk, f) < 2)
             continue;
         repair->fake_root |= root;
         repair->fake_records |= !root;

@@ -244,6 +244,10 @@ static const struct row {
      "damage snapshot[0].id_length = 0xffff\ndamage snapshot[0].name_length = 0xffff\n"
      "damage snapshot[0].id = \"\t\"\n",
         LOSSY, 0, "named recovered-1", {{"header.snapshot_count", "1"}}},
+    /* a length that lays the table over guest data */
+    {"image cluster=2k size=1M\ndata 0 64k\nsnapshot id=1 name=snap0\nsnapshot id=2 name=snap1\n"
+     "data 64k 64k\ndamage snapshot[0].name_length = 0xffff\n",
+        LOSSY, 0, "", {{"snapshot[0].name_length", "5"}, {"header.snapshot_count", "2"}}},
     /* a name of garbage: no length explains it that takes the next record for a part of this one */
     {"image cluster=4k size=2M\ndata 0 8k\nsnapshot id=1 name=snap0\nsnapshot id=2 name=snap1\n"
      "snapshot id=3 name=snap2\ndamage u64[&snapshot[0].id] = 0x5706027ed374e765\n",
