@@ -78,9 +78,14 @@ static const struct {
     {161803, 685}, /* new counts were put over zeros that a table named which was not followed */
     {161803, 724}, /* of two header lengths the one that hid the compression type was taken */
     {161803, 831}, /* garbage beside clusters of 2 MiB used up what may be decoded */
-    {123457, 811}, /* of two snapshots with an empty entry the older one got the table */
-    {314159, 827}, /* an entry of zeros got compressed data, another one a lost table for data */
-    {314159, 904}, /* an empty entry got the only table that a damaged one could have had */
+    {271828,
+        801}, /* tables too short for all disks, and much else: half a cluster was taken for one */
+    {577215, 527}, /* an entry with flags that did not fit got the cluster of a bitmap */
+    {20261123,
+        872}, /* the table of snapshots was given up for a length that laid it over guest data */
+    {123457, 811},  /* of two snapshots with an empty entry the older one got the table */
+    {314159, 827},  /* an entry of zeros got compressed data, another one a lost table for data */
+    {314159, 904},  /* an empty entry got the only table that a damaged one could have had */
     {314159, 1117}, /* a snapshot had come to point to a table of zeros, one bit away */
     {314159, 1293}, /* of two entries that named one table the right one was changed */
     {80021, 1410},  /* with the data file's bit zeroed counts make sense */
