@@ -67,6 +67,12 @@ static uint64_t named_outside(const struct repair *repair, const struct finding 
     return named > repair->file_size ? named : repair->file_size;
 }
 
+static bool is_entry(enum object_kind kind)
+{
+    return kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY || kind == OBJECT_L2_TABLE ||
+           kind == OBJECT_REFTABLE_ENTRY || kind == OBJECT_BITMAP_ENTRY;
+}
+
 static void collect(void *arg, const struct finding *finding)
 {
     struct repair *repair = arg;
@@ -78,8 +84,9 @@ static void collect(void *arg, const struct finding *finding)
     enum object_kind kind = check_rows[finding->check].kind;
     bool in_header = (kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY) &&
                      finding->table_off < QCOW2_V2_HEADER_BYTES;
-    bool full = set->count == MAX_FINDINGS_A_ROUND ||
-                repair->report.hits[finding->check] > MAX_OF_A_CHECK; /* others follow from it */
+    /* Of entries there may be millions because of one of the others. */
+    size_t most = is_entry(kind) ? MAX_FINDINGS_A_ROUND : 2 * MAX_FINDINGS_A_ROUND;
+    bool full = set->count >= most || repair->report.hits[finding->check] > MAX_OF_A_CHECK;
     if (in_header || kind == OBJECT_CLUSTER || set->failed || full)
         return; /* counts are taken from the census; what is too much, from the next round */
     if (set->count == set->room) {
@@ -342,7 +349,7 @@ static bool is_hopeless(const struct repair *repair, struct history *history)
 {
     enum { MOST_POOR = 8 };
     history->poor +=
-        repair->findings.count == MAX_FINDINGS_A_ROUND && history->edits < MAX_FINDINGS_A_ROUND / 2;
+        repair->findings.count >= MAX_FINDINGS_A_ROUND && history->edits < MAX_FINDINGS_A_ROUND / 2;
     return history->poor > MOST_POOR;
 }
 

@@ -275,6 +275,28 @@ START_TEST(tables_of_many_disks)
 }
 END_TEST
 
+/* An L1 table said to go on over all that is behind it: that is no more than a number, and nothing
+ * there is an L1 entry.  It fits among more findings than are kept, and more trials than come to an
+ * end. */
+START_TEST(an_l1_table_said_to_be_longer)
+{
+    static const unsigned sizes[] = {0x4004, 0x8004, 0x20004};
+    struct recipe *recipe =
+        bomb_build("image cluster=4k size=8M\ndata 0 1M\ncompressed 4M 64k\ndata 5M 1M\n"
+                   "damage header.l1_size = %u\n",
+            sizes[_i]);
+    uint64_t guest = bomb_eval(recipe, "l2[0][9]");
+    double before = bomb_seconds();
+    struct report report = bomb_repair(recipe, false);
+    bomb_within(before, 20, "repair: an L1 table said to be longer");
+    ck_assert_int_eq(report_exit_code(&report), 0);
+    report_release(&report);
+    ck_assert_uint_eq(bomb_eval(recipe, "header.l1_size"), 4);
+    ck_assert_uint_eq(bomb_eval(recipe, "l2[0][9]"), guest);
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_bombs_repair(void);
 Suite *test_bombs_repair(void)
 {
@@ -282,6 +304,7 @@ Suite *test_bombs_repair(void)
     TCase *tc = tcase_create("bombs_repair");
     tcase_set_timeout(tc, 120 * BOMB_SLOWER);
     tcase_add_loop_test(tc, an_l1_table_of_garbage, 0, 2);
+    tcase_add_loop_test(tc, an_l1_table_said_to_be_longer, 0, 3);
     tcase_add_test(tc, holes_of_many_disks);
     tcase_add_test(tc, bitmaps_that_are_all_broken);
     tcase_add_test(tc, more_than_can_be_mended);
