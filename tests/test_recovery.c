@@ -48,9 +48,9 @@ static const struct row {
     /* clusters taken for half and for a quarter of theirs, where one L1 entry is enough for both */
     {"image cluster=128k size=40M\ndata 0 1M\ndata 8M 64k\ndamage header.cluster_bits = 16\n", SAFE,
         0, "", {{"header.cluster_bits", "17"}}},
-    {"image cluster=2M size=40M\ndata 0 8M\nsnapshot id=1\ndata 0 2M\n"
-     "damage header.cluster_bits = 19\n",
-        SAFE, 0, "", {{"header.cluster_bits", "21"}}},
+    {"image cluster=128k size=40M\ndata 0 1M\nsnapshot id=1\ndata 0 256k\n"
+     "damage header.cluster_bits = 15\n",
+        SAFE, 0, "", {{"header.cluster_bits", "17"}}},
     /* much else is wrong, but the tables of all disks are as long as they must be */
     {"image cluster=32k size=700M\ndata 0 1M\ndata 500M 64k\nsnapshot id=1\ndata 0 64k\n"
      "damage header.cluster_bits = 14\ndamage l1[1] = l1[0]\ndamage l1[0] = 0\n",
