@@ -16,7 +16,7 @@
  *   repair_doubt.c     whether a cluster is a table or guest data
  *   repair_fakes.c     tables that are not believed, so that what they hide is seen
  *   repair_l1*.c       lost L2 tables put back
- *   repair_l2.c        lost data clusters put back into damaged L2 entries
+ *   repair_l2*.c       lost data clusters put back into damaged L2 entries
  *   repair_holes.c     and into empty ones
  *   repair_missing.c   which clusters they may have been
  *   repair_shared.c    cross-linked clusters: every owner gets its own
@@ -238,6 +238,10 @@ bool repair_deficit(const struct repair *repair, uint64_t host_off);
 
 /* There is a stored count for the cluster. */
 bool repair_counted(const struct repair *repair, uint64_t host_off);
+
+/* The entry is one bit of an offset, and what it names is counted once: of the active disk an empty
+ * one with a bit wrong, since the entry of that owner would have COPIED. */
+bool repair_is_stray_bit(const struct repair *repair, uint64_t raw);
 
 /* The file once went on there: what points there is right, the file was cut off. */
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off);

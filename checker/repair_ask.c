@@ -61,6 +61,13 @@ bool repair_counted(const struct repair *repair, uint64_t host_off)
            walk_block_off(walk, cluster >> walk->geo.refblock_bits) != 0;
 }
 
+bool repair_is_stray_bit(const struct repair *repair, uint64_t raw)
+{
+    uint64_t stored, cluster = cluster_of(&repair->walk->geo, raw);
+    return (raw & QCOW2_OFFSET_MASK) == raw && __builtin_popcountll(raw) == 1 &&
+           walk_stored(repair->walk, cluster, &stored) && stored == 1;
+}
+
 bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
 {
     struct walk *walk = repair->walk;

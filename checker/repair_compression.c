@@ -66,17 +66,15 @@ static int set_type(struct repair *repair, enum check_id why, enum qcow2_compres
 int repair_compression(struct repair *repair, enum check_id why)
 {
     const struct qcow2_header *header = &repair->walk->header;
-    bool bit = header->incompatible & QCOW2_INCOMPAT_COMPRESSION;
     bool field = header->header_length > QCOW2_HDR_COMPRESSION;
+    bool zstd = field && (header->incompatible & QCOW2_INCOMPAT_COMPRESSION);
     struct sample sample = look(repair);
-    unsigned zlib = sample.as[QCOW2_ZLIB], zstd = sample.as[QCOW2_ZSTD];
-    if (zlib != zstd)
-        return zstd > zlib && !field ? 0
-                                     : set_type(repair, why, zstd > zlib ? QCOW2_ZSTD : QCOW2_ZLIB);
-    if (sample.looked == 0 && sample.whole) /* nothing depends on it */
-        return set_type(repair, why, bit && field ? QCOW2_ZSTD : QCOW2_ZLIB);
-    if (!repair->lossy)
+    bool told = sample.as[QCOW2_ZLIB] != sample.as[QCOW2_ZSTD];
+    if (told)
+        zstd = sample.as[QCOW2_ZSTD] > sample.as[QCOW2_ZLIB];
+    told |= sample.looked == 0 && sample.whole; /* nothing depends on it */
+    if ((zstd && !field) || (!told && !repair->lossy))
         return 0;
-    int ret = plan_remark(&repair->plan, "choice: nothing tells the compression type");
-    return ret < 0 ? ret : set_type(repair, why, bit && field ? QCOW2_ZSTD : QCOW2_ZLIB);
+    int ret = told ? 0 : plan_remark(&repair->plan, "choice: nothing tells the compression type");
+    return ret < 0 ? ret : set_type(repair, why, zstd ? QCOW2_ZSTD : QCOW2_ZLIB);
 }

@@ -125,16 +125,13 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
 }
 
-/* An empty L1 entry of the active disk with a bit wrong, where no table was lost: what it names is
- * somebody's alone, by its count, and the entry of that one would have COPIED. */
+/* An L1 entry of the active disk that was empty, where no table was lost. */
 static int drop_stray_bit(struct repair *repair, const struct finding *finding)
 {
-    struct walk *walk = repair->walk;
-    uint64_t off = repair_entry_off(repair, finding), raw, stored;
+    uint64_t off = repair_entry_off(repair, finding), raw;
     int ret = plan_peek(&repair->plan, off, &raw);
-    if (ret < 0 || __builtin_popcountll(raw) != 1 || !(raw & QCOW2_OFFSET_MASK) ||
-        finding->table_off != walk->header.l1_off || repair_has(repair, CHECK_orphan_l2_table) ||
-        !walk_stored(walk, cluster_of(&walk->geo, raw), &stored) || stored != 1)
+    if (ret < 0 || finding->table_off != repair->walk->header.l1_off ||
+        repair_has(repair, CHECK_orphan_l2_table) || !repair_is_stray_bit(repair, raw))
         return ret;
     return plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, 0);
 }

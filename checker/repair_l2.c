@@ -253,16 +253,6 @@ static bool somebody_stays(const struct place *places, size_t count, const bool 
     return false;
 }
 
-/* An empty entry of the active disk with a bit wrong: what it names is somebody's alone, by its
- * count, and the entry of that one would have COPIED. */
-static bool is_stray_bit(const struct repair *repair, const struct place *place)
-{
-    uint64_t stored, bits = place->raw & QCOW2_OFFSET_MASK;
-    bool known = walk_stored(repair->walk, cluster_of(&repair->walk->geo, bits), &stored);
-    return place->table->active_refs > 0 && bits == place->raw && place->bitmap == 0 &&
-           __builtin_popcountll(bits) == 1 && known && stored == 1;
-}
-
 /* COPIED is as an entry has it that names the cluster. */
 static bool copied_fits(const struct repair *repair, const struct place *place, uint64_t raw)
 {
@@ -295,7 +285,8 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         if (places[i].rooted || places[i].proven)
             continue;
         struct candidate best = find_candidate(repair, &places[i], lost_one, &missing);
-        if (best.evidence == NOTHING && is_stray_bit(repair, &places[i]))
+        if (best.evidence == NOTHING && places[i].table->active_refs > 0 && places[i].bitmap == 0 &&
+            repair_is_stray_bit(repair, places[i].raw))
             ret = plan_be64(&repair->plan, PHASE_SWITCH, places[i].check, places[i].entry_off, 0);
         bool moves = best.evidence != ONE_BIT;
         if (best.evidence == NOTHING || best.tie ||
