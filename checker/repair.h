@@ -6,6 +6,7 @@
  *   repair.c           rounds, marks, the verdict
  *   repair_ask.c       what stages ask about a round
  *   repair_header.c    what the header must have been
+ *   repair_geometry.c  how large clusters, counts and L2 entries are
  *   repair_try.c       values tried out on a copy
  *   repair_records.c   the snapshot table found and read again
  *   repair_disk.c      where a disk's L1 table lies
@@ -85,6 +86,7 @@ struct repair {
     bool other_width; /* L2 entries may have, where that was not mended: leaks may be theirs */
     bool lowered;     /* counts: COPIED flags may be stale by that */
     repair_refusal *refuses;          /* while something is tried, or NULL */
+    bool orphans_may_show;            /* by what is tried: lost tables that were not seen as such */
     uint64_t least_mapped;            /* by a geometry that is tried, in bytes */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
@@ -161,6 +163,11 @@ int repair_take_better(struct repair *repair, enum check_id why, const struct pa
 /* Plans the other width of L2 entries (the header's bit for extended ones) where it is theirs. Once
  * a repair. */
 int repair_l2_width(struct repair *repair);
+
+/* repair_geometry.c: the first of these fields that is found wrong; and clusters of a size that
+ * cannot be. */
+int repair_geometry(struct repair *repair);
+int repair_cluster_bits(struct repair *repair, enum check_id why);
 
 /* repair_compression.c: compression type and its bit contradict each other, or it is unknown. */
 int repair_compression(struct repair *repair, enum check_id why);

@@ -81,7 +81,9 @@ bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
 bool repair_shows_more(const struct repair *repair, const struct report *report)
 {
     for (int check = 0; check < CHECK_COUNT; check++) {
+        bool orphan = check == CHECK_orphan_l2_table || check == CHECK_orphan_l1_table;
         if (check_rows[check].severity == SEVERITY_DAMAGE &&
+            !(orphan && repair->orphans_may_show) &&
             report->hits[check] > repair->report.hits[check])
             return true;
     }

@@ -7,6 +7,8 @@
 
 #include "repair_disk.h"
 
+enum { MOST_DOUBTED = 64 };
+
 /* ---- lost L1 tables ---- */
 
 static bool may_start_l1(const struct walk *walk, uint64_t off)
@@ -282,11 +284,37 @@ static bool is_contested(const struct repair *repair, const struct tree *tree)
     return false;
 }
 
+/* Plans the pointer with which less than `below` is wrong, if there is one. */
+static int choose_pointer(struct repair *repair, const struct tries *tries, uint64_t below)
+{
+    int ret =
+        repair_take_better(repair, CHECK_orphan_l1_table, tries->patches, tries->count, below);
+    if (ret == 0 && repair->plan.count > 0)
+        ret = plan_remark(&repair->plan, "choice: an orphaned L1 table explains more of the image "
+                                         "than the one of a disk, and takes its place");
+    return ret;
+}
+
+/* Where there is no L1 table, any that explains something is better. */
+static int mend_nonsense(struct repair *repair)
+{
+    const struct walk *walk = repair->walk;
+    struct tries tries = {.count = 0};
+    for (size_t i = 0, seen = 0; i < walk->tree_count && seen < MOST_DOUBTED; i++) {
+        if (!is_nonsense(repair, &walk->trees[i]))
+            continue;
+        seen++;
+        try_orphans(repair, &walk->trees[i], &tries);
+        try_leaked(repair, &walk->trees[i], &tries);
+    }
+    uint64_t now = repair_wrong(&repair->report);
+    return choose_pointer(repair, &tries, repair->lossy ? now : now / 2);
+}
+
 /* The pointer is a good one, but to something else, while there is an orphaned table that explains
  * far more of the image. */
 static int mend_pointers(struct repair *repair)
 {
-    enum { MOST_DOUBTED = 64 };
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
     bool any = repair_has(repair, CHECK_orphan_l1_table) ||
@@ -310,13 +338,8 @@ static int mend_pointers(struct repair *repair)
         try_leaked(repair, tree, &tries);
         try_named(repair, tree, &tries);
     }
-    uint64_t now = repair_wrong(&repair->report);
-    int ret =
-        repair_take_better(repair, CHECK_orphan_l1_table, tries.patches, tries.count, now / 2);
-    if (ret == 0 && repair->plan.count > 0)
-        ret = plan_remark(&repair->plan, "choice: an orphaned L1 table explains more of the image "
-                                         "than the one of a disk, and takes its place");
-    return ret;
+    int ret = choose_pointer(repair, &tries, repair_wrong(&repair->report) / 2);
+    return ret == 0 && repair->plan.count == 0 ? mend_nonsense(repair) : ret;
 }
 
 /* ---- tables on something else ---- */

@@ -221,6 +221,19 @@ bool repair_leaves_out(const struct repair *repair, const uint8_t *table, uint64
     return false;
 }
 
+/* None of the clusters, but perhaps this one, is where it belongs: each misses a reference, or has
+ * none. */
+static bool are_missed(const struct repair *repair, uint64_t first, uint64_t end, uint64_t but)
+{
+    const struct walk *walk = repair->walk;
+    for (uint64_t c = first; c < end; c++) {
+        if (c != but && census_get(walk->census, c).claimed &&
+            !repair_deficit(repair, c << walk->geo.cluster_bits))
+            return false;
+    }
+    return true;
+}
+
 bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
 {
     struct walk *walk = repair->walk;
@@ -231,7 +244,8 @@ bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
         const struct table *table = &walk->tables.items[i];
         found = !table->skip &&
                 io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size) == 0 &&
-                repair_leaves_out(repair, bytes, cluster, &first, &end);
+                repair_leaves_out(repair, bytes, cluster, &first, &end) &&
+                are_missed(repair, first, end, cluster);
     }
     free(bytes);
     return found;

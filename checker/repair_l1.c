@@ -306,6 +306,21 @@ static bool goes_on(struct row *row, size_t k, size_t i)
     return found;
 }
 
+/* A disk that has anything has something at its start: a table with the like of that, before which
+ * no other one was made, is its first one as soon as its last. */
+static bool may_be_first(const struct row *row, size_t k)
+{
+    enum { PART = 64 };
+    const struct match *m = row->m;
+    const struct candidate *c = &m->candidates[k];
+    bool open = false;
+    for (size_t i = 0; i < m->place_count; i++)
+        open |= m->places[i].l1_idx == 0 && !m->places[i].filled && *score_at(m, i, k) > 0;
+    for (size_t i = 0; i < k; i++)
+        open &= row->where[i] == 0;
+    return open && c->first < m->repair->walk->geo.l2_entries / PART;
+}
+
 /* Finds places for candidate k and later ones: the first way found is the one nearest to the order
  * of both, but for a table that goes to the end of the disk. */
 static bool find_row(struct row *row, size_t k)
@@ -315,12 +330,13 @@ static bool find_row(struct row *row, size_t k)
         k++;
     if (k == m->candidate_count)
         return true;
+    unsigned early = may_be_first(row, k) ? 0 : ENDS;
     for (size_t i = 0; i < m->place_count; i++) {
-        if ((*score_at(row->m, i, k) & ENDS) && goes_on(row, k, i))
+        if ((*score_at(row->m, i, k) & early) && goes_on(row, k, i))
             return true;
     }
     for (size_t i = 0; i < m->place_count; i++) {
-        if (!(*score_at(row->m, i, k) & ENDS) && goes_on(row, k, i))
+        if (!(*score_at(row->m, i, k) & early) && goes_on(row, k, i))
             return true;
     }
     return false;

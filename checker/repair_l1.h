@@ -36,7 +36,7 @@ struct candidate {
     uint64_t host_off;
     struct l2_look look;
     enum owner_kind whose;
-    uint32_t last, last_but_one;    /* entries that are not 0, but for odd ones */
+    uint32_t first, last, last_but_one; /* entries that are not 0, but for odd ones */
     uint64_t first_data, last_data; /* host offsets of the outermost entries, 0 if they have none */
     uint64_t spare;                 /* references it misses */
     bool bare;                      /* no data behind it: only an entry's bits can speak for it */
