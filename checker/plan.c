@@ -59,13 +59,29 @@ static bool has_area(const struct walk *walk, uint64_t cluster, enum area_kind k
     return false;
 }
 
+bool plan_on_data(const struct plan *plan, uint64_t host_off)
+{
+    const struct walk *walk = plan->walk;
+    const struct area *area;
+    uint64_t size = walk->geo.cluster_size, cluster = cluster_of(&walk->geo, host_off);
+    if (!walk->census || !census_get(walk->census, cluster).conflict ||
+        walk_area_at(walk, cluster, &area) != AREA_SNAPSHOT_L1_TABLE)
+        return false;
+    for (size_t i = 0; i < walk->areas.count; i++) {
+        const struct area *other = &walk->areas.items[i];
+        if (other != area && ranges_overlap(other->host_off, other->length, cluster * size, size))
+            return false;
+    }
+    return true;
+}
+
 bool plan_writable(const struct plan *plan, uint64_t host_off)
 {
     const struct walk *walk = plan->walk;
     uint64_t cluster = cluster_of(&walk->geo, host_off);
     if (!walk->census || cluster == 0 || !census_get(walk->census, cluster).conflict)
         return true;
-    if (plan->careful && has_area(walk, cluster, AREA_L1_TABLE))
+    if (plan->careful && (has_area(walk, cluster, AREA_L1_TABLE) || plan_on_data(plan, host_off)))
         return false;
     return !has_area(walk, cluster, AREA_REFCOUNT_TABLE) &&
            !has_area(walk, cluster, AREA_REFCOUNT_BLOCK) &&

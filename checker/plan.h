@@ -82,6 +82,10 @@ void plan_release(struct plan *plan);
  * is not known whose the bytes are, nothing is written there. */
 bool plan_writable(const struct plan *plan, uint64_t host_off);
 
+/* The L1 table of a snapshot there lies on what L2 entries name, and on no other metadata: either
+ * of them may be wrong, and what is written changes what a guest reads. */
+bool plan_on_data(const struct plan *plan, uint64_t host_off);
+
 /* A field there would be changed: what is made for it only if so. */
 bool plan_takes_field(const struct plan *plan, uint64_t host_off);
 

@@ -47,8 +47,10 @@ static void try_orphans(const struct repair *repair, const struct tree *tree, st
     }
 }
 
-/* What is there may be an L1 table: it names L2 tables, known ones or such as nobody names. */
-static bool looks_like_l1(const struct walk *walk, const struct tree *tree, uint64_t host_off)
+/* What is there may be an L1 table: it names L2 tables, known ones or such as nobody names; with
+ * `above` it names what is said to be the disk's L1 table. */
+static bool looks_like_l1(
+    const struct walk *walk, const struct tree *tree, uint64_t host_off, bool above)
 {
     uint64_t l1_size = tree->l1_size;
     uint8_t bytes[QCOW2_SECTOR_BYTES];
@@ -65,12 +67,13 @@ static bool looks_like_l1(const struct walk *walk, const struct tree *tree, uint
                      off == tree->l1_off; /* if that is not what it is said to be */
         if ((raw & QCOW2_L1_RESERVED) || !may_start_l1(walk, off) || !known)
             return false;
-        named++;
+        named += !above || off == tree->l1_off;
     }
     return named > 0;
 }
 
-static void try_leaked(const struct repair *repair, const struct tree *tree, struct tries *tries)
+static void try_leaked(
+    const struct repair *repair, const struct tree *tree, bool above, struct tries *tries)
 {
     enum { MOST = 4096 };
     const struct walk *walk = repair->walk;
@@ -78,7 +81,7 @@ static void try_leaked(const struct repair *repair, const struct tree *tree, str
     for (unsigned seen = 0; seen < MOST && census_next_leak(walk->census, cluster, &cluster);
          seen++, cluster++) {
         uint64_t host_off = cluster << walk->geo.cluster_bits;
-        if (repair_deficit(repair, host_off) && looks_like_l1(walk, tree, host_off))
+        if (repair_deficit(repair, host_off) && looks_like_l1(walk, tree, host_off, above))
             try_table(repair, tree, host_off, tries);
     }
 }
@@ -189,7 +192,7 @@ static void try_bits(
     for (unsigned bit = 0; bit < 63; bit++) {
         uint64_t off = tree->l1_off ^ UINT64_C(1) << bit;
         if (may_start_l1(walk, off) && !is_used(walk, off) &&
-            (!by_looks || looks_like_l1(walk, tree, off)))
+            (!by_looks || looks_like_l1(walk, tree, off, false)))
             try_table(repair, tree, off, tries);
     }
 }
@@ -198,7 +201,7 @@ static int find_l1(struct repair *repair, enum check_id why, const struct tree *
 {
     struct tries tries = {.count = 0};
     try_orphans(repair, tree, &tries);
-    try_leaked(repair, tree, &tries);
+    try_leaked(repair, tree, false, &tries);
     try_bits(repair, tree, tree->l1_off == 0, &tries);
     uint64_t below = tree->l1_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
     if (below != tree->l1_off && may_start_l1(repair->walk, below))
@@ -295,8 +298,9 @@ static int choose_pointer(struct repair *repair, const struct tries *tries, uint
     return ret;
 }
 
-/* Where there is no L1 table, any that explains something is better. */
-static int mend_nonsense(struct repair *repair)
+/* Nothing follows from what is taken for the L1 table, but a lost one names it: it is an L2 table.
+ */
+static int mend_one_below(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
@@ -304,8 +308,7 @@ static int mend_nonsense(struct repair *repair)
         if (!is_nonsense(repair, &walk->trees[i]))
             continue;
         seen++;
-        try_orphans(repair, &walk->trees[i], &tries);
-        try_leaked(repair, &walk->trees[i], &tries);
+        try_leaked(repair, &walk->trees[i], true, &tries);
     }
     uint64_t now = repair_wrong(&repair->report);
     return choose_pointer(repair, &tries, repair->lossy ? now : now / 2);
@@ -329,17 +332,17 @@ static int mend_pointers(struct repair *repair)
     }
     for (size_t i = 0; repair->fake_root && i < walk->tree_count; i++) {
         if (is_contested(repair, &walk->trees[i]))
-            try_leaked(repair, &walk->trees[i], &tries);
+            try_leaked(repair, &walk->trees[i], false, &tries);
     }
     for (size_t i = 0; i < walk->tree_count && i < MOST_DOUBTED; i++) {
         const struct tree *tree = &walk->trees[i];
         if (!repair_has_damaged_entries(repair, tree) || !repair_doubts_root(repair, tree))
             continue;
-        try_leaked(repair, tree, &tries);
+        try_leaked(repair, tree, false, &tries);
         try_named(repair, tree, &tries);
     }
     int ret = choose_pointer(repair, &tries, repair_wrong(&repair->report) / 2);
-    return ret == 0 && repair->plan.count == 0 ? mend_nonsense(repair) : ret;
+    return ret == 0 && repair->plan.count == 0 ? mend_one_below(repair) : ret;
 }
 
 /* ---- tables on something else ---- */
@@ -416,7 +419,7 @@ static int mend_snapshot_overlap(struct repair *repair, enum check_id why, const
         try_also(&tries, patch_be32(l1_size_at(tree), (uint32_t)needed));
     } else if (!tree->usable) {
         try_orphans(repair, tree, &tries);
-        try_leaked(repair, tree, &tries);
+        try_leaked(repair, tree, false, &tries);
         try_bits(repair, tree, true, &tries);
     }
     uint64_t now = repair_wrong(&repair->report);

@@ -217,8 +217,8 @@ static int put_back(struct match *m, struct place *p, struct candidate *c, unsig
     struct repair *repair = m->repair;
     p->filled = true;
     c->spare--;
-    if (is_read(m, p))
-        return 0; /* in the next round */
+    if (is_read(m, p) || plan_on_data(&repair->plan, p->entry_off))
+        return 0; /* in the next round, when the guest has a copy of its own */
     uint64_t stored = 0, guest = p->l1_idx * repair->walk->geo.l2_span;
     walk_stored(repair->walk, cluster_of(&repair->walk->geo, c->host_off), &stored);
     bool copied = p->tree == TREE_ACTIVE && stored == 1;
@@ -295,8 +295,8 @@ static bool goes_on(struct row *row, size_t k, size_t i)
 {
     struct place *p = &row->m->places[i];
     if (row->steps == 0 || p->filled || may_be_right(p) || *score_at(row->m, i, k) == 0 ||
-        younger_lost(row->m, i, k) ||
-        (!row->all && !takes_its_own(row->m, p, &row->m->candidates[k])))
+        (!row->all &&
+            (younger_lost(row->m, i, k) || !takes_its_own(row->m, p, &row->m->candidates[k]))))
         return false;
     row->steps--;
     row->where[k] = (uint16_t)(i + 1);

@@ -220,7 +220,13 @@ unsigned match_score(struct match *m, const struct place *p, const struct candid
     bool foreign = p->tree == TREE_ACTIVE ? c->whose == SNAPSHOTS : c->whose == ACTIVE_DISK;
     if (c->bare && !(sum & ONE_BIT))
         return 0;
-    if (!(sum & STRONG) && (foreign || kin_elsewhere(m, p, c)))
+    /* Flags may be what is left of another time: rather that than in an entry that lost nothing. */
+    if (!(sum & STRONG) && foreign)
+        return m->repair->lossy && p->check != CHECK_l1_hole && !may_be_right(p) &&
+                       !kin_elsewhere(m, p, c) && !used_elsewhere(walk, p, c)
+                   ? FITS | score_end(m, p, c)
+                   : 0;
+    if (!(sum & STRONG) && kin_elsewhere(m, p, c))
         return 0;
     /* In a small file a sound entry is soon a bit away from another table. */
     if ((sum & STRONG) == ONE_BIT && may_be_right(p) && kin_elsewhere(m, p, c))

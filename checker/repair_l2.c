@@ -208,6 +208,15 @@ static bool other_kind_fits(const struct repair *repair, const struct place *pla
     return decodes != !!(place->raw & QCOW2_ENTRY_COMPRESSED);
 }
 
+/* COPIED is as an entry has it that names the cluster. */
+static bool copied_fits(const struct repair *repair, const struct place *place, uint64_t raw)
+{
+    uint64_t stored, cluster = cluster_of(&repair->walk->geo, raw & QCOW2_OFFSET_MASK);
+    return place->table->active_refs == 0 || ((raw | place->raw) & QCOW2_ENTRY_COMPRESSED) ||
+           !walk_stored(repair->walk, cluster, &stored) ||
+           (stored == 1) == ((place->raw & QCOW2_ENTRY_COPIED) != 0);
+}
+
 /* `lost_one`: the only cluster that misses a reference, if this is the only place; else 0. */
 static struct candidate find_candidate(const struct repair *repair, const struct place *place,
     uint64_t lost_one, struct missing *missing)
@@ -228,6 +237,7 @@ static struct candidate find_candidate(const struct repair *repair, const struct
      * what is read now may be right. */
     bool wrong = place->check == CHECK_l2_entry_into_metadata ||
                  place->check == CHECK_l2_entry_unaligned ||
+                 (place->uprooted && copied_fits(repair, place, lost_one)) ||
                  (repair->lossy && place->check != CHECK_l2_copied_unallocated);
     if (s.best.evidence == NOTHING && lost_one && wrong && !repair->walk->has_bitmaps_ext)
         propose(&s, lost_one, ONLY_ONE);
@@ -251,15 +261,6 @@ static bool somebody_stays(const struct place *places, size_t count, const bool 
             return true;
     }
     return false;
-}
-
-/* COPIED is as an entry has it that names the cluster. */
-static bool copied_fits(const struct repair *repair, const struct place *place, uint64_t raw)
-{
-    uint64_t stored, cluster = cluster_of(&repair->walk->geo, raw & QCOW2_OFFSET_MASK);
-    return place->table->active_refs == 0 || ((raw | place->raw) & QCOW2_ENTRY_COMPRESSED) ||
-           !walk_stored(repair->walk, cluster, &stored) ||
-           (stored == 1) == ((place->raw & QCOW2_ENTRY_COPIED) != 0);
 }
 
 /* What is left of a damaged entry, its flags, are those of one that names the cluster. */

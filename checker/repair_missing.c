@@ -47,10 +47,10 @@ uint64_t repair_only_leak(const struct repair *repair)
     const struct walk *walk = repair->walk;
     uint64_t cluster = 0, found = 0;
     while (census_next_mismatch(walk->census, cluster, &cluster) && cluster < walk->cluster_end) {
-        struct census_cell cell = census_get(walk->census, cluster);
-        if (cell.balance > 0 && found != 0)
+        bool misses = repair_deficit(repair, cluster << walk->geo.cluster_bits);
+        if (misses && found != 0)
             return 0;
-        if (cell.balance > 0)
+        if (misses)
             found = cluster;
         cluster++;
     }

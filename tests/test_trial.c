@@ -85,6 +85,8 @@ static const struct {
     {577215, 527}, /* an entry with flags that did not fit got the cluster of a bitmap */
     {20261123,
         872}, /* the table of snapshots was given up for a length that laid it over guest data */
+    {880331,
+        134}, /* a snapshot's L1 entries were written into guest data where they were said to be */
     {123457, 811},  /* of two snapshots with an empty entry the older one got the table */
     {314159, 827},  /* an entry of zeros got compressed data, another one a lost table for data */
     {314159, 904},  /* an empty entry got the only table that a damaged one could have had */
@@ -109,6 +111,9 @@ static const struct {
     {20261123, 640, TRIAL_LOSSY}, /* one table was taken for the L1 table that names it */
     {20261123, 771, TRIAL_LOSSY}, /* clusters taken for half of theirs, and two damages more */
     {20261123, 900, TRIAL_LOSSY}, /* the same, where a table is lost as well */
+    {40, 3, TRIAL_LOSSY},         /* of two snapshots the later one got the earlier one's table */
+    {880331, 4, TRIAL_SAFE},      /* beside a count of 32769 nobody looked for a lost cluster */
+    {880331, 213, TRIAL_LOSSY},   /* a snapshot's lost table was given to the disk for its flags */
     {20261123, 901, TRIAL_LOSSY}, /* as 743 */
 };
 

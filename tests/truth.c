@@ -285,7 +285,8 @@ void truth_kept(const struct truth *truth, struct io *healthy, struct io *damage
         share->snapshots_kept += i > 0 && counterpart(truth, after, disk->label);
         for (size_t k = 0; k < disk->count; k++) {
             const struct truth_run *run = &disk->runs[k];
-            if (run->length == 0 ||
+            /* Zeros are no data: no file need hold them. */
+            if (run->length == 0 || run->digest == 0 ||
                 (!truth->data_file && !same_bytes(healthy, damaged, run->host_off, run->length)))
                 continue;
             bool kept = digest_at(after, other, run->guest_idx) == run->digest;

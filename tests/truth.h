@@ -50,7 +50,8 @@ void truth_free(struct truth *content);
 /* The most bytes that a disk of it has. */
 uint64_t truth_size(const struct truth *content);
 
-/* Bytes of the truth's allocated clusters whose data is still in the damaged file as it was. */
+/* Bytes of the truth's allocated clusters, but for those of zeros, whose data is still in the
+ * damaged file as it was. */
 struct truth_share {
     uint64_t in_file, kept; /* and those that read as they did */
     /* Those of which something still says where they belong: an entry of this or of another disk
