@@ -60,6 +60,12 @@ static uint64_t named_outside(const struct repair *repair, const struct finding 
             return 0;
         named = finding->got;
         break;
+    case CHECK_header_snapshots_outside: /* and what is put there would be read for their records */
+    case CHECK_ext_bitmaps_directory:
+        if (finding->got < repair->file_size)
+            return 0;
+        named = finding->got;
+        break;
     default:
         return 0;
     }
@@ -220,6 +226,10 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
                !repair->walk->without_counts;
     if (!repair->walk->judgeable)
         return stage == repair_header_fields;
+    /* Counts that are none are not mended where they are: that may be something else. */
+    if (repair->void_counts &&
+        (stage == repair_raise || stage == repair_lower || stage == repair_copied))
+        return false;
     /* What was not read may be what refers to that which seems to miss a reference. */
     if (repair->walk->refs_incomplete &&
         (stage == repair_l1 || stage == repair_l2 || stage == repair_holes))
