@@ -26,7 +26,7 @@ static bool look_at_entry(
 {
     const struct qcow2_geometry *geo = &walk->geo;
     /* COPIED on a compressed or unallocated entry is fishy, too: not plain. */
-    if (!l2_entry_plain(walk, e, e->host_off))
+    if (!l2_entry_fits(walk, e, e->host_off))
         return ++look->odd <= MOST_ODD;
     if (e->kind < QCOW2_L2_ZERO_ALLOC)
         return true;

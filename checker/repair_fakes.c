@@ -282,7 +282,7 @@ static uint64_t count_contested(struct search *s, const struct table *table)
     for (uint32_t i = 0; i < walk->geo.l2_entries; i++) {
         struct qcow2_l2_entry e = entry_at(s, s->bytes, i);
         uint64_t cluster = cluster_of(&walk->geo, e.host_off);
-        if (e.kind < QCOW2_L2_ZERO_ALLOC || !l2_entry_plain(walk, &e, e.host_off))
+        if (e.kind < QCOW2_L2_ZERO_ALLOC || !l2_entry_fits(walk, &e, e.host_off))
             continue;
         count += census_get(walk->census, cluster).conflict ||
                  walk_area_at(walk, cluster, NULL) != AREA_NONE || has_wrong_flag(s, table, &e);

@@ -160,7 +160,7 @@ static uint64_t mapped(const struct hole_search *s, uint32_t idx)
     struct qcow2_l2_entry e;
     qcow2_l2_decode(
         &s->repair->walk->geo, s->bytes + (size_t)idx * s->repair->walk->geo.l2_entry_size, &e);
-    return e.kind == QCOW2_L2_NORMAL && l2_entry_plain(s->repair->walk, &e, 0) ? e.host_off : 0;
+    return e.kind == QCOW2_L2_NORMAL && l2_entry_fits(s->repair->walk, &e, 0) ? e.host_off : 0;
 }
 
 /* Fills entries first to end - 1, if the neighbours are just as far apart. */

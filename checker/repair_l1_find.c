@@ -30,7 +30,7 @@ void match_look_closer(struct repair *repair, struct candidate *c)
     for (uint32_t i = 0; i < geo->l2_entries; i++) {
         struct qcow2_l2_entry e;
         qcow2_l2_decode(geo, c->bytes + (size_t)i * geo->l2_entry_size, &e);
-        if ((e.raw != 0 || e.bitmap != 0) && l2_entry_plain(walk, &e, e.host_off)) {
+        if ((e.raw != 0 || e.bitmap != 0) && l2_entry_fits(walk, &e, e.host_off)) {
             c->first = i < c->first ? i : c->first;
             c->last_but_one = c->last;
             c->last = i;

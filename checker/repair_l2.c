@@ -34,7 +34,7 @@ bool repair_entry_missed(
     const struct repair *repair, const struct qcow2_l2_entry *e, uint64_t own_off, uint64_t own_len)
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
-    if (e->kind < QCOW2_L2_ZERO_ALLOC || !l2_entry_plain(repair->walk, e, 0))
+    if (e->kind < QCOW2_L2_ZERO_ALLOC || !l2_entry_fits(repair->walk, e, 0))
         return false;
     for (uint64_t off = e->host_off & ~(uint64_t)(geo->cluster_size - 1);
          off < e->host_off + e->length; off += geo->cluster_size) {
@@ -131,7 +131,7 @@ static void propose(struct search *s, uint64_t raw, enum evidence evidence)
     if ((zeros && e.kind == QCOW2_L2_COMPRESSED) ||
         repair_has_at(repair, CHECK_orphan_l2_table, e.host_off))
         return;
-    bool twin = evidence == OTHER_DISK && place->raw != 0 && l2_entry_plain(repair->walk, &e, 0) &&
+    bool twin = evidence == OTHER_DISK && place->raw != 0 && l2_entry_fits(repair->walk, &e, 0) &&
                 place->check != CHECK_l2_entry_shared && !repair_counted(repair, e.host_off) &&
                 __builtin_popcountll((raw ^ place->raw) & ~QCOW2_ENTRY_COPIED) == 1;
     if (twin)
@@ -226,7 +226,7 @@ static struct candidate find_candidate(const struct repair *repair, const struct
     propose_by_neighbours(&s);
     /* A shared entry is a valid one: only what kind of cluster it names may be in question. */
     bool shared = place->check == CHECK_l2_entry_shared;
-    if (shared && other_kind_fits(repair, place))
+    if (shared && !place->taken && other_kind_fits(repair, place))
         propose(&s, place->raw ^ QCOW2_ENTRY_COMPRESSED, ONE_BIT);
     else if (!shared || place->uprooted)
         propose_by_bits(&s);
@@ -239,7 +239,8 @@ static struct candidate find_candidate(const struct repair *repair, const struct
                  place->check == CHECK_l2_entry_unaligned ||
                  (place->uprooted && copied_fits(repair, place, lost_one)) ||
                  (repair->lossy && place->check != CHECK_l2_copied_unallocated);
-    if (s.best.evidence == NOTHING && lost_one && wrong && !repair->walk->has_bitmaps_ext)
+    if (s.best.evidence == NOTHING && lost_one && wrong &&
+        (place->uprooted || !repair->walk->has_bitmaps_ext))
         propose(&s, lost_one, ONLY_ONE);
     return s.best;
 }
@@ -310,8 +311,9 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
             continue;
         /* A bit from each other are the two of them whichever is wrong.  And with flags that are
          * not those of the cluster it is two bits. */
-        if ((places[i].on_bitmap || (best.evidence == ONE_BIT && !shared &&
-                                        !copied_fits(repair, &places[i], best.raw))) &&
+        bool bitmaps = places[i].on_bitmap && best.evidence != DECODES;
+        if ((bitmaps || (best.evidence == ONE_BIT && !shared &&
+                            !copied_fits(repair, &places[i], best.raw))) &&
             !l2_continues(repair, &places[i], best.raw))
             continue;
         moved[i] = moves;

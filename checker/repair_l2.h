@@ -18,6 +18,7 @@ struct place {
     bool proven;               /* shared, or on metadata, and what it names decodes */
     bool rooted;               /* shared, and only here the neighbours say that it is right */
     bool uprooted;             /* shared with one that is */
+    bool taken;                /* another one's data begins there, and decodes */
     bool mirrored;             /* shared with the same entry of another table */
     bool on_bitmap;            /* of which it is as likely the bitmap that is wrong */
 };

@@ -25,6 +25,18 @@ bool l2_continues(const struct repair *repair, const struct place *place, uint64
                              l2_neighbour(repair, place->table, place->idx + 1) == off + size);
 }
 
+/* A cluster that is counted as free, with an entry that says it is counted once, beside the only
+ * one that is counted and not named: one damage, to the entry, or two.  Where counts may be stale
+ * they say nothing. */
+static bool names_another(const struct repair *repair, const struct finding *f)
+{
+    uint64_t stored;
+    return repair->lossy && repair->report.hits[f->check] == 1 &&
+           !(repair->walk->header.incompatible & QCOW2_INCOMPAT_DIRTY) &&
+           walk_stored(repair->walk, cluster_of(&repair->walk->geo, f->host_off), &stored) &&
+           stored == 0 && repair_only_leak(repair) != 0;
+}
+
 static bool is_place(const struct repair *repair, const struct finding *f)
 {
     const struct table *table = table_find(&repair->walk->tables, f->host_off);
@@ -40,6 +52,8 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     case CHECK_l2_subcluster_unallocated:
     case CHECK_l2_copied_unallocated:
         return true;
+    case CHECK_l2_copied_set:
+        return names_another(repair, f);
     default:
         return false;
     }
@@ -143,6 +157,8 @@ static void find_roots(const struct repair *repair, struct place *places, size_t
         for (size_t k = 0; k < count; k++) {
             bool same = l2_share(&places[k], &places[i]);
             sharing += same;
+            places[i].taken |=
+                same && places[k].proven && i != k && places[k].host_off == places[i].host_off;
             sure += same && (places[k].rooted || places[k].proven);
         }
         places[i].uprooted =

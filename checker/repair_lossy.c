@@ -166,13 +166,13 @@ static void clean_entry(const struct repair *repair, uint8_t *p, unsigned *tried
     uint8_t bytes[16] = {0};
     memcpy(bytes, p, geo->l2_entry_size);
     qcow2_l2_decode(geo, bytes, &e);
-    if (l2_entry_plain(repair->walk, &e, 0))
+    if (l2_entry_fits(repair->walk, &e, 0))
         return;
     uint64_t raw = e.raw, zero = 0;
     bool packed = raw & QCOW2_ENTRY_COMPRESSED;
     store_be64(bytes, raw & ~QCOW2_L2_RESERVED);
     qcow2_l2_decode(geo, bytes, &e);
-    bool sound = !packed && l2_entry_plain(repair->walk, &e, 0);
+    bool sound = !packed && l2_entry_fits(repair->walk, &e, 0);
     if (packed && (*tried)++ < MOST_TRIED)
         sound = repair_shorten(repair, &raw);
     else
@@ -394,7 +394,7 @@ static bool stands_alone(
         qcow2_l2_decode(&walk->geo, bytes + (size_t)i * walk->geo.l2_entry_size, &e);
         uint64_t cluster = cluster_of(&walk->geo, e.host_off);
         struct census_cell cell = census_get(walk->census, cluster);
-        if (!l2_entry_plain(walk, &e, 0) || e.kind == QCOW2_L2_COMPRESSED)
+        if (!l2_entry_fits(walk, &e, 0) || e.kind == QCOW2_L2_COMPRESSED)
             return false;
         if (e.kind < QCOW2_L2_ZERO_ALLOC || e.host_off == table->host_off)
             continue;

@@ -67,6 +67,7 @@ enum {
     NO_NUMBER = 100,
     DISK_SIZE = 50,
     MORE_EXTRA = 50,
+    STALE = 1,        /* bytes follow: zeros are better */
     KNOWN_EXTRA = 24, /* bytes */
 };
 
@@ -116,7 +117,7 @@ static unsigned doubts(const struct walk *walk, const struct reading *r, size_t 
     if (!last && !record_at(walk, r, next))
         sum += UNFIT;
     else if (last && !zeros && !record_at(walk, r, next))
-        sum += 1; /* stale bytes may follow, but zeros are better */
+        sum += STALE;
     return sum;
 }
 
@@ -208,8 +209,10 @@ static struct choice choose_lengths(
         weigh(walk, r, pos, last, patch_be16(pos + NAME_LEN_AT, value), &best);
     if (best.doubts >= NO_NUMBER)
         weigh_both(walk, r, pos, last, &best);
-    /* Padding may be what was there before, if the record behind it bears the lengths out. */
-    return best.doubts < (last ? PADDING : UNFIT) ? best : as_stored;
+    /* Padding may be what was there before, if the record behind it bears the lengths out, or a bit
+     * alone makes text of what is none. */
+    bool by_a_bit = as_stored.doubts >= NO_TEXT && !best.tie && best.doubts <= PADDING + STALE + 1;
+    return best.doubts < (last ? PADDING : UNFIT) || by_a_bit ? best : as_stored;
 }
 
 /* ---- the table ---- */

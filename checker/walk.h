@@ -425,10 +425,13 @@ uint32_t l2_run_at(const struct qcow2_geometry *geo, const uint8_t *bytes, uint3
 
 /* ---- walk_entry.c ---- */
 
-/* An entry about which no check can have anything to say as long as the census agrees.  (Whether it
- * lies on the disk is another question.) */
-bool l2_entry_plain(
-    const struct walk *walk, const struct qcow2_l2_entry *entry, uint64_t guest_off);
+/* An entry that a program may have written: all of it makes sense, and what it names begins in the
+ * file (the last cluster of a file need not be whole). */
+bool l2_entry_fits(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off);
+
+/* One about which, besides, no check can have anything to say as long as the census agrees.
+ * (Whether it lies on the disk is another question.) */
+bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off);
 
 /* The subcluster bitmap of an entry could as well be an entry of the active disk. */
 bool l2_bitmap_like_entry(const struct walk *walk, const struct qcow2_l2_entry *entry);

@@ -4,10 +4,10 @@
  * written them.  Who else uses the clusters is not asked here, and nothing is claimed. */
 #include "walk.h"
 
+/* The last cluster of a file need not be whole. */
 static bool in_file(const struct walk *walk, uint64_t off, uint64_t length)
 {
-    uint64_t end;
-    return range_end(off, length, &end) && end <= walk->view.file_size;
+    return off < walk->view.file_size && !check_outside(&walk->view, off, length);
 }
 
 bool l2_bitmap_like_entry(const struct walk *walk, const struct qcow2_l2_entry *e)
@@ -19,7 +19,7 @@ bool l2_bitmap_like_entry(const struct walk *walk, const struct qcow2_l2_entry *
            cluster_aligned(geo, off) && in_file(walk, off, geo->cluster_size);
 }
 
-bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off)
+bool l2_entry_fits(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off)
 {
     const struct qcow2_geometry *geo = &walk->geo;
     switch (e->kind) {
@@ -45,6 +45,14 @@ bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uin
         return false;
     return geo->data_file ? e->copied && e->host_off == guest_off
                           : in_file(walk, e->host_off, geo->cluster_size);
+}
+
+bool l2_entry_plain(const struct walk *walk, const struct qcow2_l2_entry *e, uint64_t guest_off)
+{
+    uint64_t length = e->kind == QCOW2_L2_COMPRESSED ? e->length : (uint64_t)walk->geo.cluster_size;
+    bool names = e->kind >= QCOW2_L2_ZERO_ALLOC && !walk->geo.data_file;
+    return l2_entry_fits(walk, e, guest_off) &&
+           (!names || e->host_off + length <= walk->view.file_size);
 }
 
 /* Could not have been written by anybody who meant it. */

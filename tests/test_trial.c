@@ -111,9 +111,14 @@ static const struct {
     {20261123, 640, TRIAL_LOSSY}, /* one table was taken for the L1 table that names it */
     {20261123, 771, TRIAL_LOSSY}, /* clusters taken for half of theirs, and two damages more */
     {20261123, 900, TRIAL_LOSSY}, /* the same, where a table is lost as well */
-    {40, 3, TRIAL_LOSSY},         /* of two snapshots the later one got the earlier one's table */
-    {880331, 4, TRIAL_SAFE},      /* beside a count of 32769 nobody looked for a lost cluster */
-    {880331, 213, TRIAL_LOSSY},   /* a snapshot's lost table was given to the disk for its flags */
+    {577215, 140, TRIAL_SAFE},    /* a table whose only cluster is cut by the end of the file */
+    {577215, 160, TRIAL_LOSSY}, /* an entry named a free cluster, beside the only one that leaked */
+    {577215, 933, TRIAL_LOSSY}, /* a compressed entry named the directory of bitmaps */
+    {20261123, 518,
+        TRIAL_SAFE},            /* a length of a record, one bit wrong, and stale bytes behind it */
+    {40, 3, TRIAL_LOSSY},       /* of two snapshots the later one got the earlier one's table */
+    {880331, 4, TRIAL_SAFE},    /* beside a count of 32769 nobody looked for a lost cluster */
+    {880331, 213, TRIAL_LOSSY}, /* a snapshot's lost table was given to the disk for its flags */
     {20261123, 901, TRIAL_LOSSY}, /* as 743 */
 };
 
