@@ -132,6 +132,7 @@ static int round_check(struct repair *repair)
             compare_findings);
     if (ret == 0)
         ret = repair_note_damaged(repair);
+    repair->no_reftable = ret == 0 && repair_is_no_reftable(repair);
     if (ret == 0)
         ret = repair_find_doubtful(repair);
     if (ret == 0 && repair->believing)
@@ -221,15 +222,15 @@ static bool may_run(const struct repair *repair, repair_stage *stage)
     if (repair->believing && repair->fake_count > 0)
         return !repair->options->leaks_only &&
                (stage == repair_header_fields || stage == repair_records || stage == repair_disks);
+    /* Counts that are none are not mended where they are: that may be something else. */
+    if (repair->void_counts &&
+        (stage == repair_raise || stage == repair_lower || stage == repair_copied))
+        return false;
     if (repair->options->leaks_only)
         return (stage == repair_lower || (stage == repair_copied && repair->lowered)) &&
                !repair->walk->without_counts;
     if (!repair->walk->judgeable)
         return stage == repair_header_fields;
-    /* Counts that are none are not mended where they are: that may be something else. */
-    if (repair->void_counts &&
-        (stage == repair_raise || stage == repair_lower || stage == repair_copied))
-        return false;
     /* What was not read may be what refers to that which seems to miss a reference. */
     if (repair->walk->refs_incomplete &&
         (stage == repair_l1 || stage == repair_l2 || stage == repair_holes))

@@ -104,6 +104,7 @@ struct repair {
     bool careful;         /* what may be no table is left alone */
     bool lossy;           /* for the stage that runs: choices may be made, and things given up */
     bool void_counts;     /* what is stored as counts lies on something else, and makes no sense */
+    bool no_reftable;     /* repair_is_no_reftable() */
     bool counts_made;     /* by this repair, since they were: what leaks is no evidence then */
     bool fake_tables;     /* an L1 entry names guest data: what that says is not looked at */
     bool fake_root;       /* the same of where the L1 table of a disk is said to be */

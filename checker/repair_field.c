@@ -55,7 +55,7 @@ static bool makes_sense(const struct repair *repair, enum object_kind kind, uint
 /* What the header says of the refcount table cannot be: entries of it may be anybody's data. */
 static bool doubts_reftable(const struct repair *repair)
 {
-    return repair_is_no_reftable(repair) || repair_has(repair, CHECK_header_reftable_missing) ||
+    return repair->no_reftable || repair_has(repair, CHECK_header_reftable_missing) ||
            repair_has(repair, CHECK_header_reftable_too_large) ||
            repair_has(repair, CHECK_header_reftable_unaligned) ||
            repair_has(repair, CHECK_header_reftable_outside);

@@ -145,7 +145,7 @@ bool repair_is_no_reftable(const struct repair *repair)
 static int find_blocks(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
-    if (repair_is_no_reftable(repair))
+    if (repair->no_reftable)
         return 0;
     uint64_t entries = ((uint64_t)walk->header.reftable_clusters << walk->geo.cluster_bits) / 8;
     int ret = 0;
