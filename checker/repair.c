@@ -12,7 +12,8 @@ enum { MAX_ROUNDS = 200, MAX_FINDINGS_A_ROUND = 100000, MAX_OF_A_CHECK = 20000 }
 void repair_new_plan(struct repair *repair)
 {
     plan_release(&repair->plan);
-    plan_init(&repair->plan, repair->walk, repair->named_end);
+    plan_init(&repair->plan, repair->walk,
+        repair->named_end < repair->records_end ? repair->named_end : repair->records_end);
     repair->plan.careful = repair->careful;
     if (repair->void_counts) /* what seems to be free may be what was lost */
         repair->plan.alloc_next = repair->walk->cluster_end;
@@ -60,17 +61,19 @@ static uint64_t named_outside(const struct repair *repair, const struct finding 
             return 0;
         named = finding->got;
         break;
-    case CHECK_header_snapshots_outside: /* and what is put there would be read for their records */
-    case CHECK_ext_bitmaps_directory:
-        if (finding->got < repair->file_size)
-            return 0;
-        named = finding->got;
-        break;
     default:
         return 0;
     }
     /* What begins in the file goes on behind its end. */
     return named > repair->file_size ? named : repair->file_size;
+}
+
+/* What is put where a table of records is said to be would be read for these. */
+static uint64_t records_outside(const struct repair *repair, const struct finding *finding)
+{
+    bool records = finding->check == CHECK_header_snapshots_outside ||
+                   finding->check == CHECK_ext_bitmaps_directory;
+    return records && finding->got >= repair->file_size ? finding->got : 0;
 }
 
 static bool is_entry(enum object_kind kind)
@@ -87,6 +90,9 @@ static void collect(void *arg, const struct finding *finding)
     uint64_t named = named_outside(repair, finding);
     if (named > 0 && named < repair->named_end)
         repair->named_end = named;
+    uint64_t records = records_outside(repair, finding);
+    if (records > 0 && records < repair->records_end)
+        repair->records_end = records;
     enum object_kind kind = check_rows[finding->check].kind;
     bool in_header = (kind == OBJECT_L1_ENTRY || kind == OBJECT_L2_ENTRY) &&
                      finding->table_off < QCOW2_V2_HEADER_BYTES;
@@ -116,7 +122,7 @@ static int round_check(struct repair *repair)
     repair->findings.count = 0;
     repair->findings.failed = false;
     repair->lost_references = false;
-    repair->named_end = UINT64_MAX;
+    repair->named_end = repair->records_end = UINT64_MAX;
     report_init(&repair->report, 0);
     repair->check.found = collect;
     repair->check.found_arg = repair;

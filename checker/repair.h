@@ -114,6 +114,7 @@ struct repair {
     uint64_t file_size;   /* as the round began */
     uint64_t
         named_end; /* the lowest offset behind the file that an entry names; UINT64_MAX: none */
+    uint64_t records_end; /* the same of tables of records */
 };
 
 /* A stage adds edits to the round's plan; the first stage with any wins the round. */
@@ -305,7 +306,10 @@ int repair_put_entry(struct repair *repair, enum check_id why, const struct tabl
 
 /* Clusters that miss references, the first of them; a hundred thousand entries ask for them. */
 struct missing {
-    uint64_t *clusters;
+    struct missing_cluster {
+        uint64_t cluster;
+        uint64_t packed; /* for who looks whether it decodes; 0: nobody did */
+    } * items;
     size_t count;
 };
 int repair_find_missing(const struct repair *repair, size_t most, struct missing *missing);
@@ -314,9 +318,9 @@ int repair_find_missing(const struct repair *repair, size_t most, struct missing
  */
 uint64_t repair_only_leak(const struct repair *repair);
 
-/* The host offset of the first one, from number *at on, that still does; *at goes behind it. */
-bool repair_next_missing(
-    const struct repair *repair, struct missing *missing, size_t *at, uint64_t *host_off);
+/* The first one, from number *at on, that still does, NULL if there is none; *at goes behind it. */
+struct missing_cluster *repair_next_missing(
+    const struct repair *repair, struct missing *missing, size_t *at);
 
 /* From now on the missing reference is accounted for. */
 int repair_take(struct repair *repair, uint64_t host_off, uint64_t refs);

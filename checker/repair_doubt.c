@@ -68,6 +68,15 @@ static void find_accused(struct repair *repair)
     }
 }
 
+/* Compressed data of a lost table lies where a disk has an L2 table, and decodes. */
+static void accuse_by_data(struct repair *repair, const struct qcow2_l2_entry *e)
+{
+    uint64_t start = e->host_off & ~(uint64_t)(repair->walk->geo.cluster_size - 1);
+    struct table *table = table_find(&repair->walk->tables, start);
+    if (table && !table->skip && repair_decodes(repair, e))
+        table->rather_data = true;
+}
+
 /* Notes what the lost table in `bytes` names.  An L2 table accuses tables that make little sense
  * themselves. */
 static void note_names(
@@ -75,6 +84,10 @@ static void note_names(
 {
     struct walk *walk = repair->walk;
     for (uint32_t idx = 0; idx < walk->geo.l2_entries && names->count < MOST_NAMES; idx++) {
+        struct qcow2_l2_entry e;
+        qcow2_l2_decode(&walk->geo, bytes + (size_t)idx * walk->geo.l2_entry_size, &e);
+        if (f->check == CHECK_orphan_l2_table && e.kind == QCOW2_L2_COMPRESSED)
+            accuse_by_data(repair, &e);
         uint64_t off = maps(walk, bytes, idx);
         if (off == 0 || off == f->host_off)
             continue;

@@ -352,6 +352,23 @@ static void add_entries(struct match *m, const struct table *table, const struct
     }
 }
 
+/* What makes no sense in the table is what was cut off with the file. */
+static bool was_cut_off(const struct match *m, const struct table *table)
+{
+    const struct walk *walk = m->repair->walk;
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
+    uint64_t cut = 0;
+    if (bytes && io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size) == 0) {
+        for (uint32_t i = 0; i < walk->geo.l2_entries; i++) {
+            struct qcow2_l2_entry e;
+            qcow2_l2_decode(&walk->geo, bytes + (size_t)i * walk->geo.l2_entry_size, &e);
+            cut += e.kind >= QCOW2_L2_ZERO_ALLOC && repair_was_cut_off(m->repair, e.host_off);
+        }
+    }
+    free(bytes);
+    return cut >= table->absurd;
+}
+
 /* An entry may name what is none of its tables. */
 static void add_doubtful(struct match *m)
 {
@@ -359,7 +376,7 @@ static void add_doubtful(struct match *m)
     struct place like = {.check = CHECK_l2_table_implausible};
     for (size_t i = 0; i < walk->tables.count; i++) {
         const struct table *table = &walk->tables.items[i];
-        if (!table->skip && !table->elsewhere && plan_doubts(table))
+        if (!table->skip && !table->elsewhere && plan_doubts(table) && !was_cut_off(m, table))
             add_entries(m, table, &like);
     }
 }

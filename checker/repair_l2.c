@@ -184,15 +184,17 @@ static void propose_by_disks(struct search *s)
 enum { MOST_DECODED = 256 };
 static void propose_by_data(struct search *s, struct missing *missing)
 {
-    enum { MOST_BYTES = 64 << 20 };
+    enum { MOST_BYTES = 64 << 20, NOT_PACKED = 1 };
     const struct repair *repair = s->repair;
-    uint64_t host_off;
-    for (size_t tried = 0; tried < MOST_DECODED &&
-                           tried << repair->walk->geo.cluster_bits < MOST_BYTES &&
-                           repair_next_missing(repair, missing, &tried, &host_off);) {
-        uint64_t raw = host_off | QCOW2_ENTRY_COMPRESSED;
-        if (repair_shorten(repair, &raw))
-            propose(s, raw, DECODES);
+    unsigned bits = repair->walk->geo.cluster_bits;
+    struct missing_cluster *c;
+    for (size_t tried = 0; tried < MOST_DECODED && tried << bits < MOST_BYTES &&
+                           (c = repair_next_missing(repair, missing, &tried)) != NULL;) {
+        uint64_t raw = c->cluster << bits | QCOW2_ENTRY_COMPRESSED;
+        if (c->packed == 0)
+            c->packed = repair_shorten(repair, &raw) ? raw : NOT_PACKED;
+        if (c->packed != NOT_PACKED)
+            propose(s, c->packed, DECODES);
     }
 }
 
@@ -320,7 +322,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         ret = put_back(repair, &places[i], best.raw);
     }
     free(moved);
-    free(missing.clusters);
+    free(missing.items);
     return ret;
 }
 

@@ -12,34 +12,33 @@
 int repair_find_missing(const struct repair *repair, size_t most, struct missing *missing)
 {
     const struct walk *walk = repair->walk;
-    *missing = (struct missing){.clusters = calloc(most + 1, sizeof(*missing->clusters))};
-    if (!missing->clusters)
+    *missing = (struct missing){.items = calloc(most + 1, sizeof(*missing->items))};
+    if (!missing->items)
         return -ENOMEM;
     for (uint64_t cluster = 0;
          missing->count < most && census_next_leak(walk->census, cluster, &cluster); cluster++) {
         if (repair_deficit(repair, cluster << walk->geo.cluster_bits))
-            missing->clusters[missing->count++] = cluster;
+            missing->items[missing->count++].cluster = cluster;
     }
     return 0;
 }
 
-bool repair_next_missing(
-    const struct repair *repair, struct missing *missing, size_t *at, uint64_t *host_off)
+struct missing_cluster *repair_next_missing(
+    const struct repair *repair, struct missing *missing, size_t *at)
 {
     size_t end = *at;
     bool found = false;
-    for (; !found && end < missing->count; end++) {
-        *host_off = missing->clusters[end] << repair->walk->geo.cluster_bits;
-        found = repair_deficit(repair, *host_off);
-    }
+    for (; !found && end < missing->count; end++)
+        found =
+            repair_deficit(repair, missing->items[end].cluster << repair->walk->geo.cluster_bits);
     size_t gone = end - *at - found;
     if (gone > 0) {
-        memmove(missing->clusters + *at, missing->clusters + *at + gone,
-            (missing->count - *at - gone) * sizeof(*missing->clusters));
+        memmove(missing->items + *at, missing->items + *at + gone,
+            (missing->count - *at - gone) * sizeof(*missing->items));
         missing->count -= gone;
     }
     *at += found;
-    return found;
+    return found ? &missing->items[*at - 1] : NULL;
 }
 
 uint64_t repair_only_leak(const struct repair *repair)

@@ -372,6 +372,7 @@ static bool room_will_come(const struct repair *repair)
 static int give_up_table(struct repair *repair, enum check_id why)
 {
     uint8_t none[12] = {0};
+    repair->plan.alloc_end = repair->named_end; /* the pointer is no obstacle: it goes */
     int ret = repair_adopt_snapshots(repair, why);
     if (ret == -ENOSPC) {
         repair_new_plan(repair);
