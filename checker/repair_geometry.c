@@ -40,6 +40,18 @@ static uint64_t mapped_bytes(struct io *io, const struct report *report)
                : capped_product(report->allocated_clusters, UINT64_C(1) << bits);
 }
 
+/* Of what is wrong no more than this part may be left for a possible field to be replaced. */
+enum { LEAST_GAIN = 16 };
+
+/* With clusters that are too large the counts of the file's upper half are said to be behind its
+ * end: there they are not found wrong any more, and no nearer to right. */
+static bool counts_past_end(const struct repair *repair, const struct report *report)
+{
+    uint64_t before = repair->report.hits[CHECK_refcount_past_end];
+    return report->hits[CHECK_refcount_past_end] >
+           capped_sum(before, repair_wrong(&repair->report) / LEAST_GAIN);
+}
+
 /* Neither table begins where a cluster does. */
 static bool is_unaligned(const struct repair *repair)
 {
@@ -65,7 +77,7 @@ static bool is_misfit(const struct repair *repair)
 static bool is_no_geometry(
     const struct repair *repair, struct io *patched, const struct report *report)
 {
-    if (mapped_bytes(patched, report) < repair->least_mapped)
+    if (mapped_bytes(patched, report) < repair->least_mapped || counts_past_end(repair, report))
         return true;
     if (is_misfit(repair))
         return misfits(report) > 0;
@@ -89,9 +101,6 @@ static bool is_miscounted(const struct repair *repair)
            ((wrong > used / 8 && wrong + hits[CHECK_cluster_leaked] > used / 4) ||
                hits[CHECK_refcount_overflow] > 0 || hits[CHECK_header_l1_too_small] > 0);
 }
-
-/* Of what is wrong no more than this part may be left for a possible field to be replaced. */
-enum { LEAST_GAIN = 16 };
 
 /* The header says that it is a short one, but behind that are the fields of a long one, where the
  * extensions of a short one would be. */
@@ -178,6 +187,13 @@ static int find_shift(const struct walk *walk, unsigned *shift)
     return ret;
 }
 
+static bool is_no_shift(
+    const struct repair *repair, struct io *patched, const struct report *report)
+{
+    (void)patched;
+    return counts_past_end(repair, report);
+}
+
 /* The image may be damaged besides: it need only be the better with it. */
 static int mend_shift(struct repair *repair)
 {
@@ -187,8 +203,10 @@ static int mend_shift(struct repair *repair)
         return ret;
     struct patch patch = patch_be32(QCOW2_HDR_CLUSTER_BITS, repair->walk->geo.cluster_bits + shift);
     repair->orphans_may_show = true;
+    repair->refuses = is_no_shift;
     ret = repair_take_better(
         repair, CHECK_header_cluster_bits, &patch, 1, repair_wrong(&repair->report) / 2);
+    repair->refuses = NULL;
     repair->orphans_may_show = false;
     return ret;
 }

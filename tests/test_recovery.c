@@ -17,6 +17,14 @@ enum { MOST_PAIRS = 3 };
 
 enum mode { SAFE, LOSSY, LEAKS };
 
+/* A cluster of the disk behind one that nobody uses, so that only each second one is named; sixteen
+ * of them. */
+#define APART(k) "gap 4k\ndata " #k "k 4k\n"
+#define ALL_APART                                                                            \
+    APART(4)                                                                                 \
+    APART(8) APART(12) APART(16) APART(20) APART(24) APART(28) APART(32) APART(36) APART(40) \
+        APART(44) APART(48) APART(52) APART(56) APART(60) APART(64)
+
 static const struct row {
     const char *recipe;
     enum mode mode;
@@ -55,6 +63,13 @@ static const struct row {
     {"image cluster=32k size=700M\ndata 0 1M\ndata 500M 64k\nsnapshot id=1\ndata 0 64k\n"
      "damage header.cluster_bits = 14\ndamage l1[1] = l1[0]\ndamage l1[0] = 0\n",
         SAFE, 0, "", {{"header.cluster_bits", "15"}}},
+    /* clusters that leak between those that are used: with larger ones the counts of half of the
+       file would be behind its end, and only seem to be right */
+    {"image cluster=4k refcount_bits=8 size=8M\nzero 0 4k\n" ALL_APART "gap 20k\n"
+     "set copy reftable.offset 0x26000 4k\nset header.reftable_offset = 0x26000\n"
+     "set copy l1.offset 0x28000 4k\nset header.l1_offset = 0x28000\n"
+     "damage fill &refcount[0] 42 1\ndamage header.size = 9M\n",
+        SAFE, 0, "", {{"header.cluster_bits", "12"}}},
     /* ---- other fields of the header ---- */
     /* what compressed data is tells its data */
     {"image\ncompressed 0 128k\ndamage header.compression = 1\n", SAFE, 0, "",
