@@ -303,6 +303,11 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
         if (places[i].check == CHECK_l2_copied_unallocated && best.evidence < BOTH_NEIGHBOURS &&
             !repair->lossy)
             continue;
+        /* Of clusters that were written in turn the wrong one may lie behind its neighbour. */
+        if (shared && places[i].by_one && !repair->lossy &&
+            !l2_continues(repair, &places[i], best.raw) &&
+            !l2_in_step(repair, &places[i], best.raw))
+            continue;
         /* That is not much: with a choice it takes --lossy, and so it does where the flags of the
          * entry are as damaged as its offset: it may have been one of zeros. */
         bool may_stay = shared ? !places[i].uprooted : !flags_fit(repair, &places[i], best.raw);

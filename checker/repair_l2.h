@@ -18,6 +18,7 @@ struct place {
     bool proven;               /* shared, or on metadata, and what it names decodes */
     bool rooted;               /* shared, and only here the neighbours say that it is right */
     bool uprooted;             /* shared with one that is */
+    bool by_one;               /* for that one only one neighbour speaks, and it may be chance */
     bool taken;                /* another one's data begins there, and decodes */
     bool mirrored;             /* shared with the same entry of another table */
     bool on_bitmap;            /* of which it is as likely the bitmap that is wrong */
@@ -36,5 +37,9 @@ uint64_t l2_neighbour(const struct repair *repair, const struct table *table, ui
 
 /* A neighbour of the place maps what lies beside the cluster that `raw` names. */
 bool l2_continues(const struct repair *repair, const struct place *place, uint64_t raw);
+
+/* Streams that were written in turn lie between each other: what `raw` names goes on with two
+ * neighbours, on the same side of the place or on both, where all three are as far apart. */
+bool l2_in_step(const struct repair *repair, const struct place *place, uint64_t raw);
 
 #endif

@@ -25,6 +25,20 @@ bool l2_continues(const struct repair *repair, const struct place *place, uint64
                              l2_neighbour(repair, place->table, place->idx + 1) == off + size);
 }
 
+bool l2_in_step(const struct repair *repair, const struct place *place, uint64_t raw)
+{
+    enum { IN_ROW = 3 };
+    uint64_t own = raw & QCOW2_OFFSET_MASK;
+    for (uint32_t at = 0; at < IN_ROW; at++) {
+        uint64_t row[IN_ROW];
+        for (uint32_t i = 0; i < IN_ROW; i++)
+            row[i] = i == at ? own : l2_neighbour(repair, place->table, place->idx - at + i);
+        if (row[0] != 0 && row[1] > row[0] && row[2] > row[1] && row[1] - row[0] == row[2] - row[1])
+            return true;
+    }
+    return false;
+}
+
 /* A cluster that is counted as free, with an entry that says it is counted once, beside the only
  * one that is counted and not named: one damage, to the entry, or two.  Where counts may be stale
  * they say nothing. */
@@ -151,19 +165,24 @@ static void find_roots(const struct repair *repair, struct place *places, size_t
     for (size_t i = 0; count <= MOST && i < count; i++)
         places[i].rooted = places[i].check == CHECK_l2_entry_shared &&
                            !(places[i].raw & QCOW2_ENTRY_COMPRESSED) &&
-                           l2_continues(repair, &places[i], places[i].raw);
+                           (l2_continues(repair, &places[i], places[i].raw) ||
+                               l2_in_step(repair, &places[i], places[i].raw));
     for (size_t i = 0; count <= MOST && i < count; i++) {
-        size_t sure = 0, sharing = 0;
+        size_t sure = 0, sharing = 0, in_step = 0;
         for (size_t k = 0; k < count; k++) {
             bool same = l2_share(&places[k], &places[i]);
             sharing += same;
             places[i].taken |=
                 same && places[k].proven && i != k && places[k].host_off == places[i].host_off;
             sure += same && (places[k].rooted || places[k].proven);
+            in_step +=
+                same && (places[k].proven ||
+                            (places[k].rooted && l2_in_step(repair, &places[k], places[k].raw)));
         }
         places[i].uprooted =
             !places[i].rooted && !places[i].proven && sharing > 1 &&
             (sure + 1 == sharing || (sure == 0 && is_uncounted(repair, places, count, i)));
+        places[i].by_one = sure > 0 && in_step == 0;
     }
 }
 
