@@ -214,6 +214,30 @@ static const struct row {
     {"image cluster=4k size=8M\ndata 0 4k\ndata 2M 4k\ndata 4M 4k\ndamage l1[1] = l1[0]\n"
      "damage refcount[@l1[0]] = 3\ndamage l1[2] = 0x8123456789a000\n",
         LOSSY, 0, "", {{"l1[0]", "was(l1[0])"}, {"l1[1]", "was(l1[1])"}, {"l1[2]", "was(l1[2])"}}},
+    /* also where it is counted for one of the other disks */
+    {"image cluster=4k size=8M\nsnapshot id=1\nsnapshot id=2\ndata 0 4k\ndata 2M 4k\ndata 4M 4k\n"
+     "damage l1[1] = l1[0]\ndamage refcount[@l1[0]] = 3\ndamage l1[2] = 0x8123456789a000\n",
+        LOSSY, 0, "lost: guest 0x400000-", {{"l1[0].offset", "was(l1[0].offset)"}, {"l1[2]", "0"}}},
+    /* zeros that the lost table has for data are no table of the entry that names them */
+    {"image cluster=4k size=4M\ndata 0 32k\ndata 32k 4k pattern=0\ndata 36k 32k\ndata 2M 32k\n"
+     "damage l1[0].offset = l2[0][8].offset\n",
+        LOSSY, 0, "choice: the orphaned L2 table", {{"l1[0]", "was(l1[0])"}}},
+    /* nor is what hardly makes sense, where a table is lost */
+    {"image cluster=4k size=4M\ndata 0 64k\ngap 4k\ndata 2M 32k\n"
+     "set u64[l2[1].offset - 3k] = 0x8000123400000000\n"
+     "set u64[l2[1].offset - 3064] = 0x8000123401eef000\n"
+     "set u64[l2[1].offset - 3056] = 0x8000123403dde000\n"
+     "set u64[l2[1].offset - 3048] = 0x8000123405ccd000\nset u64[l2[1].offset - 3040] = 1\n"
+     "damage l1[0].offset = l2[1].offset - 4k\n",
+        LOSSY, 0, "choice: the orphaned L2 table", {{"l1[0]", "was(l1[0])"}}},
+    /* a guest has a copy of the table, which has come to be named, in its data; that is all that is
+     * left */
+    {"image cluster=4k size=8M\ndata 0 64k\ndata 2M 64k\n"
+     "set copy l2[0].offset (l2[1][8].offset) cluster\ndamage l1[0].offset = l2[1][8].offset\n"
+     "damage fill l2[0].offset cluster 0x5a\n",
+        LOSSY, 0, "choice: what guest data at",
+        {{"u64[l1[0].offset + 24]", "was(l2[0][3])"}, {"l2[1][8]", "was(l2[1][8])"},
+            {"refcount[@l1[0].offset]", "1"}}},
     /* a lost table, of which a sector is garbage: what is left of it names what leaks */
     {"image cluster=4k size=4M\ndata 0 64k\ndata 1M 64k\ndamage fill &l2[0][64] 512 0x6b\n"
      "damage l1[0] = 0\n",
@@ -448,6 +472,25 @@ START_TEST(one_of_many_tables)
 }
 END_TEST
 
+/* Of more disks than are looked at for each place those nearest to it tell which table it lost. */
+START_TEST(tables_of_one_of_many_disks)
+{
+    enum { SNAPSHOTS = 70 };
+    char *text;
+    size_t length;
+    FILE *out = open_memstream(&text, &length);
+    fprintf(out, "image cluster=4k size=4M refcount_bits=16\ndata 0 4k\ndata 2M 32k\n");
+    for (int i = 0; i < SNAPSHOTS; i++)
+        fprintf(out, "snapshot id=%d\ndata 2M 28k pattern=0\n", i + 1);
+    fprintf(out, "damage snapshot[35].l1[1] = 0x10000000\ndamage l1[1] = 0x20000000\n");
+    fclose(out);
+    expect_repair(&(struct row){.recipe = text,
+        .remark = "",
+        .pairs = {{"snapshot[35].l1[1]", "was(snapshot[35].l1[1])"}, {"l1[1]", "was(l1[1])"}}});
+    free(text);
+}
+END_TEST
+
 Suite *test_recovery(void);
 Suite *test_recovery(void)
 {
@@ -458,6 +501,7 @@ Suite *test_recovery(void)
     tcase_add_loop_test(tc, a_repair_on_a_failing_device, 0, (int)(sizeof(rows) / sizeof(rows[0])));
     tcase_add_test(tc, what_is_wrong_is_summed_without_wrapping);
     tcase_add_test(tc, one_of_many_tables);
+    tcase_add_test(tc, tables_of_one_of_many_disks);
     suite_add_tcase(suite, tc);
     return suite;
 }
