@@ -122,6 +122,17 @@ static const struct step discards_smaller_than_a_sector[] = {
     {0},
 };
 
+/* It is one image, whichever node names it: one repair comes after the other. */
+static const struct step a_device_with_two_nodes[] = {
+    {.command = IMAGE "dd if=/dev/zero of=$dev bs=4k seek=2 count=1 conv=notrunc 2>log"},
+    {.command = "mknod node b 0x\\$(stat -c %t $dev) 0x\\$(stat -c %T $dev)"},
+    {.command = "qemu-img create -q -f qcow2 file 1M"},
+    {.command = "qcheck -j4 --repair $dev file node", .out = "node: clean"},
+    {.command = "qcheck -q $dev && qemu-img check -q $dev"},
+    {.command = PATTERNS},
+    {0},
+};
+
 static const struct {
     const char *options, *bytes;
     const struct step *steps; /* up to one without a command */
@@ -130,6 +141,7 @@ static const struct {
     {"", "16M", repair_and_its_undo},
     {"", "1400k", a_device_that_is_full},
     {"", "16M", a_device_in_use},
+    {"", "16M", a_device_with_two_nodes},
     {"--sector-size 4096", "16M", discards_smaller_than_a_sector},
 };
 

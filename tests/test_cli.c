@@ -142,6 +142,20 @@ START_TEST(the_worst_of_several_images)
 }
 END_TEST
 
+/* An image that is named twice must not be repaired twice at once, whatever else is named. */
+START_TEST(repairs_of_several_images)
+{
+    struct shelf shelf = shelf_open();
+    want(&shelf, "-j4 --repair /dev/null corrupt leaks", 1, "corrupt: clean", "");
+    want(&shelf, "corrupt leaks", 0, "", "");
+    corpus_make(shelf.dir, "again", images[2].recipe);
+    ck_assert_int_eq(proc_exit("ln '%s/again' '%s/name'", shelf.dir, shelf.dir), 0);
+    want(&shelf, "-j4 --repair again name /dev/null again ./name", 1, "name: clean", "");
+    want(&shelf, "again", 0, "", "");
+    shelf_close(&shelf);
+}
+END_TEST
+
 START_TEST(json_has_one_line_for_each)
 {
     struct shelf shelf = shelf_open();
@@ -450,6 +464,7 @@ Suite *test_cli(void)
     tcase_add_test(tc, explanations);
     tcase_add_loop_test(tc, each_verdict_has_its_exit_code, 0, IMAGES);
     tcase_add_test(tc, the_worst_of_several_images);
+    tcase_add_test(tc, repairs_of_several_images);
     tcase_add_test(tc, json_has_one_line_for_each);
     tcase_add_test(tc, things_that_are_no_images);
     tcase_add_test(tc, the_cap_on_findings);

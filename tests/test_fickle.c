@@ -3,12 +3,13 @@
  * A device whose content changes while it is read, behind everybody's back: from the n-th read on
  * it is that of another image, for each n.  Nothing that was judged may be trusted when it is read
  * again; whatever is said then, the program lives, and what it says is one of its verdicts.  And a
- * device that keeps nothing of what is written. */
+ * device that keeps nothing of what is written, and one with counts that nobody can read. */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
+#include "io_unreadable.h"
 #include "recipe.h"
 #include "repair.h"
 #include "snapshot.h"
@@ -190,6 +191,63 @@ START_TEST(a_device_that_keeps_nothing)
 }
 END_TEST
 
+static uint64_t read_entry(struct io *io, uint64_t host_off)
+{
+    uint8_t bytes[8];
+    ck_assert_int_eq(io_read(io, host_off, bytes, sizeof(bytes)), 0);
+    return load_be64(bytes);
+}
+
+static void expect_same(struct io *io, uint64_t off, struct io *other, uint64_t other_off)
+{
+    uint8_t bytes[2][512];
+    ck_assert_int_eq(io_read(io, off, bytes[0], sizeof(bytes[0])), 0);
+    ck_assert_int_eq(io_read(other, other_off, bytes[1], sizeof(bytes[1])), 0);
+    ck_assert_mem_eq(bytes[0], bytes[1], sizeof(bytes[0]));
+}
+
+static uint64_t value_of(struct recipe *recipe, const char *expression)
+{
+    char error[RECIPE_ERROR_BYTES];
+    uint64_t value = 0;
+    ck_assert_msg(recipe_eval(recipe, expression, &value, error) == 0, "%s", error);
+    return value;
+}
+
+/* Nothing is said of them, nor are they set; who shares a cluster gets a copy of its own all the
+ * same, and the verdict is that not all is known. */
+START_TEST(counts_that_cannot_be_read)
+{
+    static const char text[] =
+        "image cluster=512 size=256k\ndata 0 128k\ndiscard 4k 4k\ndata 160k 512 seed=1\n"
+        "data 161k 512 seed=2\ndamage l2[5][2] = l2[5][0]\n";
+    const struct repair_options how = {.lossy = _i};
+    struct check_options options = {.threads = 1};
+    char error[RECIPE_ERROR_BYTES];
+    struct recipe *recipe;
+    struct report report;
+    struct io *image, *device;
+    ck_assert_msg(recipe_text("counts", text, &recipe, error) == 0, "%s", error);
+    uint64_t block_off = value_of(recipe, "refblock[1].offset");
+    ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &image), 0);
+    ck_assert_int_eq(io_unreadable_open(image, block_off, 512, &device), 0);
+    report_init(&report, 10);
+    repair_image(device, NULL, &options, &how, &report);
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    ck_assert_uint_eq(report.corruptions, 0);
+    ck_assert_uint_eq(report.corruptions_fixed, 2);
+    report_release(&report);
+    uint64_t first = read_entry(image, value_of(recipe, "&l2[5][0]"));
+    uint64_t second = read_entry(image, value_of(recipe, "&l2[5][2]"));
+    ck_assert_uint_eq(first, value_of(recipe, "l2[5][0]"));
+    ck_assert_uint_ne(first, second);
+    expect_same(image, first & QCOW2_OFFSET_MASK, image, second & QCOW2_OFFSET_MASK);
+    expect_same(image, block_off, recipe_io(recipe), block_off);
+    io_close(device);
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_fickle(void);
 Suite *test_fickle(void)
 {
@@ -200,6 +258,7 @@ Suite *test_fickle(void)
         tc, another_image_from_the_nth_read_on, 0, (int)(sizeof(pairs) / sizeof(pairs[0])));
     tcase_add_loop_test(
         tc, a_device_that_keeps_nothing, 0, (int)(sizeof(broken) / sizeof(broken[0])));
+    tcase_add_loop_test(tc, counts_that_cannot_be_read, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
 }
