@@ -297,6 +297,40 @@ START_TEST(an_l1_table_said_to_be_longer)
 }
 END_TEST
 
+/* Tables most of whose entries make no sense, more than are read once more to tell whether others
+ * have their clusters: the rest keeps the benefit of the doubt. */
+START_TEST(more_doubtful_tables_than_are_read_again)
+{
+    enum { TABLES = 36, ODD = 4, CLUSTER = 2 << 20 };
+    const uint64_t l2_off = 8 * CLUSTER, once = 0x0001000100010001; /* counts of four clusters */
+    struct recipe *recipe = bomb_build("image cluster=2M size=18T\ndamage truncate %uM\n", 160);
+    bomb_write_entries(
+        recipe, bomb_eval(recipe, "l1.offset"), l2_off | QCOW2_ENTRY_COPIED, 2 * CLUSTER, TABLES);
+    bomb_write_entries(recipe, bomb_eval(recipe, "refblock[0].offset") + 16, once, 0, TABLES / 2);
+    for (uint64_t i = 0; i < TABLES; i++) {
+        uint64_t table = l2_off + i * 2 * CLUSTER;
+        bomb_write_entries(recipe, table, (table + CLUSTER) | QCOW2_ENTRY_COPIED, 0, 1);
+        bomb_write_entries(recipe, table + 512, (i + 1) << 40 | 0x10, CLUSTER, ODD);
+    }
+    bomb_write_entries(recipe, bomb_eval(recipe, "&refcount[0]"), 0x0000000100010001, 0, 1);
+    double before = bomb_seconds();
+    struct report report = bomb_repair(recipe, true);
+    bomb_within(before, 5, "repair --lossy: 36 tables of 2 MiB that hardly make sense");
+    ck_assert_msg(
+        report_exit_code(&report) == 0, "exit %d %s", report_exit_code(&report), report.problem);
+    report_release(&report);
+    for (uint64_t i = 0; i < TABLES; i++) {
+        char entry[64];
+        uint64_t table = l2_off + i * 2 * CLUSTER;
+        snprintf(entry, sizeof(entry), "u64[%llu]", (unsigned long long)table);
+        ck_assert_uint_eq(bomb_eval(recipe, entry), (table + CLUSTER) | QCOW2_ENTRY_COPIED);
+        snprintf(entry, sizeof(entry), "u64[%llu]", (unsigned long long)table + 512);
+        ck_assert_uint_eq(bomb_eval(recipe, entry), 0);
+    }
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_bombs_repair(void);
 Suite *test_bombs_repair(void)
 {
@@ -310,6 +344,7 @@ Suite *test_bombs_repair(void)
     tcase_add_test(tc, more_than_can_be_mended);
     tcase_add_test(tc, entries_of_many_disks);
     tcase_add_test(tc, tables_of_many_disks);
+    tcase_add_test(tc, more_doubtful_tables_than_are_read_again);
     tcase_add_loop_test(tc, long_l1_tables_in_holes, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
