@@ -71,19 +71,14 @@ static void take_claims(struct search *s, const uint8_t *bytes)
     qsort(claims->clusters, claims->count, sizeof(*claims->clusters), repair_compare_offsets);
 }
 
-/* A cluster more is to be looked at. */
-static bool may_look(struct search *s)
-{
-    uint32_t size = s->repair->walk->geo.cluster_size;
-    bool may = s->bytes_left >= size;
-    s->bytes_left -= may ? size : 0;
-    return may;
-}
-
+/* False also if no more may be looked at. */
 static bool read_table(struct search *s, uint64_t host_off, uint8_t *bytes)
 {
-    return may_look(s) &&
-           io_read_padded(s->repair->io, host_off, bytes, s->repair->walk->geo.cluster_size) == 0;
+    uint32_t size = s->repair->walk->geo.cluster_size;
+    if (s->bytes_left < size)
+        return false;
+    s->bytes_left -= size;
+    return io_read_padded(s->repair->io, host_off, bytes, size) == 0;
 }
 
 static bool is_missed(const struct search *s, uint64_t cluster)
@@ -143,8 +138,7 @@ static void look_at_lost(struct search *s, uint64_t cluster, uint64_t fake_off)
         look.odd > 0 ||
         repair_has_at(s->repair, CHECK_orphan_l1_table, cluster << walk->geo.cluster_bits))
         return;
-    if (!may_look(s))
-        return;
+    s->bytes_left -= size;
     memcpy(s->bytes, walk->buf, size);
     for (uint32_t i = 1; i + 1 < walk->geo.l2_entries; i++) {
         uint64_t off = mapped(s, i);
