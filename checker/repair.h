@@ -195,9 +195,6 @@ int repair_find_fakes(struct repair *repair);
 /* The neighbours of the L2 entry that the finding is about map what lies beside what it names. */
 bool repair_goes_on(const struct repair *repair, const struct finding *finding);
 
-/* The L2 table there is such a one. */
-bool repair_is_data(const struct repair *repair, uint64_t host_off);
-
 /* Half of the entries of the disk's L1 table make no sense: it may lie elsewhere. */
 bool repair_doubts_root(const struct repair *repair, const struct tree *tree);
 

@@ -202,12 +202,6 @@ bool repair_goes_on(const struct repair *repair, const struct finding *f)
     return count_beside(repair->walk, f) == 2;
 }
 
-bool repair_is_data(const struct repair *repair, uint64_t host_off)
-{
-    const struct table *table = table_find(&repair->walk->tables, host_off);
-    return table && table->rather_data;
-}
-
 bool repair_is_no_root(const struct repair *repair, uint64_t host_off)
 {
     const struct lost_names *names = &repair->lost_names;

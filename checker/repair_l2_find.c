@@ -57,8 +57,8 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     switch (f->check) {
     case CHECK_l2_entry_into_metadata:
         /* Of an empty table and guest data it is as likely the L1 entry that is wrong. */
-        return !(table && table->empty) && !repair_is_data(repair, f->host_off) &&
-               !repair_goes_on(repair, f) && !repair_on_nonsense(repair, f);
+        return !(table && table->empty) && !repair_goes_on(repair, f) &&
+               !repair_on_nonsense(repair, f);
     case CHECK_l2_entry_unaligned:
     case CHECK_l2_entry_outside:
     case CHECK_l2_entry_shared:

@@ -192,8 +192,6 @@ static int separate_data(struct repair *repair)
             first = f;
         if (repair->lossy && f->host_off == f->table_off && !repair_goes_on(repair, f))
             continue; /* a table is no data of its own: that goes */
-        if (f->check == CHECK_l2_entry_into_metadata && repair_is_data(repair, f->host_off))
-            continue; /* it is the table that goes */
         if (f->check == CHECK_l2_entry_into_metadata ||
             (f->check == CHECK_l2_entry_shared && !keeps_it(repair, &packed, f, first)))
             ret = separate(repair, f);
