@@ -2,7 +2,8 @@
  *
  * Lost L2 tables and the L1 entries that may have lost them; for the files of that repair only.
  *
- *   repair_l1_find.c   which tables and which places there are
+ *   repair_l1_find.c   which tables there are
+ *   repair_l1_places.c which places
  *   repair_l1_score.c  what speaks for a pair
  *   repair_l1_swap.c   entries that stand in each other's place
  *   repair_l1.c        which pairs are made */
@@ -66,6 +67,11 @@ struct match {
 /* All places and candidates, each once, by their offsets.  0 or -ENOMEM. */
 int match_find(struct match *m);
 void match_release(struct match *m);
+
+/* Places that are wrong by what the check found; and those that may be, where more tables are lost
+ * than there are such. */
+void match_add_places(struct match *m);
+void match_add_doubtful(struct match *m);
 
 /* Places still open that are wrong for sure, and references that tables with data miss. */
 size_t match_count_open(const struct match *m);
