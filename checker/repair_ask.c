@@ -40,17 +40,22 @@ bool repair_has_at(const struct repair *repair, enum check_id check, uint64_t ho
            repair->findings.items[at].host_off == host_off;
 }
 
+/* A count beyond all that the disks can have lost is itself what is damaged. */
+static bool is_believable(const struct repair *repair, uint64_t count)
+{
+    enum { MOST_A_DISK = 128 };
+    return count > 0 && count <= repair->walk->tree_count * MOST_A_DISK;
+}
+
 bool repair_deficit(const struct repair *repair, uint64_t host_off)
 {
     const struct walk *walk = repair->walk;
     if (host_off == 0 || !cluster_aligned(&walk->geo, host_off) || host_off >= walk->file_size)
         return false;
-    /* A count beyond all that the disks can have lost is itself what is damaged. */
-    enum { MOST_A_DISK = 128 };
     uint64_t cluster = cluster_of(&walk->geo, host_off);
     int64_t balance = census_get(walk->census, cluster).balance;
     return !repair->void_counts && census_known(walk->census, cluster) && balance > 0 &&
-           (uint64_t)balance <= walk->tree_count * MOST_A_DISK;
+           is_believable(repair, (uint64_t)balance);
 }
 
 bool repair_counted(const struct repair *repair, uint64_t host_off)
@@ -74,7 +79,8 @@ bool repair_was_cut_off(const struct repair *repair, uint64_t host_off)
     uint64_t stored;
     return host_off >= walk->view.file_size && host_off <= INT64_MAX &&
            census_known(walk->census, cluster_of(&walk->geo, host_off)) &&
-           walk_stored(walk, cluster_of(&walk->geo, host_off), &stored) && stored > 0;
+           walk_stored(walk, cluster_of(&walk->geo, host_off), &stored) &&
+           is_believable(repair, stored);
 }
 
 /* Where something read as zeros, say, and that may have been right. */

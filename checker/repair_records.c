@@ -249,8 +249,10 @@ static int read_table(struct repair *repair, uint64_t table_off, uint64_t known,
         }
         decode_at(r, pos, &s); /* its head is there */
         /* Or the header takes it for the table of snapshots. */
-        bool missed = head_fits(walk, &s) &&
-                      (repair_deficit(repair, s.l1_off) || s.l1_off == walk->header.snapshots_off);
+        bool missed =
+            head_fits(walk, &s) && (repair_deficit(repair, s.l1_off) ||
+                                       repair_has_at(repair, CHECK_orphan_l1_table, s.l1_off) ||
+                                       s.l1_off == walk->header.snapshots_off);
         if (r->count >= known && !missed)
             break;
         struct choice choice = choose_lengths(walk, r, pos, r->count + 1 >= known);

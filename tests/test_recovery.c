@@ -25,8 +25,9 @@ enum mode { SAFE, LOSSY, LEAKS };
     APART(8)                                                                                  \
     APART(12)                                                                                 \
     APART(16)                                                                                 \
-    APART(20) APART(24) APART(28) APART(32) APART(36) APART(40) APART(44) APART(48) APART(52) \
-        APART(56) APART(60) APART(64)
+    APART(20)                                                                                 \
+    APART(24) APART(28) APART(32) APART(36) APART(40) APART(44) APART(48) APART(52) APART(56) \
+        APART(60) APART(64)
 
 static const struct row {
     const char *recipe;
@@ -317,6 +318,12 @@ static const struct row {
      "damage truncate snapshots.offset + 73\n",
         SAFE, 0, "", {{"header.snapshot_count", "1"}}},
     /* ---- shared ---- */
+    /* counts that are all ones do not say that the table of snapshots was cut off with the file */
+    {"image cluster=4k size=4M\ndata 0 160k\nsnapshot id=1\ndata 40k 16k\n"
+     "damage header.snapshots_offset = was(file.size)\ndamage fill &refcount[0] 4096 0xff\n",
+        SAFE, 0, "",
+        {{"header.snapshots_offset", "was(header.snapshots_offset)"},
+            {"header.snapshot_count", "1"}}},
     /* of two streams written in turn the wrong entry seems to go on with its neighbour, but what
        the others are apart speaks for the right one */
     {"image cluster=4k size=8M\ndata 0 4k\ndata 512k 4k\ndata 4k 4k\ndata 516k 4k\ndata 8k 4k\n"
