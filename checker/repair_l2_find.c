@@ -108,6 +108,9 @@ static size_t collect(const struct repair *repair, struct place *places)
             plan_peek(&repair->plan, place.entry_off + 8, &place.bitmap);
         if (!place.table || plan_peek(&repair->plan, place.entry_off, &place.raw) < 0)
             continue;
+        if (f->check == CHECK_l2_copied_set &&
+            (l2_continues(repair, &place, place.raw) || l2_in_step(repair, &place, place.raw)))
+            continue;                             /* it is the count that is wrong */
         if ((place.raw & QCOW2_OFFSET_MASK) == 0) /* it claims nothing */
             place.host_off = place.length = 0;
         places[count++] = place;

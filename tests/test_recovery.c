@@ -26,8 +26,9 @@ enum mode { SAFE, LOSSY, LEAKS };
     APART(12)                                                                                 \
     APART(16)                                                                                 \
     APART(20)                                                                                 \
-    APART(24) APART(28) APART(32) APART(36) APART(40) APART(44) APART(48) APART(52) APART(56) \
-        APART(60) APART(64)
+    APART(24)                                                                                 \
+    APART(28) APART(32) APART(36) APART(40) APART(44) APART(48) APART(52) APART(56) APART(60) \
+        APART(64)
 
 static const struct row {
     const char *recipe;
@@ -324,6 +325,10 @@ static const struct row {
         SAFE, 0, "",
         {{"header.snapshots_offset", "was(header.snapshots_offset)"},
             {"header.snapshot_count", "1"}}},
+    /* an entry that goes on with its neighbours names what it should, whatever the count */
+    {"image cluster=4k size=4M\ndata 0 32k\ndata 1M 4k\ndamage refcount[@l2[0][2]] = 0\n"
+     "damage l2[0][256] = 0\n",
+        LOSSY, 0, "", {{"l2[0][2]", "was(l2[0][2])"}, {"refcount[@l2[0][2]]", "1"}}},
     /* of two streams written in turn the wrong entry seems to go on with its neighbour, but what
        the others are apart speaks for the right one */
     {"image cluster=4k size=8M\ndata 0 4k\ndata 512k 4k\ndata 4k 4k\ndata 516k 4k\ndata 8k 4k\n"
