@@ -39,18 +39,6 @@ bool l2_in_step(const struct repair *repair, const struct place *place, uint64_t
     return false;
 }
 
-/* A cluster that is counted as free, with an entry that says it is counted once, beside the only
- * one that is counted and not named: one damage, to the entry, or two.  Where counts may be stale
- * they say nothing. */
-static bool names_another(const struct repair *repair, const struct finding *f)
-{
-    uint64_t stored;
-    return repair->lossy && repair->report.hits[f->check] == 1 &&
-           !(repair->walk->header.incompatible & QCOW2_INCOMPAT_DIRTY) &&
-           walk_stored(repair->walk, cluster_of(&repair->walk->geo, f->host_off), &stored) &&
-           stored == 0 && repair_only_leak(repair) != 0;
-}
-
 static bool is_place(const struct repair *repair, const struct finding *f)
 {
     const struct table *table = table_find(&repair->walk->tables, f->host_off);
@@ -66,8 +54,6 @@ static bool is_place(const struct repair *repair, const struct finding *f)
     case CHECK_l2_subcluster_unallocated:
     case CHECK_l2_copied_unallocated:
         return true;
-    case CHECK_l2_copied_set:
-        return names_another(repair, f);
     default:
         return false;
     }
@@ -108,9 +94,6 @@ static size_t collect(const struct repair *repair, struct place *places)
             plan_peek(&repair->plan, place.entry_off + 8, &place.bitmap);
         if (!place.table || plan_peek(&repair->plan, place.entry_off, &place.raw) < 0)
             continue;
-        if (f->check == CHECK_l2_copied_set &&
-            (l2_continues(repair, &place, place.raw) || l2_in_step(repair, &place, place.raw)))
-            continue;                             /* it is the count that is wrong */
         if ((place.raw & QCOW2_OFFSET_MASK) == 0) /* it claims nothing */
             place.host_off = place.length = 0;
         places[count++] = place;

@@ -112,8 +112,7 @@ static const struct {
     {20261123, 771, TRIAL_LOSSY}, /* clusters taken for half of theirs, and two damages more */
     {20261123, 900, TRIAL_LOSSY}, /* the same, where a table is lost as well */
     {577215, 140, TRIAL_SAFE},    /* a table whose only cluster is cut by the end of the file */
-    {577215, 160, TRIAL_LOSSY}, /* an entry named a free cluster, beside the only one that leaked */
-    {577215, 933, TRIAL_LOSSY}, /* a compressed entry named the directory of bitmaps */
+    {577215, 933, TRIAL_LOSSY},   /* a compressed entry named the directory of bitmaps */
     {20261123, 518,
         TRIAL_SAFE},            /* a length of a record, one bit wrong, and stale bytes behind it */
     {661177, 791, TRIAL_SAFE},  /* an L1 entry named the compressed data of its own lost table */
