@@ -115,26 +115,30 @@ static bool may_be_bitmap_table(
            (walk->header.snapshot_count == 0 || is_in_directory(walk, host_off));
 }
 
-/* What lies at block_off counts clusters as refcount block `idx` of a table at table_off would:
- * those in use and these two themselves.  A sector of it tells. */
+/* What lies at block_off counts clusters as refcount block `idx` of a table at table_off would: as
+ * often as they are used (or by some disks more, which may be lost), and these two themselves.  A
+ * sector of it tells; guest data counts, too, but not so. */
 static bool counts_what_is_used(
-    const struct walk *walk, uint64_t block_off, uint64_t idx, uint64_t table_off)
+    struct walk *walk, uint64_t block_off, uint64_t idx, uint64_t table_off)
 {
+    enum { SURE = 2 };
     const struct qcow2_geometry *geo = &walk->geo;
     uint8_t block[QCOW2_SECTOR_BYTES];
     if (io_read_padded(walk->io, block_off, block, sizeof(block)) < 0)
         return false;
     uint64_t agreed = 0, differed = 0, first = idx << geo->refblock_bits;
-    for (uint64_t i = 0; i < (QCOW2_SECTOR_BYTES * UINT64_C(8)) >> geo->refcount_order; i++) {
+    uint64_t entries = (QCOW2_SECTOR_BYTES * UINT64_C(8)) >> geo->refcount_order;
+    for (uint64_t i = 0; i < entries && differed * SURE < entries; i++) {
         uint64_t cluster = first + i;
-        bool counted = qcow2_refcount_get(block, geo->refcount_order, i) != 0;
-        bool used = cluster == cluster_of(geo, block_off) ||
-                    cluster == cluster_of(geo, table_off) ||
-                    census_get(walk->census, cluster).claimed;
-        agreed += counted && used;
-        differed += counted ? cluster >= walk->cluster_end : used;
+        uint64_t count = qcow2_refcount_get(block, geo->refcount_order, i);
+        struct census_cell cell = census_get(walk->census, cluster);
+        bool own = cluster == cluster_of(geo, block_off) || cluster == cluster_of(geo, table_off);
+        uint64_t refs = cell.claimed ? walk_counts(walk, cluster, cell.balance).refs : own;
+        bool fits = count >= refs && count - refs <= walk->tree_count;
+        agreed += refs > 0 && fits;
+        differed += !fits || (count > 0 && cluster >= walk->cluster_end);
     }
-    return agreed > differed;
+    return agreed > differed * SURE;
 }
 
 /* The entries in a sector could be those of a refcount table. */
@@ -152,8 +156,7 @@ static bool could_be_reftable(const struct walk *walk, uint64_t off, uint8_t *se
 }
 
 /* One of the first blocks that the sector names counts what it would with these indices. */
-static bool names_blocks(
-    const struct walk *walk, uint64_t off, const uint8_t *sector, uint64_t first_idx)
+static bool names_blocks(struct walk *walk, uint64_t off, const uint8_t *sector, uint64_t first_idx)
 {
     enum { MOST_BLOCKS = 8 };
     unsigned named = 0;
