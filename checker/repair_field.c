@@ -125,14 +125,40 @@ static int settle_compressed(struct repair *repair, const struct finding *findin
     return ret < 0 ? ret : plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, raw);
 }
 
+/* All that is counted for the table of an L1 entry are the references of disks that have it at one
+ * other place. */
+static bool is_odd_one_out(const struct repair *repair, const struct finding *finding)
+{
+    enum { MANY = 1000 };
+    uint64_t stored, there = 0, index = UINT64_MAX;
+    if (repair->report.hits[CHECK_l1_entry_shared] > MANY)
+        return false; /* each is held against each */
+    for (size_t i = 0; i < repair->findings.count; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check != CHECK_l1_entry_shared || f->host_off != finding->host_off ||
+            (f->tree == finding->tree && f->index == finding->index))
+            continue;
+        if (f->index == finding->index || (index != UINT64_MAX && f->index != index))
+            return false;
+        index = f->index;
+        there += repair->walk->trees[f->tree].same_l1;
+    }
+    uint64_t cluster = cluster_of(&repair->walk->geo, finding->host_off);
+    return there > 1 && walk_stored(repair->walk, cluster, &stored) && stored == there;
+}
+
 /* An L1 entry of the active disk that was empty, where no table was lost. */
 static int drop_stray_bit(struct repair *repair, const struct finding *finding)
 {
     uint64_t off = repair_entry_off(repair, finding), raw;
     int ret = plan_peek(&repair->plan, off, &raw);
     if (ret < 0 || finding->table_off != repair->walk->header.l1_off ||
-        repair_has(repair, CHECK_orphan_l2_table) || !repair_is_stray_bit(repair, raw))
+        repair_has(repair, CHECK_orphan_l2_table))
         return ret;
+    bool odd = finding->check == CHECK_l1_entry_shared && __builtin_popcountll(raw) == 1 &&
+               is_odd_one_out(repair, finding);
+    if (!odd && !repair_is_stray_bit(repair, raw))
+        return 0;
     return plan_be64(&repair->plan, PHASE_SWITCH, finding->check, off, 0);
 }
 
