@@ -298,9 +298,9 @@ static int choose_pointer(struct repair *repair, const struct tries *tries, uint
     return ret;
 }
 
-/* Nothing follows from what is taken for the L1 table, but a lost one names it: it is an L2 table.
- */
-static int mend_one_below(struct repair *repair)
+/* Nothing follows from what is taken for the L1 table; but a lost one names it, and it is an L2
+ * table, or there is one a bit away. */
+static int mend_nonsense(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct tries tries = {.count = 0};
@@ -309,6 +309,7 @@ static int mend_one_below(struct repair *repair)
             continue;
         seen++;
         try_leaked(repair, &walk->trees[i], true, &tries);
+        try_bits(repair, &walk->trees[i], true, &tries);
     }
     uint64_t now = repair_wrong(&repair->report);
     return choose_pointer(repair, &tries, repair->lossy ? now : now / 2);
@@ -342,7 +343,7 @@ static int mend_pointers(struct repair *repair)
         try_named(repair, tree, &tries);
     }
     int ret = choose_pointer(repair, &tries, repair_wrong(&repair->report) / 2);
-    return ret == 0 && repair->plan.count == 0 ? mend_one_below(repair) : ret;
+    return ret == 0 && repair->plan.count == 0 ? mend_nonsense(repair) : ret;
 }
 
 /* ---- tables on something else ---- */
