@@ -291,6 +291,15 @@ static void leave_out_data(struct match *m)
         m->candidates[k].spare = out[k] ? 0 : m->candidates[k].spare;
 }
 
+/* Places that had a table for sure: an empty one need not. */
+static size_t count_damaged(const struct match *m)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < m->place_count; i++)
+        count += m->places[i].check != CHECK_l1_hole;
+    return count;
+}
+
 int match_find(struct match *m)
 {
     struct repair *repair = m->repair;
@@ -307,7 +316,7 @@ int match_find(struct match *m)
         ret = add_leaked(m);
     if (ret == 0)
         ret = add_pointed_at(m);
-    if (ret == 0 && repair->lossy && match_count_spare(m) > match_count_open(m)) {
+    if (ret == 0 && repair->lossy && match_count_spare(m) > count_damaged(m)) {
         match_add_doubtful(m);
     }
     if (m->place_count > 0)

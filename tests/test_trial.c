@@ -114,11 +114,13 @@ static const struct {
     {577215, 140, TRIAL_SAFE},    /* a table whose only cluster is cut by the end of the file */
     {577215, 933, TRIAL_LOSSY},   /* a compressed entry named the directory of bitmaps */
     {20261123, 518,
-        TRIAL_SAFE},            /* a length of a record, one bit wrong, and stale bytes behind it */
-    {661177, 791, TRIAL_SAFE},  /* an L1 entry named the compressed data of its own lost table */
-    {40, 3, TRIAL_LOSSY},       /* of two snapshots the later one got the earlier one's table */
-    {880331, 4, TRIAL_SAFE},    /* beside a count of 32769 nobody looked for a lost cluster */
-    {880331, 213, TRIAL_LOSSY}, /* a snapshot's lost table was given to the disk for its flags */
+        TRIAL_SAFE},           /* a length of a record, one bit wrong, and stale bytes behind it */
+    {661177, 791, TRIAL_SAFE}, /* an L1 entry named the compressed data of its own lost table */
+    {909083, 296,
+        TRIAL_LOSSY},        /* the holes of a snapshot passed for places that had lost a table */
+    {40, 3, TRIAL_LOSSY},    /* of two snapshots the later one got the earlier one's table */
+    {880331, 4, TRIAL_SAFE}, /* beside a count of 32769 nobody looked for a lost cluster */
+    {880331, 213, TRIAL_LOSSY},   /* a snapshot's lost table was given to the disk for its flags */
     {20261123, 901, TRIAL_LOSSY}, /* as 743 */
 };
 
