@@ -325,9 +325,8 @@ static int mend_pointers(struct repair *repair)
     bool records = repair_has(repair, CHECK_header_snapshots_outside) ||
                    repair_has(repair, CHECK_header_snapshots_unaligned) ||
                    repair_has(repair, CHECK_snapshot_table_truncated);
-    bool any = repair->lossy ? repair_has(repair, CHECK_orphan_l1_table) ||
-                                   repair_has(repair, CHECK_orphan_l2_table)
-                             : repair_has(repair, CHECK_orphan_l1_table) && !records;
+    bool any = !records && (repair_has(repair, CHECK_orphan_l1_table) ||
+                               (repair->lossy && repair_has(repair, CHECK_orphan_l2_table)));
     for (size_t i = 0; any && i < walk->tree_count; i++) {
         const struct tree *tree = &walk->trees[i];
         if (repair->lossy ? !is_contested(repair, tree) : !is_nonsense(repair, tree))
