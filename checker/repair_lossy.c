@@ -30,6 +30,8 @@ static int make_zeros(
     struct repair *repair, const struct finding *f, const struct table *table, uint8_t *entry)
 {
     uint64_t cluster;
+    if (!plan_takes_field(&repair->plan, repair_entry_off(repair, f)))
+        return 0;
     int ret = plan_alloc(&repair->plan, f->check, 1, table->refs, &cluster);
     if (ret < 0)
         return ret == -ENOSPC ? 0 : ret;
