@@ -88,7 +88,7 @@ static void note_names(
         qcow2_l2_decode(&walk->geo, bytes + (size_t)idx * walk->geo.l2_entry_size, &e);
         if (f->check == CHECK_orphan_l2_table && e.kind == QCOW2_L2_COMPRESSED)
             accuse_by_data(repair, &e);
-        uint64_t off = maps(walk, bytes, idx);
+        uint64_t off = e.kind == QCOW2_L2_NORMAL ? e.host_off : 0;
         if (off == 0 || off == f->host_off)
             continue;
         names->offs[names->count++] = off;

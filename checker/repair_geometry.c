@@ -127,12 +127,10 @@ static int mend_version(struct repair *repair)
 
 /* ---- clusters taken for parts of them ---- */
 
-enum { SHIFTS = QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 1 };
-
 /* What starts at a cluster, by the largest power of two clusters that it starts at a multiple of.
  */
 struct starts {
-    size_t by_shift[SHIFTS], count;
+    size_t by_shift[CLUSTER_SIZES], count;
 };
 
 static void add_start(struct starts *starts, const struct walk *walk, uint64_t off)
@@ -141,7 +139,7 @@ static void add_start(struct starts *starts, const struct walk *walk, uint64_t o
     if (cluster == 0 || !cluster_aligned(&walk->geo, off) || off >= walk->file_size)
         return;
     unsigned shift = (unsigned)__builtin_ctzll(cluster);
-    starts->by_shift[shift < SHIFTS ? shift : SHIFTS - 1]++;
+    starts->by_shift[shift < CLUSTER_SIZES ? shift : CLUSTER_SIZES - 1]++;
     starts->count++;
 }
 

@@ -17,6 +17,7 @@ struct place {
     uint64_t host_off, length; /* what it claims as it stands */
     bool proven;               /* shared, or on metadata, and what it names decodes */
     bool rooted;               /* shared, and only here the neighbours say that it is right */
+    bool in_step;              /* rooted, and it is in step with two neighbours */
     bool uprooted;             /* shared with one that is */
     bool by_one;               /* for that one only one neighbour speaks, and it may be chance */
     bool taken;                /* another one's data begins there, and decodes */

@@ -148,11 +148,12 @@ static bool is_uncounted(
 static void find_roots(const struct repair *repair, struct place *places, size_t count)
 {
     enum { MOST = 1000 }; /* each is compared with each */
-    for (size_t i = 0; count <= MOST && i < count; i++)
-        places[i].rooted = places[i].check == CHECK_l2_entry_shared &&
-                           !(places[i].raw & QCOW2_ENTRY_COMPRESSED) &&
-                           (l2_continues(repair, &places[i], places[i].raw) ||
-                               l2_in_step(repair, &places[i], places[i].raw));
+    for (size_t i = 0; count <= MOST && i < count; i++) {
+        struct place *p = &places[i];
+        bool plain = p->check == CHECK_l2_entry_shared && !(p->raw & QCOW2_ENTRY_COMPRESSED);
+        p->in_step = plain && l2_in_step(repair, p, p->raw);
+        p->rooted = p->in_step || (plain && l2_continues(repair, p, p->raw));
+    }
     for (size_t i = 0; count <= MOST && i < count; i++) {
         size_t sure = 0, sharing = 0, in_step = 0;
         for (size_t k = 0; k < count; k++) {
@@ -161,9 +162,7 @@ static void find_roots(const struct repair *repair, struct place *places, size_t
             places[i].taken |=
                 same && places[k].proven && i != k && places[k].host_off == places[i].host_off;
             sure += same && (places[k].rooted || places[k].proven);
-            in_step +=
-                same && (places[k].proven ||
-                            (places[k].rooted && l2_in_step(repair, &places[k], places[k].raw)));
+            in_step += same && (places[k].proven || places[k].in_step);
         }
         places[i].uprooted =
             !places[i].rooted && !places[i].proven && sharing > 1 &&
