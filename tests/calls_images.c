@@ -14,6 +14,18 @@ const struct calls_image calls_images[CALLS_IMAGES] = {
     {"broken", "image cluster=4k size=256k\ndata 0 32k\nsnapshot\ndata 4k 4k\n"
                "damage refcount[@l2[0][1]] = 0\ndamage refcount[1] = 5\ndamage l1[0] |= 1\n"},
     {"lost", "image cluster=4k size=256k\ndata 0 32k\ndamage reftable[0] = 0\n"},
+    {"parts", "image extended_l2 lazy_refcounts cluster=16k size=1M\ndata 0 48k\nsnapshot\n"
+              "data 0 16k pattern=7\ndamage l2[0][2].bitmap |= 1 << 32\n"
+              "damage header.incompatible |= 1\ndamage refcount[@l2[0][1]] = 0\n"},
+    {"split", "image cluster=4k size=256k data_file=disk.raw\ndata 0 32k\ndamage l1[0] ^= 1 << 63\n"
+              "damage refcount[5] = 3\n"},
+    {"locked", "image cluster=4k size=256k luks=8k\ndata 0 32k\ndamage refcount[@l2[0][1]] = 0\n"},
+    {"narrow", "image cluster=4k size=256k refcount_bits=1\ndata 0 32k\n"
+               "damage refcount[@l2[0][1]] = 0\ndamage refcount[20] = 1\n"},
+    {"wide", "image cluster=4k size=256k refcount_bits=64\ndata 0 32k\nsnapshot\n"
+             "damage refcount[@l2[0][1]] = 1 << 63\n"},
+    {"marks", "image cluster=4k size=256k\ndata 0 64k\nbitmap name=kept\nbitmap name=lost\n"
+              "damage bitmap[1].table[0] = 1 << 40\n"},
     {"chain", "image cluster=4k size=256k backing=sound backing_format=qcow2\ndata 0 4k\n"},
 };
 

@@ -4,7 +4,7 @@
 #ifndef TESTS_CALLS_IMAGES_H
 #define TESTS_CALLS_IMAGES_H
 
-enum { CALLS_IMAGES = 6 };
+enum { CALLS_IMAGES = 12 };
 
 struct calls_image {
     const char *name, *recipe;

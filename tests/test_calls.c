@@ -97,6 +97,13 @@ static const struct command {
     {"broken", "@/qcheck -j 1 --repair --undo undo image", "rm -f undo", SAME_ALL},
     {"broken", "@/qcheck -j 1 --rollback undo image",
         "rm -f undo; @/qcheck -q --repair --undo undo image", SAME_ALL},
+    {"lost", "@/qcheck -j 1 --repair=leaks image", NULL, SAME_ALL},
+    {"parts", "@/qcheck -j 1 --repair --lossy image", NULL, SAME_ALL},
+    {"split", "@/qcheck -j 1 --repair image", NULL, SAME_ALL},
+    {"locked", "@/qcheck -j 1 --repair image", NULL, SAME_ALL},
+    {"narrow", "@/qcheck -j 1 --repair image", NULL, SAME_ALL},
+    {"wide", "@/qcheck -j 1 --repair image", NULL, SAME_ALL},
+    {"marks", "@/qcheck -j 1 --repair --lossy image", NULL, SAME_ALL},
     {"sound", "@/qsnap create image new", NULL, SAME_OUTPUT},
     {"sound", "@/qsnap delete image 1", NULL, SAME_OUTPUT},
     {"sound", "@/qsnap apply image 1", NULL, SAME_OUTPUT},
@@ -110,6 +117,8 @@ static const struct command {
     {"sound", "@/qsnap new made 256k -o cluster_size=4k && rm made", "rm -f made", SAME_ALL},
     {"packed", "@/qsnap write image 0 4k --pattern 3", NULL, SAME_OUTPUT},
     {"", "@/qcrash explore --base base --log log", NULL, SAME_EXIT},
+    {"", "@/qcrash run create --image c512 --cap 16 --samples 4", NULL, SAME_EXIT},
+    {"", "@/qcrash flushes create --image c512", NULL, SAME_EXIT},
 };
 
 static const char *const kinds[] = {"alloc", "open", "read", "write", "sync", "resize", "lock"};
