@@ -9,13 +9,19 @@
 #include <string.h>
 #include <time.h>
 
-struct recipe *bomb_build(const char *format, unsigned number)
+struct recipe *bomb_text(const char *text)
 {
-    char error[RECIPE_ERROR_BYTES], text[1000];
+    char error[RECIPE_ERROR_BYTES];
     struct recipe *recipe = NULL;
-    snprintf(text, sizeof(text), format, number);
     ck_assert_msg(recipe_text("bomb", text, &recipe, error) == 0, "%s", error);
     return recipe;
+}
+
+struct recipe *bomb_build(const char *format, unsigned number)
+{
+    char text[1024];
+    snprintf(text, sizeof(text), format, number);
+    return bomb_text(text);
 }
 
 uint64_t bomb_eval(struct recipe *recipe, const char *expression)
@@ -83,5 +89,16 @@ struct report bomb_repair(struct recipe *recipe, bool lossy)
     struct report report;
     report_init(&report, 10);
     repair_image(recipe_io(recipe), NULL, &options, &how, &report);
+    return report;
+}
+
+struct report bomb_repair_within(
+    struct recipe *recipe, bool lossy, int exit_code, unsigned seconds, const char *what)
+{
+    double before = bomb_seconds();
+    struct report report = bomb_repair(recipe, lossy);
+    bomb_within(before, seconds, what);
+    ck_assert_msg(report_exit_code(&report) == exit_code, "%s: exit %d %s", what,
+        report_exit_code(&report), report.problem);
     return report;
 }

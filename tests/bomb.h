@@ -17,6 +17,9 @@ enum { BOMB_SLOWER = 40 };
 enum { BOMB_SLOWER = 1 };
 #endif
 
+/* The image of a recipe.  The caller frees it. */
+struct recipe *bomb_text(const char *text);
+
 /* The image of a recipe; `number` takes the place of its one %u.  The caller frees it. */
 struct recipe *bomb_build(const char *format, unsigned number)
     __attribute__((format(printf, 1, 0)));
@@ -48,5 +51,9 @@ double bomb_seconds(void);
 /* Fails the test if that was longer ago than `seconds`; with LIMITS=print in the environment prints
  * a row of the table of `make limits`. */
 void bomb_within(double before, unsigned seconds, const char *what);
+
+/* Like bomb_repair, and it ends with `exit_code`, and within `seconds`. */
+struct report bomb_repair_within(
+    struct recipe *recipe, bool lossy, int exit_code, unsigned seconds, const char *what);
 
 #endif

@@ -9,20 +9,13 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "bomb.h"
 #include "io_meter.h"
 #include "qcheck.h"
 #include "recipe.h"
 #include "repair.h"
 
 enum { MOST_MEMORY = 512 << 20, MOST_SECONDS = 60 };
-
-static struct recipe *build(const char *text)
-{
-    char error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe = NULL;
-    ck_assert_msg(recipe_text("crafted", text, &recipe, error) == 0, "%s", error);
-    return recipe;
-}
 
 static long peak_bytes(void)
 {
@@ -75,7 +68,7 @@ START_TEST(one_refcount_block_for_everything)
 {
     char *text = fill_reftable("image reftable_clusters=2\n", 14,
         "damage fill refblock[0].offset 64k 1\ndamage truncate 4T\n");
-    struct recipe *recipe = build(text);
+    struct recipe *recipe = bomb_text(text);
     struct report report = check_it(recipe, 10);
     ck_assert_uint_gt(report.hits[CHECK_refblock_shared], 16000);
     ck_assert_uint_eq(report.sorted.count, 10);
@@ -87,8 +80,8 @@ END_TEST
 
 START_TEST(a_luks_header_in_a_hole)
 {
-    struct recipe *recipe = build("image cluster=512 luks=4k\ndamage truncate 1T\n"
-                                  "damage crypto.header_length = 256G\n");
+    struct recipe *recipe = bomb_text("image cluster=512 luks=4k\ndamage truncate 1T\n"
+                                      "damage crypto.header_length = 256G\n");
     struct report report = check_it(recipe, 10);
     ck_assert_int_eq(report_exit_code(&report), 1);
     ck_assert_ptr_nonnull(strstr(report.problem, "more metadata"));
@@ -118,7 +111,7 @@ START_TEST(every_field_at_its_highest)
                 fields[f].name,
                 (unsigned long long)(values[v] & (UINT64_MAX >> (64 - fields[f].bits))),
                 _i ? "damage truncate 0x7ffffffffffff000\n" : "");
-            struct recipe *recipe = build(text);
+            struct recipe *recipe = bomb_text(text);
             struct check_options options = {.threads = 1, .deep = true};
             struct report report;
             report_init(&report, 10);
@@ -133,9 +126,9 @@ END_TEST
 /* The header names more snapshots than there is table, in a hole that reads as empty records. */
 START_TEST(snapshots_in_a_hole)
 {
-    struct recipe *recipe = build("image cluster=512 size=64k\ndata 0 2k\n"
-                                  "damage header.snapshot_count = 65536\n"
-                                  "damage header.snapshots_offset = 1G\ndamage truncate 8G\n");
+    struct recipe *recipe = bomb_text("image cluster=512 size=64k\ndata 0 2k\n"
+                                      "damage header.snapshot_count = 65536\n"
+                                      "damage header.snapshots_offset = 1G\ndamage truncate 8G\n");
     struct report report = check_it(recipe, 10);
     report_release(&report);
     recipe_free(recipe);
@@ -145,18 +138,6 @@ END_TEST
 /* ---- what is not there need not be read ---- */
 
 enum { CLUSTER = 64 << 10 };
-
-/* Writes 64-bit entries, `step` apart, from `raw` on. */
-static void write_entries(
-    struct recipe *recipe, uint64_t host_off, uint64_t raw, uint64_t step, size_t count)
-{
-    uint8_t *bytes = malloc(count * 8);
-    ck_assert_ptr_nonnull(bytes);
-    for (size_t i = 0; i < count; i++)
-        store_be64(bytes + i * 8, raw + i * step);
-    ck_assert_int_eq(io_write(recipe_io(recipe), host_off, bytes, count * 8), 0);
-    free(bytes);
-}
 
 /* The image has, in its real clusters, some megabytes at most; what it names lies in holes. */
 static void expect_few_reads(struct recipe *recipe, uint64_t most_reads, uint64_t most_bytes,
@@ -178,8 +159,9 @@ static void expect_few_reads(struct recipe *recipe, uint64_t most_reads, uint64_
 START_TEST(l2_tables_in_a_hole)
 {
     enum { TABLES = 262144 };
-    struct recipe *recipe = build("image size=128T l1_size=262144\ndamage truncate 32G\n");
-    write_entries(recipe, 3 * CLUSTER, QCOW2_ENTRY_COPIED | UINT64_C(1) << 30, CLUSTER, TABLES);
+    struct recipe *recipe = bomb_text("image size=128T l1_size=262144\ndamage truncate 32G\n");
+    bomb_write_entries(
+        recipe, 3 * CLUSTER, QCOW2_ENTRY_COPIED | UINT64_C(1) << 30, CLUSTER, TABLES);
     expect_few_reads(recipe, 400, 32 << 20, CHECK_l1_copied_set, TABLES);
 }
 END_TEST
@@ -187,8 +169,9 @@ END_TEST
 START_TEST(refcount_blocks_in_a_hole)
 {
     enum { BLOCKS = 262144 };
-    struct recipe *recipe = build("image reftable_clusters=32\ndata 0 64k\ndamage truncate 32G\n");
-    write_entries(recipe, CLUSTER + 8, UINT64_C(1) << 30, CLUSTER, BLOCKS - 1);
+    struct recipe *recipe =
+        bomb_text("image reftable_clusters=32\ndata 0 64k\ndamage truncate 32G\n");
+    bomb_write_entries(recipe, CLUSTER + 8, UINT64_C(1) << 30, CLUSTER, BLOCKS - 1);
     expect_few_reads(recipe, 400, 32 << 20, CHECK_refcount_too_low, BLOCKS - 1);
 }
 END_TEST
@@ -196,8 +179,8 @@ END_TEST
 /* All clusters of a large hole are counted as used. */
 START_TEST(leaks_in_a_hole)
 {
-    struct recipe *recipe = build("image refcount_bits=1\ngap 32G\ndata 0 64k\n"
-                                  "damage fill refblock[0].offset 64k 0xff\n");
+    struct recipe *recipe = bomb_text("image refcount_bits=1\ngap 32G\ndata 0 64k\n"
+                                      "damage fill refblock[0].offset 64k 0xff\n");
     expect_few_reads(recipe, 200, 32 << 20, CHECK_cluster_leaked, 524288 - 4);
 }
 END_TEST
@@ -208,9 +191,9 @@ START_TEST(counts_made_anew_in_a_sparse_file)
     const struct repair_options how = {0};
     struct check_options options = {.threads = 1};
     struct report report;
-    struct recipe *recipe = build("image\ndata 0 256k\ndamage truncate 8T\n"
-                                  "damage fill reftable.offset 64k 0\n"
-                                  "damage fill refblock[0].offset 64k 0\n");
+    struct recipe *recipe = bomb_text("image\ndata 0 256k\ndamage truncate 8T\n"
+                                      "damage fill reftable.offset 64k 0\n"
+                                      "damage fill refblock[0].offset 64k 0\n");
     uint64_t before, after;
     ck_assert_int_eq(io_size(recipe_io(recipe), &before), 0);
     report_init(&report, 10);
@@ -230,32 +213,18 @@ END_TEST
 static void write_snapshots(struct recipe *recipe, uint64_t host_off, unsigned count,
     uint64_t l1_off, uint64_t step, uint32_t size)
 {
-    enum { RECORD_BYTES = 64 };
-    uint8_t *bytes = calloc(count, RECORD_BYTES), head[8];
-    ck_assert_ptr_nonnull(bytes);
-    for (unsigned i = 0; i < count; i++) {
-        uint8_t *p = bytes + (size_t)i * RECORD_BYTES;
-        char id[16];
-        snprintf(id, sizeof(id), "%08u", i);
-        store_be64(p, l1_off + i * step);
-        store_be32(p + 8, size);
-        store_be16(p + 12, 8);  /* length of the ID */
-        store_be32(p + 36, 16); /* extra data: VM state size, then the disk's */
-        store_be64(p + 48, 1 << 20);
-        memcpy(p + 56, id, 8);
-    }
-    ck_assert_int_eq(io_write(recipe_io(recipe), host_off, bytes, (size_t)count * RECORD_BYTES), 0);
-    store_be32(head, count);
-    ck_assert_int_eq(io_write(recipe_io(recipe), QCOW2_HDR_SNAPSHOT_COUNT, head, 4), 0);
-    store_be64(head, host_off);
-    ck_assert_int_eq(io_write(recipe_io(recipe), QCOW2_HDR_SNAPSHOTS_OFF, head, 8), 0);
-    free(bytes);
+    struct bomb_record *records = calloc(count, sizeof(*records));
+    ck_assert_ptr_nonnull(records);
+    for (unsigned i = 0; i < count; i++)
+        records[i] = (struct bomb_record){l1_off + i * step, 1 << 20, size, i};
+    bomb_write_records(recipe, host_off, records, count);
+    free(records);
 }
 
 START_TEST(l1_tables_in_a_hole)
 {
     enum { SNAPSHOTS = 4096, L1_BYTES = 32 << 20 };
-    struct recipe *recipe = build("image\ndata 0 64k\ndamage truncate 3T\n");
+    struct recipe *recipe = bomb_text("image\ndata 0 64k\ndamage truncate 3T\n");
     write_snapshots(
         recipe, UINT64_C(1) << 30, SNAPSHOTS, UINT64_C(1) << 40, L1_BYTES, L1_BYTES / 8);
     expect_few_reads(recipe, 400, 32 << 20, CHECK_refcount_too_low, UINT64_C(512) * SNAPSHOTS + 4);
@@ -268,11 +237,12 @@ START_TEST(many_tables_at_one_place)
 {
     enum { SNAPSHOTS = 4096 };
     const uint64_t l1_off = UINT64_C(2) << 30, l2_off = UINT64_C(4) << 30;
-    struct recipe *recipe = build("image\ndata 0 64k\ndamage truncate 8G\n");
+    struct recipe *recipe = bomb_text("image\ndata 0 64k\ndamage truncate 8G\n");
     write_snapshots(recipe, UINT64_C(1) << 30, SNAPSHOTS, l1_off, CLUSTER, 1);
     for (unsigned i = 0; i < SNAPSHOTS; i++) {
-        write_entries(recipe, l1_off + (uint64_t)i * CLUSTER, l2_off + (uint64_t)i * CLUSTER, 0, 1);
-        write_entries(recipe, l2_off + (uint64_t)i * CLUSTER, UINT64_C(6) << 30, CLUSTER, 2);
+        bomb_write_entries(
+            recipe, l1_off + (uint64_t)i * CLUSTER, l2_off + (uint64_t)i * CLUSTER, 0, 1);
+        bomb_write_entries(recipe, l2_off + (uint64_t)i * CLUSTER, UINT64_C(6) << 30, CLUSTER, 2);
     }
     expect_few_reads(recipe, 24 * SNAPSHOTS, UINT64_C(4) * SNAPSHOTS * CLUSTER,
         CHECK_refcount_too_low, 2 * SNAPSHOTS + 4 + 2);
@@ -282,8 +252,8 @@ END_TEST
 START_TEST(bitmap_tables_in_a_hole)
 {
     struct recipe *recipe =
-        build("image cluster=2M\nbitmap fill=none\ndamage bitmap[0].table_offset = 1T\n"
-              "damage bitmap[0].table_size = 0x8000000\ndamage truncate 3T\n");
+        bomb_text("image cluster=2M\nbitmap fill=none\ndamage bitmap[0].table_offset = 1T\n"
+                  "damage bitmap[0].table_size = 0x8000000\ndamage truncate 3T\n");
     expect_few_reads(recipe, 200, 64 << 20, CHECK_refcount_too_low, 512);
 }
 END_TEST
@@ -292,11 +262,11 @@ END_TEST
 START_TEST(references_all_over_the_place)
 {
     enum { TABLES = 8, ENTRIES = 8192 };
-    struct recipe *recipe = build("image size=4T\ndamage truncate 0x4000000000000000\n");
-    write_entries(recipe, 3 * CLUSTER, UINT64_C(1) << 30, CLUSTER, TABLES);
+    struct recipe *recipe = bomb_text("image size=4T\ndamage truncate 0x4000000000000000\n");
+    bomb_write_entries(recipe, 3 * CLUSTER, UINT64_C(1) << 30, CLUSTER, TABLES);
     for (uint64_t t = 0; t < TABLES; t++)
-        write_entries(recipe, (UINT64_C(1) << 30) + t * CLUSTER, (UINT64_C(1) << 40) + (t << 44),
-            UINT64_C(1) << 31, ENTRIES);
+        bomb_write_entries(recipe, (UINT64_C(1) << 30) + t * CLUSTER,
+            (UINT64_C(1) << 40) + (t << 44), UINT64_C(1) << 31, ENTRIES);
     struct report report = check_it(recipe, 10); /* within the memory */
     ck_assert_int_eq(report_exit_code(&report), 1);
     ck_assert_ptr_nonnull(strstr(report.problem, "more places"));
@@ -308,13 +278,11 @@ END_TEST
 /* One range of compressed data that all entries of a table share. */
 START_TEST(one_compressed_range_for_everything)
 {
-    struct recipe *recipe = build("image cluster=2M size=512G\ncompressed 0 2M seed=1\n");
+    struct recipe *recipe = bomb_text("image cluster=2M size=512G\ncompressed 0 2M seed=1\n");
     uint8_t first[8];
-    uint64_t l2_off;
-    char error[RECIPE_ERROR_BYTES];
-    ck_assert_int_eq(recipe_eval(recipe, "l2[0].offset", &l2_off, error), 0);
+    uint64_t l2_off = bomb_eval(recipe, "l2[0].offset");
     ck_assert_int_eq(io_read(recipe_io(recipe), l2_off, first, 8), 0);
-    write_entries(recipe, l2_off, load_be64(first), 0, 262144);
+    bomb_write_entries(recipe, l2_off, load_be64(first), 0, 262144);
     for (unsigned threads = 1; threads <= 4; threads += 3) {
         struct check_options options = {.threads = threads, .deep = true};
         struct io_meter_counts counts;
