@@ -215,9 +215,10 @@ fuzz: $(BUILD)/tests/fuzz_tool  ## fuzz every target for TIME seconds each: TIME
 	BUILD=$(BUILD) AFL=$(AFL) tests/fuzz.sh $(TIME) $(or $(TARGET),$(FUZZ_TARGETS))
 
 # gcov comes with the compiler; COVERAGE_SUITES= for some of the tests only.  Those left out take
-# half of the time, and reach no line that the others do not.
+# half of the time, and reach no line that the others do not; the halves are other ones, too.
 # Threads count together.
 COUNTED := -O0 -g --coverage -fprofile-update=atomic
+COVERED_HALF := bombs bombs_repair calls cli engine_corpus fuzz
 NOT_COVERED_BY := agreement cost explore fastpath fault interplay names qcrash recipe record sweep
 coverage:                       ## lines and branches of engine/ and checker/ that the tests reach
 	find $(BUILD)/coverage -name '*.gcda' -delete 2>/dev/null || true
@@ -227,7 +228,7 @@ coverage:                       ## lines and branches of engine/ and checker/ th
 	-$(if $(COVERAGE_SUITES),$(BUILD)/coverage/tests/run $(COVERAGE_SUITES),\
 		$(MAKE) -s BUILD=$(BUILD)/coverage OPT='$(COUNTED)' LDFLAGS=--coverage \
 		CFLAGS='-Wno-format-truncation -DVECTOR_LOOPS= $(CFLAGS)' \
-		TO_RUN='$(filter-out $(NOT_COVERED_BY),$(SUITES))' check) \
+		HALF='$(COVERED_HALF)' TO_RUN='$(filter-out $(NOT_COVERED_BY),$(SUITES))' check) \
 		>$(BUILD)/coverage/log 2>&1
 	@grep -E '^[0-9]+%|:[FE]:' $(BUILD)/coverage/log
 	@tests/coverage.sh $(BUILD)/coverage engine checker

@@ -429,5 +429,5 @@ bool oracle_look(struct oracle *o, const struct state *state, struct breach *bre
                o, o->header.l1_off, o->header.l1_size * UINT64_C(8), OWNER_L1, 0, breach) &&
            look_tree(o, state, o->header.l1_off, o->header.l1_size, &look, breach) &&
            look_snapshots(o, state, breach) && oracle_look_bitmaps(o, state, breach) &&
-           (o->lenient || compare_counts(o, state, breach));
+           (o->lenient || compare_counts(o, state, breach)) && !o->no_memory;
 }
