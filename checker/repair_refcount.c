@@ -150,9 +150,6 @@ static bool structure_broken(const struct repair *repair)
         const struct finding *f = &repair->findings.items[i];
         switch (f->check) {
         case CHECK_reftable_reserved_bits:
-            if (!repair_names_block(repair, f))
-                return true;
-            break;
         case CHECK_header_reftable_missing:
         case CHECK_header_reftable_too_large:
         case CHECK_header_reftable_unaligned:

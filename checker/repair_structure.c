@@ -66,9 +66,26 @@ static bool compare_counts(
     return true;
 }
 
+/* Blocks that entries get back. */
+struct found_blocks {
+    uint64_t offs[2 * MAX_MISSING];
+    size_t count;
+};
+
+/* Another entry has it, or gets it. */
+static bool is_taken(const struct walk *walk, const struct found_blocks *found, uint64_t off)
+{
+    for (size_t i = 0; i < found->count; i++) {
+        if (found->offs[i] == off)
+            return true;
+    }
+    return walk_area_at(walk, cluster_of(&walk->geo, off), NULL) == AREA_REFCOUNT_BLOCK;
+}
+
 /* Counts of block `table_idx`, if it lay at `off`, that differ from the references; UINT64_MAX if
  * it cannot be that block, for which mostly a look at its first sector is enough. */
-static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t off)
+static uint64_t block_misfit(
+    struct repair *repair, const struct found_blocks *found, uint64_t table_idx, uint64_t off)
 {
     struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
@@ -76,6 +93,7 @@ static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t
     struct fit fit;
     repair->compared += entries;
     if (off == 0 || !cluster_aligned(geo, off) || off >= walk->file_size ||
+        is_taken(walk, found, off) ||
         io_read_padded(walk->io, off, walk->buf, QCOW2_SECTOR_BYTES) < 0 ||
         !compare_counts(walk, table_idx, off, entries, &fit) ||
         (fit.insane > 8 && fit.insane > fit.used / 2))
@@ -88,13 +106,14 @@ static uint64_t block_misfit(struct repair *repair, uint64_t table_idx, uint64_t
 }
 
 /* Looks at every cluster that nobody claims, nearest bits of the old value first. */
-static uint64_t find_block(struct repair *repair, uint64_t table_idx, uint64_t raw)
+static uint64_t find_block(
+    struct repair *repair, const struct found_blocks *found, uint64_t table_idx, uint64_t raw)
 {
     struct walk *walk = repair->walk;
     uint64_t best = 0, best_misfit = UINT64_MAX, scanned = 0;
     for (unsigned bit = walk->geo.cluster_bits; bit < 56; bit++) {
         uint64_t off = (raw & QCOW2_REFTABLE_MASK) ^ UINT64_C(1) << bit;
-        uint64_t misfit = block_misfit(repair, table_idx, off);
+        uint64_t misfit = block_misfit(repair, found, table_idx, off);
         if (misfit < best_misfit) {
             best = off;
             best_misfit = misfit;
@@ -106,7 +125,7 @@ static uint64_t find_block(struct repair *repair, uint64_t table_idx, uint64_t r
          c = next_candidate(walk, c + 1)) {
         scanned++;
         uint64_t off = c << walk->geo.cluster_bits;
-        uint64_t misfit = block_misfit(repair, table_idx, off);
+        uint64_t misfit = block_misfit(repair, found, table_idx, off);
         if (misfit < best_misfit) {
             best = off;
             best_misfit = misfit;
@@ -115,7 +134,8 @@ static uint64_t find_block(struct repair *repair, uint64_t table_idx, uint64_t r
     return best;
 }
 
-static int put_block_back(struct repair *repair, enum check_id why, uint64_t table_idx)
+static int put_block_back(
+    struct repair *repair, struct found_blocks *found, enum check_id why, uint64_t table_idx)
 {
     const struct walk *walk = repair->walk;
     uint64_t raw = table_idx < walk->reftable_len ? walk->reftable[table_idx] : 0;
@@ -123,8 +143,13 @@ static int put_block_back(struct repair *repair, enum check_id why, uint64_t tab
     if (walk->header.reftable_off == 0 || !cluster_aligned(&walk->geo, walk->header.reftable_off) ||
         check_outside(&walk->view, walk->header.reftable_off, (table_idx + 1) * 8))
         return 0; /* there is no table to put it into */
-    uint64_t off = find_block(repair, table_idx, raw);
-    return off ? plan_be64(&repair->plan, PHASE_SWITCH, why, entry_off, off) : 0;
+    if (found->count == sizeof(found->offs) / sizeof(found->offs[0]))
+        return 0;
+    uint64_t off = find_block(repair, found, table_idx, raw);
+    if (off == 0)
+        return 0;
+    found->offs[found->count++] = off;
+    return plan_be64(&repair->plan, PHASE_SWITCH, why, entry_off, off);
 }
 
 bool repair_is_no_reftable(const struct repair *repair)
@@ -134,10 +159,10 @@ bool repair_is_no_reftable(const struct repair *repair)
     const uint64_t *hits = repair->report.hits;
     uint64_t used = 0, wrong = hits[CHECK_refblock_shared];
     for (uint64_t i = 0; i < walk->reftable_len; i++) {
-        uint64_t entry = walk->reftable[i];
+        uint64_t entry = walk->reftable[i], off = entry & QCOW2_REFTABLE_MASK;
         used += entry != 0;
-        wrong += (entry & QCOW2_REFTABLE_RSVD) || !cluster_aligned(&walk->geo, entry) ||
-                 entry >= walk->file_size;
+        wrong +=
+            (off == 0 && entry != 0) || !cluster_aligned(&walk->geo, off) || off >= walk->file_size;
     }
     return wrong >= SEVERAL && wrong * 2 >= used;
 }
@@ -145,14 +170,20 @@ bool repair_is_no_reftable(const struct repair *repair)
 static int find_blocks(struct repair *repair)
 {
     const struct walk *walk = repair->walk;
+    struct found_blocks found = {.count = 0};
     if (repair->no_reftable)
         return 0;
     uint64_t entries = ((uint64_t)walk->header.reftable_clusters << walk->geo.cluster_bits) / 8;
     int ret = 0;
+    for (size_t i = 0; i < repair->findings.count && found.count < MAX_MISSING; i++) {
+        const struct finding *f = &repair->findings.items[i];
+        if (f->check == CHECK_reftable_reserved_bits && repair_names_block(repair, f))
+            found.offs[found.count++] = walk->reftable[f->index] & QCOW2_REFTABLE_MASK;
+    }
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
         const struct finding *f = &repair->findings.items[i];
         if (f->check == CHECK_reftable_entry_unaligned || f->check == CHECK_reftable_entry_outside)
-            ret = put_block_back(repair, f->check, f->index);
+            ret = put_block_back(repair, &found, f->check, f->index);
     }
     /* An entry that is 0 is wrong only if something under it is in use.  Where many are, the table
      * is lost as a whole, and made anew. */
@@ -167,7 +198,7 @@ static int find_blocks(struct repair *repair)
         cluster = (table_idx + 1) << walk->geo.refblock_bits;
     }
     for (uint64_t i = 0; ret == 0 && count < MAX_MISSING && i < count; i++)
-        ret = put_block_back(repair, CHECK_refcount_too_low, missing[i]);
+        ret = put_block_back(repair, &found, CHECK_refcount_too_low, missing[i]);
     return ret;
 }
 
