@@ -104,8 +104,8 @@ static int run_tool(struct trial *t, enum trial_tool tool)
     imgmake_args(&s->image, COPY_NAME, args);
     if (tool == TRIAL_QEMU)
         return proc_exit("cd '%s' && exec timeout -k 1 60 qemu-img check -r all %s", s->dir, args);
-    return proc_exit("cd '%s' && exec timeout -s KILL 11 '%s' --repair %s " COPY_NAME, s->dir,
-        t->options->qcheck, tool == TRIAL_LOSSY ? "--lossy" : "");
+    return proc_exit("cd '%s' && exec timeout -s KILL %d '%s' --repair %s " COPY_NAME, s->dir,
+        TRIAL_SECONDS + 1, t->options->qcheck, tool == TRIAL_LOSSY ? "--lossy" : "");
 }
 
 static int check_qemu(struct trial *t, const char *name)
