@@ -115,9 +115,10 @@ static bool may_be_bitmap_table(
            (walk->header.snapshot_count == 0 || is_in_directory(walk, host_off));
 }
 
-/* What lies at block_off counts clusters as refcount block `idx` of a table at table_off would: as
- * often as they are used (or by some disks more, which may be lost), and these two themselves.  A
- * sector of it tells; guest data counts, too, but not so. */
+/* What lies at block_off counts clusters as refcount block `idx` of a table at table_off would:
+ * those in use, and these two themselves.  Some disks may be lost, and a repair that was
+ * interrupted may not have raised all counts.  A sector of it tells; guest data counts, too, but
+ * not so. */
 static bool counts_what_is_used(
     struct walk *walk, uint64_t block_off, uint64_t idx, uint64_t table_off)
 {
@@ -134,7 +135,7 @@ static bool counts_what_is_used(
         struct census_cell cell = census_get(walk->census, cluster);
         bool own = cluster == cluster_of(geo, block_off) || cluster == cluster_of(geo, table_off);
         uint64_t refs = cell.claimed ? walk_counts(walk, cluster, cell.balance).refs : own;
-        bool fits = count >= refs && count - refs <= walk->tree_count;
+        bool fits = (count > 0 || refs == 0) && count <= refs + walk->tree_count;
         agreed += refs > 0 && fits;
         differed += !fits || (count > 0 && cluster >= walk->cluster_end);
     }
