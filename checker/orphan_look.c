@@ -6,6 +6,7 @@
  * and nothing is changed. */
 #include <stdlib.h>
 
+#include "memory.h"
 #include "orphan.h"
 
 bool orphan_missed(const struct walk *walk, uint64_t cluster)
@@ -86,7 +87,7 @@ static bool is_in_directory(const struct walk *walk, uint64_t host_off)
 {
     enum { MOST_BYTES = 1 << 20 };
     uint64_t size = walk->bitmaps.directory_size;
-    uint8_t *bytes = size > 0 && size <= MOST_BYTES ? malloc((size_t)size) : NULL;
+    uint8_t *bytes = size > 0 && size <= MOST_BYTES ? memory_new((size_t)size) : NULL;
     bool found = false;
     struct qcow2_bitmap bitmap;
     if (bytes && io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, (size_t)size) == 0) {

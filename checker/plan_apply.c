@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Carrying plans out; see plan.h. */
+#include "memory.h"
 #include "plan.h"
 
 #include <errno.h>
@@ -80,7 +81,7 @@ static int apply_refcount(const struct plan *plan, struct io *io, const struct e
 static int apply_refblock(const struct plan *plan, struct io *io, const struct edit *edit)
 {
     size_t size = plan->walk->geo.cluster_size, first = 0, end = size;
-    uint8_t *block = calloc(2, size), *old;
+    uint8_t *block = memory_zeroed(2, size), *old;
     if (!block)
         return -ENOMEM;
     old = block + size;
@@ -104,7 +105,7 @@ static int apply_refblock(const struct plan *plan, struct io *io, const struct e
 static int apply_copy(const struct plan *plan, struct io *io, const struct edit *edit)
 {
     size_t size = plan->walk->geo.cluster_size;
-    uint8_t *bytes = malloc(size);
+    uint8_t *bytes = memory_new(size);
     if (!bytes)
         return -ENOMEM;
     int ret = io_read_padded(io, edit->src_off, bytes, size);

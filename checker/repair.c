@@ -2,6 +2,7 @@
  *
  * Rounds of repair; see repair.h. */
 #include "repair.h"
+#include "memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -99,19 +100,28 @@ static void collect(void *arg, const struct finding *finding)
     /* Of entries there may be millions because of one of the others. */
     size_t most = is_entry(kind) ? MAX_FINDINGS_A_ROUND : 2 * MAX_FINDINGS_A_ROUND;
     bool full = set->count >= most || repair->report.hits[finding->check] > MAX_OF_A_CHECK;
-    if (in_header || kind == OBJECT_CLUSTER || set->failed || full)
+    if (in_header || kind == OBJECT_CLUSTER || full)
         return; /* counts are taken from the census; what is too much, from the next round */
     if (set->count == set->room) {
         size_t room = set->room ? set->room * 2 : 64;
-        struct finding *items = realloc(set->items, room * sizeof(*items));
-        if (!items) {
-            set->failed = true;
-            return;
-        }
+        struct finding *items = memory_resize(set->items, room * sizeof(*items));
+        if (!items)
+            return; /* the round ends for that, see is_blind() */
         set->items = items;
         set->room = room;
     }
     set->items[set->count++] = *finding;
+}
+
+/* What could not be read, or had no room in memory, was taken for something that is not there: what
+ * follows from that is not to be written.  Where the check itself could not read something all
+ * stages know of it. */
+static int is_blind(const struct repair *repair)
+{
+    if (memory_failures() != repair->failed_memory || repair->decoding->no_memory)
+        return -ENOMEM;
+    bool failed = io_watch_failures(repair->watch) != repair->failed_reads;
+    return failed && repair->walk && !repair->walk->unreadable ? -EIO : 0;
 }
 
 /* With what was found to be a fake in the round before, the image is looked at again without these.
@@ -120,7 +130,8 @@ static int round_check(struct repair *repair)
 {
     repair->believing = repair->fake_count == 0;
     repair->findings.count = 0;
-    repair->findings.failed = false;
+    repair->failed_memory = memory_failures();
+    repair->failed_reads = io_watch_failures(repair->watch);
     repair->lost_references = false;
     repair->named_end = repair->records_end = UINT64_MAX;
     report_init(&repair->report, 0);
@@ -143,7 +154,7 @@ static int round_check(struct repair *repair)
         ret = repair_find_doubtful(repair);
     if (ret == 0 && repair->believing)
         ret = repair_find_fakes(repair);
-    return ret;
+    return ret == 0 ? is_blind(repair) : ret;
 }
 
 static void round_end(struct repair *repair)
@@ -265,6 +276,8 @@ static int run_stage(
     int ret = stage(repair);
     if (ret == 0 && repair->decoding->given_up)
         ret = -E2BIG;
+    if (ret == 0)
+        ret = is_blind(repair);
     if (ret == 0 && repair->plan.count == 0)
         print_remarks(repair);
     if (ret == 0 && repair->plan.count > 0) {
@@ -315,6 +328,7 @@ static int run_round(struct repair *repair, struct history *history, bool *more)
 int repair_on_view(const struct repair *repair, struct io *io, repair_stage *stage)
 {
     struct repair view = {.io = io,
+        .watch = repair->watch,
         .filename = repair->filename,
         .check = repair->check,
         .options = repair->options,
@@ -403,7 +417,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         if (repair->walk)
             round_end(repair);
     }
-    return ret == 0 && repair->findings.failed ? -ENOMEM : ret; /* there was more to repair */
+    return ret;
 }
 
 /* Marks go last: when all is well, or when what is left was there before us. */
@@ -422,8 +436,14 @@ int repair_image(struct io *io, const char *filename, const struct check_options
     const struct repair_options *options, struct report *report)
 {
     struct repair_decoding decoding = {0};
-    struct repair repair = {
-        .io = io, .filename = filename, .check = *check, .options = options, .decoding = &decoding};
+    struct io_watch watch;
+    io_watch_init(&watch, io);
+    struct repair repair = {.io = &watch.io,
+        .watch = &watch,
+        .filename = filename,
+        .check = *check,
+        .options = options,
+        .decoding = &decoding};
     struct outcome outcome = {0};
     repair.check.deploy = NULL; /* a policy has no say in what is repaired */
     repair.check.stop_without_counts = !options->leaks_only;

@@ -50,7 +50,6 @@ int repair_image(struct io *io, const char *filename, const struct check_options
 struct finding_set {
     struct finding *items;
     size_t count, room;
-    bool failed; /* out of memory: the rest is left for another round */
 };
 
 /* How much compressed data a repair decodes to see what an entry is, in bytes or in clusters: a
@@ -60,6 +59,7 @@ enum { REPAIR_MOST_CLUSTERS = 1024 };
 struct repair_decoding {
     uint64_t bytes; /* made so far */
     bool given_up;  /* more were asked for: nothing that follows from the answer may be done */
+    bool no_memory; /* for what was to be decoded */
 };
 
 /* Of what is tried: though less is wrong with the patched image, it cannot be that. */
@@ -77,6 +77,7 @@ struct lost_names {
 
 struct repair {
     struct io *io;
+    struct io_watch *watch; /* not owned: `io`, or what lies under it */
     const char *filename;
     struct check_options check;
     const struct repair_options *options;
@@ -91,6 +92,7 @@ struct repair {
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
     /* One round: */
+    unsigned failed_reads, failed_memory; /* so far, as it began */
     struct report report;
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
     uint64_t *damaged;           /* offsets of tables with damaged entries, in order */

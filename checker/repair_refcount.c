@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "memory.h"
 #include "repair.h"
 
 /* Of the first clusters whose count is too low most are counted as free. */
@@ -260,7 +261,7 @@ static uint64_t unnamed_end(const struct walk *walk, uint64_t end)
 {
     enum { MOST_TABLES = 64, BEYOND = 4096 };
     const struct qcow2_geometry *geo = &walk->geo;
-    uint8_t *bytes = malloc(geo->cluster_size);
+    uint8_t *bytes = memory_new(geo->cluster_size);
     for (size_t i = 0, seen = 0; bytes && i < walk->tables.count && seen < MOST_TABLES; i++) {
         const struct table *table = &walk->tables.items[i];
         bool shared = census_get(walk->census, cluster_of(geo, table->host_off)).conflict;
@@ -347,7 +348,7 @@ static int plan_structure(struct repair *repair, const struct layout *layout)
     struct plan *plan = &repair->plan;
     uint64_t table_len = layout->table_clusters << geo->cluster_bits;
     uint64_t block = layout->first + layout->table_clusters;
-    uint8_t *table = calloc(1, (size_t)table_len), header[12];
+    uint8_t *table = memory_zeroed(1, (size_t)table_len), header[12];
     if (!table)
         return -ENOMEM;
     for (uint64_t i = 0, at = block; i < table_len / 8; i++) {
@@ -390,7 +391,7 @@ static int plan_layout(struct repair *repair, const struct layout *layout)
 
 static int plan_rebuild(struct repair *repair, uint64_t spare)
 {
-    struct layout layout = {.wanted = calloc(MOST_BLOCKS, sizeof(bool))};
+    struct layout layout = {.wanted = memory_zeroed(MOST_BLOCKS, sizeof(bool))};
     if (!layout.wanted)
         return -ENOMEM;
     find_room(repair, spare, &layout);

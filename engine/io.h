@@ -14,6 +14,7 @@
 #ifndef ENGINE_IO_H
 #define ENGINE_IO_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -150,6 +151,18 @@ int io_overlay_open(struct io *base, struct io **out);
  * bytes are the image's: -EINVAL unless they are a plain path (no protocol such as nbd:, no NUL).
  * -ENOMEM. *path is malloc'd. */
 int io_file_named(const char *beside, const uint8_t *name, size_t length, char **path);
+
+/* ---- reads that failed (io_watch.c) ---- */
+
+/* A filter over `below`, which stays the caller's, that counts the reads that failed, unless it was
+ * for the end of the device. */
+struct io_watch {
+    struct io io;
+    struct io *below;
+    atomic_uint failures;
+};
+void io_watch_init(struct io_watch *watch, struct io *below);
+unsigned io_watch_failures(struct io_watch *watch);
 
 /* ---- old bytes saved first (io_undo.c) ---- */
 
