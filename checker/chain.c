@@ -111,9 +111,10 @@ static void take_name(
     struct qcow2_ext ext;
     size_t pos = header->header_length;
     while (qcow2_ext_next(head, (size_t)header->backing_off, &pos, &ext) == 1) {
-        if (ext.type == (uint32_t)QCOW2_EXT_BACKING_FORMAT && ext.length < sizeof(chain->format)) {
-            memcpy(chain->format, ext.data, ext.length);
-            chain->format[ext.length] = '\0';
+        if (ext.type == (uint32_t)QCOW2_EXT_BACKING_FORMAT) { /* no name that counts is longer */
+            size_t most = sizeof(chain->format) - 1, length = ext.length < most ? ext.length : most;
+            memcpy(chain->format, ext.data, length);
+            chain->format[length] = '\0';
         }
     }
 }
@@ -132,11 +133,29 @@ static bool chain_loops(struct chain *chain, const char *path)
     return false;
 }
 
+/* A link is checked as any image is, but for what it names: the chain goes there. */
+static int check_link(struct walk *walk, struct io *io, const char *path, struct subject *subject)
+{
+    const struct check_options how = {.threads = walk->options->threads,
+        .deep = walk->options->deep,
+        .stop = walk->options->stop};
+    struct report report;
+    report_init(&report, 0);
+    int ret = check_image(io, path, &how, &report);
+    subject->backing.corruptions = report.corruptions;
+    if (report.incomplete || report.unsupported)
+        report_problem(walk->report, "backing file %zu of the chain was not judged: %s",
+            (size_t)subject->index,
+            report.problem[0] ? report.problem : "it has features that are not known here");
+    report_release(&report);
+    return ret == -ENOMEM || ret == -EINTR ? ret : 0;
+}
+
 /* Opens the next file and compares it with what was said about it; the chain then stands on it. */
 static int open_next(
     struct walk *walk, struct chain *chain, const char *path, struct subject *subject)
 {
-    enum { HEAD_BYTES = 64 << 10 };
+    enum { HEAD_BYTES = 1 << QCOW2_MAX_CLUSTER_BITS }; /* names are in the first cluster */
     struct io *io = NULL;
     uint64_t size = 0;
     struct qcow2_header header = {0};
@@ -156,15 +175,21 @@ static int open_next(
         subject->backing.wanted = chain->size;
         chain->size = subject->backing.size;
         chain->name_len = 0;
-        if (is_qcow2 && !as_raw)
+        if (is_qcow2 && !as_raw) {
             take_name(chain, head, HEAD_BYTES, &header);
+            ret = check_link(walk, io, path, subject);
+        } else if (chain->format[0] && !as_raw && strcmp(chain->format, "qcow2") != 0) {
+            report_problem(walk->report,
+                "backing file %zu of the chain is neither raw nor qcow2, and was not judged",
+                (size_t)subject->index);
+        }
     }
     subject->backing.missing = ret < 0 && !machine_failed(walk, "backing file", ret);
     if (ret < 0)
         chain->name_len = 0;
     io_close(io);
     free(head);
-    return ret == -ENOMEM ? ret : 0;
+    return ret == -ENOMEM || ret == -EINTR ? ret : 0;
 }
 
 static int follow(struct walk *walk, struct chain *chain)

@@ -254,6 +254,7 @@ struct subject {
             size_t name_len;
             bool unsafe_name, missing, wrong_format, loop, too_deep;
             uint64_t size, wanted;
+            uint64_t corruptions; /* of its own */
         } backing;
         struct {
             enum area_kind kind; /* what it looks like */

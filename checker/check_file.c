@@ -94,6 +94,12 @@ CHECK_FN(backing_size)
         subject, finding, wrong_want(finding, hit, subject->backing.size, subject->backing.wanted));
 }
 
+CHECK_FN(backing_damaged)
+{
+    (void)view;
+    return about_backing(subject, finding, subject->backing.corruptions > 0);
+}
+
 CHECK_FN(orphan_l2_table)
 {
     (void)view;

@@ -357,7 +357,7 @@ struct outcome {
     bool was_corrupt; /* the bit, before we came */
     bool marked;      /* by us */
     bool clean;       /* nothing wrong but the marks */
-    bool unread;      /* the last round did not see all */
+    bool unread;      /* a round did not see all */
     bool given_up;    /* there is more to repair, but so much that is beyond it */
 };
 
@@ -413,7 +413,7 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         outcome->clean = ret == 0 && !more && !outcome->given_up &&
                          repair->report.corruptions == 0 && !repair->report.incomplete &&
                          !repair->report.unsupported;
-        outcome->unread = repair->walk && repair->walk->unreadable;
+        outcome->unread |= repair->walk && repair->walk->unreadable;
         if (repair->walk)
             round_end(repair);
     }
