@@ -194,6 +194,7 @@ static int check_one(struct image *image)
 /* What an image had to say, until it is its turn. */
 struct said {
     bool done;
+    bool lost; /* for want of memory */
     int exit_code;
     char *out, *err;
     size_t out_len, err_len;
@@ -213,14 +214,25 @@ struct run {
 static void print_turns(struct run *run)
 {
     for (struct said *said; run->turn < run->count && (said = &run->said[run->turn])->done;) {
-        fwrite(said->out, 1, said->out_len, stdout);
-        fflush(stdout);
-        fwrite(said->err, 1, said->err_len, stderr);
+        if (said->lost) {
+            text_line(stderr, "qcheck: %s: %s", run->names[run->turn], strerror(ENOMEM));
+        } else {
+            fwrite(said->out, 1, said->out_len, stdout);
+            fflush(stdout);
+            fwrite(said->err, 1, said->err_len, stderr);
+        }
         free(said->out);
         free(said->err);
         run->exit_code = worse_exit_code(said->exit_code, run->exit_code);
         run->turn++;
     }
+}
+
+/* A stream in memory that could not grow says so only when it is asked. */
+static bool closed_whole(FILE *stream)
+{
+    bool whole = stream && fflush(stream) == 0 && !ferror(stream);
+    return (!stream || fclose(stream) == 0) && whole;
 }
 
 static void run_image(void *arg, size_t index, unsigned worker)
@@ -236,7 +248,9 @@ static void run_image(void *arg, size_t index, unsigned worker)
     said->exit_code = 1;
     if (!is_left_out(run->args) && image.out && image.err)
         said->exit_code = check_one(&image);
-    if ((image.out && fclose(image.out) != 0) || (image.err && fclose(image.err) != 0))
+    said->lost = !closed_whole(image.out);
+    said->lost |= !closed_whole(image.err);
+    if (said->lost)
         said->exit_code = 1;
     pthread_mutex_lock(&run->lock);
     said->done = true;

@@ -291,33 +291,47 @@ static int sync_folder(const char *path)
     return ret;
 }
 
+/* Opening some devices is an act of its own, and whoever waits at a FIFO is let go: what is there
+ * is looked at first, and it is that which is opened.  Reading leaves no trace, where that is
+ * allowed.
+ */
+static int open_known(const char *path, int mode, struct stat *st)
+{
+    char itself[32];
+    int at = open_above_streams(path, O_PATH | O_CLOEXEC);
+    if (at < 0)
+        return at;
+    int ret = fstat(at, st) < 0 ? -errno : 0;
+    if (ret == 0 && !S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode))
+        ret = S_ISDIR(st->st_mode) ? -EISDIR : -ENOTBLK;
+    snprintf(itself, sizeof(itself), "/proc/self/fd/%d", at);
+    const char *name = access(itself, F_OK) == 0 ? itself : path;
+    if (ret == 0 && (mode & O_ACCMODE) == O_RDONLY) {
+        ret = open_above_streams(name, mode | O_NOATIME);
+        if (ret == -EPERM)
+            ret = open_above_streams(name, mode);
+    } else if (ret == 0) {
+        ret = open_above_streams(name, mode);
+    }
+    close(at);
+    return ret;
+}
+
 static int open_fd(const char *path, unsigned flags, struct io_file_info *info)
 {
-    int mode = O_CLOEXEC | (flags & IO_FILE_WRITE ? O_RDWR : O_RDONLY);
-    if (flags & IO_FILE_CREATE)
-        mode |= O_CREAT | O_EXCL | O_RDWR;
-    /* O_NONBLOCK: a FIFO must not make us wait for its other end. */
-    int fd = open_above_streams(path, mode | O_NONBLOCK);
-    if (fd < 0)
-        return fd;
     struct stat st;
-    int ret = fstat(fd, &st) < 0 ? -errno : 0;
-    if (ret == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-        ret = S_ISDIR(st.st_mode) ? -EISDIR : -ENOTBLK;
-    int file_flags = ret == 0 ? fcntl(fd, F_GETFL) : 0;
-    if (ret == 0 && (file_flags < 0 || fcntl(fd, F_SETFL, file_flags & ~O_NONBLOCK) < 0))
-        ret = -errno;
-    if (ret == 0 && flags & IO_FILE_CREATE) {
-        ret = sync_folder(path);
-        if (ret < 0)
-            unlink(path);
+    if (!(flags & IO_FILE_CREATE)) {
+        int fd = open_known(path, O_CLOEXEC | (flags & IO_FILE_WRITE ? O_RDWR : O_RDONLY), &st);
+        info->block_device = fd >= 0 && S_ISBLK(st.st_mode);
+        return fd;
     }
+    int fd = open_above_streams(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC);
+    int ret = fd < 0 ? 0 : sync_folder(path);
     if (ret < 0) {
+        unlink(path);
         close(fd);
-        return ret;
     }
-    info->block_device = S_ISBLK(st.st_mode);
-    return fd;
+    return ret < 0 ? ret : fd;
 }
 
 int io_file_open(const char *path, unsigned flags, struct io **out, struct io_file_info *info)
@@ -341,6 +355,8 @@ int io_file_open(const char *path, unsigned flags, struct io **out, struct io_fi
             find_holder(fd, info);
     }
     if (ret < 0) {
+        if (flags & IO_FILE_CREATE)
+            unlink(path);
         free(file);
         close(fd);
         return ret;

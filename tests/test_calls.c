@@ -105,6 +105,7 @@ static const struct command {
     {"wide", "@/qcheck -j 1 --repair image", NULL, SAME_ALL},
     /* A second try puts the new table elsewhere. */
     {"marks", "@/qcheck -j 1 --repair --lossy image", NULL, SAME_EXIT},
+    {"sound", "@/qcheck -j 2 image packed old", NULL, SAME_ALL},
     {"sound", "@/qsnap create image new", NULL, SAME_OUTPUT},
     {"sound", "@/qsnap delete image 1", NULL, SAME_OUTPUT},
     {"sound", "@/qsnap apply image 1", NULL, SAME_OUTPUT},

@@ -44,6 +44,19 @@ static const struct row {
     {"image\n", "qcheck -j 257 a", 1, "", "257: not a number of threads"},
     {"image\n", "qcheck -j 2 gone a", 1, "gone: incomplete", ""},
     {"image\n", "qcheck -j 2 --repair a gone a", 1, "gone: incomplete", ""},
+    /* what an image names is not opened to see what it is: who waits at the FIFO goes on to wait */
+    {"image data_file=f\n",
+        "rm -f f; mkfifo f; sh -c 'echo x > f' & w=\\$!; sleep 0.2; qcheck a; kill \\$w && echo "
+        "waits",
+        0, "data-file-missing (1)\n", ""},
+    {"image data_file=f\n",
+        "rm -f f; mkfifo f; sh -c 'echo x > f' & w=\\$!; sleep 0.2; qcheck -q a; kill \\$w && echo "
+        "waits",
+        0, "waits\n", ""},
+    {"image size=4M l1_size=4194304 backing=a backing_format=qcow2\n",
+        "ulimit -v 300000; qsnap read a 0 16", 1, "", "the backing chain is a loop"},
+    {"image\n", "touch -a -d '3 days ago' a; stat -c %x a >t; qcheck -q a; stat -c %x a | cmp - t",
+        0, "", ""},
     /* one image by several names: each is repaired when it is its turn, and none is in use */
     {"image cluster=512 size=4M\ndata 0 4M\ndamage fill reftable.offset 512 0\n",
         "ln a b; ln -s a c; qcheck -j 4 --repair a b c ./a ./b ./c a b && qcheck a", 0,
