@@ -329,6 +329,7 @@ int repair_on_view(const struct repair *repair, struct io *io, repair_stage *sta
 {
     struct repair view = {.io = io,
         .watch = repair->watch,
+        .most_copied = repair->most_copied,
         .filename = repair->filename,
         .check = repair->check,
         .options = repair->options,
@@ -386,6 +387,8 @@ static bool is_hopeless(const struct repair *repair, struct history *history)
 
 static int run_rounds(struct repair *repair, struct outcome *outcome)
 {
+    /* One cluster that a whole table names is a few bytes, and its copies are gigabytes. */
+    enum { LEAST_COPIED = 64 << 20 };
     struct history history = {.count = 0};
     bool more = true;
     int ret = 0;
@@ -393,6 +396,8 @@ static int run_rounds(struct repair *repair, struct outcome *outcome)
         ret = round_check(repair);
         if (ret == 0 && !outcome->counted) {
             outcome->counted = true;
+            repair->most_copied =
+                repair->file_size > LEAST_COPIED ? repair->file_size : LEAST_COPIED;
             outcome->corruptions = repair->report.corruptions + uncounted(repair);
             outcome->leaks = repair->report.leaks;
             outcome->was_corrupt = repair->walk->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
@@ -464,6 +469,9 @@ int repair_image(struct io *io, const char *filename, const struct check_options
     else if (decoding.given_up)
         report_problem(report, "the repair was given up: it would have to decode more compressed "
                                "data than an image of this kind can have");
+    else if (ret == 0 && repair.copies_given_up && report->corruptions > 0)
+        report_problem(report, "the repair was given up: entries share clusters, and a copy for "
+                               "each would take more than the file has");
     else if (ret == 0 && outcome.given_up && report->corruptions > 0)
         report_problem(report,
             "so much is wrong that the repair has not gone through all of it; run "

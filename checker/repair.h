@@ -89,6 +89,8 @@ struct repair {
     repair_refusal *refuses;          /* while something is tried, or NULL */
     bool orphans_may_show;            /* by what is tried: lost tables that were not seen as such */
     uint64_t least_mapped;            /* by a geometry that is tried, in bytes */
+    uint64_t copied, most_copied;     /* bytes of clusters that several share */
+    bool copies_given_up;             /* there are more to copy */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
     /* One round: */

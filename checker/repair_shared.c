@@ -78,6 +78,9 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
     int ret = io_read_padded(repair->walk->io, entry_off, bytes, geo->l2_entry_size);
     if (ret < 0 || !plan_takes_field(&repair->plan, entry_off))
         return ret;
+    repair->copies_given_up |= repair->copied + geo->cluster_size > repair->most_copied;
+    if (repair->copies_given_up)
+        return 0;
     qcow2_l2_decode(geo, bytes, &e);
     if (e.kind == QCOW2_L2_COMPRESSED) {
         plain = decode(repair, repair->walk->header.compression, &e, &ret);
@@ -91,6 +94,7 @@ static int copy_for(struct repair *repair, const struct finding *f, const struct
         free(plain);
         return ret;
     }
+    repair->copied += geo->cluster_size;
     uint64_t host_off = cluster << geo->cluster_bits;
     if (plain)
         ret = plan_data(&repair->plan, PHASE_NEW, f->check, host_off, plain, geo->cluster_size);

@@ -313,6 +313,23 @@ START_TEST(more_doubtful_tables_than_are_read_again)
 }
 END_TEST
 
+/* One cluster that all entries of a table name: copies for each would fill the disk. */
+START_TEST(one_cluster_for_everything)
+{
+    enum { ENTRIES = 262144 };
+    struct recipe *recipe = bomb_build("image cluster=%uM size=512G\ndata 0 2M\n", 2);
+    uint64_t raw = bomb_eval(recipe, "l2[0][0]"), size;
+    bomb_write_entries(recipe, bomb_eval(recipe, "l2[0].offset"), raw, 0, ENTRIES);
+    struct report report =
+        bomb_repair_within(recipe, _i, 1, 40, "repair: 262144 entries name one cluster");
+    ck_assert_msg(strstr(report.problem, "more than the file has") != NULL, "%s", report.problem);
+    report_release(&report);
+    ck_assert_int_eq(io_size(recipe_io(recipe), &size), 0);
+    ck_assert_uint_le(size, 128 << 20);
+    recipe_free(recipe);
+}
+END_TEST
+
 Suite *test_bombs_repair(void);
 Suite *test_bombs_repair(void)
 {
@@ -321,6 +338,7 @@ Suite *test_bombs_repair(void)
     tcase_set_timeout(tc, 120 * BOMB_SLOWER);
     tcase_add_loop_test(tc, an_l1_table_of_garbage, 0, 2);
     tcase_add_loop_test(tc, an_l1_table_said_to_be_longer, 0, 3);
+    tcase_add_loop_test(tc, one_cluster_for_everything, 0, 2);
     tcase_add_test(tc, holes_of_many_disks);
     tcase_add_test(tc, bitmaps_that_are_all_broken);
     tcase_add_test(tc, more_than_can_be_mended);
