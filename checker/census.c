@@ -10,13 +10,12 @@
 #include <string.h>
 
 #include "census_tree.h"
-#include "memory.h"
 #include "qcow2.h"
 #include "vector.h"
 
 int census_open(uint64_t cluster_count, struct census **out)
 {
-    struct census *census = memory_zeroed(1, sizeof(*census));
+    struct census *census = calloc(1, sizeof(*census));
     if (!census)
         return -ENOMEM;
     census->cluster_count = cluster_count;
@@ -59,7 +58,7 @@ int census_unknown(struct census *census, uint64_t first, uint64_t count)
         }
     }
     struct unknown_range *ranges =
-        memory_resize(census->unknown, (census->unknown_count + 1) * sizeof(*census->unknown));
+        realloc(census->unknown, (census->unknown_count + 1) * sizeof(*census->unknown));
     if (!ranges)
         return -ENOMEM;
     ranges[census->unknown_count++] = (struct unknown_range){first, count};

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "census_page.h"
-#include "memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -10,7 +9,7 @@ int page_resize(struct page *page, uint32_t cells, unsigned cell_bytes, size_t *
     struct page next = *page;
     next.cells = cells;
     next.cell_bytes = cell_bytes;
-    next.cell = memory_zeroed(cells, cell_bytes);
+    next.cell = calloc(cells, cell_bytes);
     if (!next.cell)
         return -ENOMEM;
     for (uint32_t i = 0; i < page->cells; i++) {
@@ -40,7 +39,7 @@ void page_free(struct page *page)
 int page_mark(struct page *page, enum mark mark, uint32_t i, size_t *memory)
 {
     if (!page->marks[mark]) {
-        page->marks[mark] = memory_zeroed(PAGE_CELLS / 8, 1);
+        page->marks[mark] = calloc(PAGE_CELLS / 8, 1);
         if (!page->marks[mark])
             return -ENOMEM;
         *memory += PAGE_CELLS / 8;

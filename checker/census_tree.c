@@ -2,13 +2,12 @@
  *
  * Where the pages of a census hang; see census_tree.h. */
 #include "census_tree.h"
-#include "memory.h"
 
 #include <stdlib.h>
 
 static void *census_alloc(struct census *census, size_t bytes)
 {
-    void *p = memory_zeroed(1, bytes);
+    void *p = calloc(1, bytes);
     if (p)
         census->memory += bytes;
     return p;

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "memory.h"
 #include "walk.h"
 
 /* The machine failed, and the image is not to blame.  What else keeps a file from being opened is
@@ -159,7 +158,7 @@ static int open_next(
     struct io *io = NULL;
     uint64_t size = 0;
     struct qcow2_header header = {0};
-    uint8_t *head = memory_new(HEAD_BYTES);
+    uint8_t *head = malloc(HEAD_BYTES);
     int ret = head ? io_file_open(path, IO_FILE_NO_LOCK, &io, NULL) : -ENOMEM;
     if (ret == 0)
         ret = io_size(io, &size);
@@ -223,7 +222,7 @@ int walk_backing_chain(struct walk *walk)
 {
     if (!walk->options->backing || !walk->filename || !walk->view.has_backing)
         return 0;
-    struct chain *chain = memory_zeroed(1, sizeof(*chain));
+    struct chain *chain = calloc(1, sizeof(*chain));
     if (!chain)
         return -ENOMEM;
     chain->path = strdup(walk->filename);

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #include "codec.h"
-#include "memory.h"
 #include "walk.h"
 
 enum {
@@ -53,9 +52,9 @@ static int decoder_open(const struct walk *walk, struct decoder *decoder)
     /* The descriptor's count of sectors may make a range of almost two clusters and a sector. */
     size_t size = walk->geo.cluster_size, most = size * 2 + QCOW2_SECTOR_BYTES;
     if (!decoder->packed)
-        decoder->packed = memory_new(most);
+        decoder->packed = malloc(most);
     if (!decoder->plain)
-        decoder->plain = memory_new(size);
+        decoder->plain = malloc(size);
     if (!decoder->packed || !decoder->plain)
         return -ENOMEM;
     return codec_open((enum qcow2_compression)walk->header.compression, &decoder->codec);
@@ -263,11 +262,11 @@ static int deep_open(struct walk *walk, struct deep *deep)
     size_t entries = walk->geo.l2_entries;
     *deep = (struct deep){.walk = walk,
         .slot_count = entries * 4 > SLOTS_MIN ? entries * 4 : SLOTS_MIN,
-        .decoders = memory_zeroed(crew_workers(walk->crew), sizeof(*deep->decoders))};
-    deep->ranges = memory_zeroed(deep->slot_count, sizeof(*deep->ranges));
-    deep->slots = memory_zeroed(entries, sizeof(*deep->slots));
-    deep->entries = memory_zeroed(entries, sizeof(*deep->entries));
-    deep->fresh = memory_zeroed(entries, sizeof(struct range *));
+        .decoders = calloc(crew_workers(walk->crew), sizeof(*deep->decoders))};
+    deep->ranges = calloc(deep->slot_count, sizeof(*deep->ranges));
+    deep->slots = calloc(entries, sizeof(*deep->slots));
+    deep->entries = calloc(entries, sizeof(*deep->entries));
+    deep->fresh = calloc(entries, sizeof(struct range *));
     if (!deep->decoders || !deep->ranges || !deep->slots || !deep->entries || !deep->fresh)
         return -ENOMEM;
     int ret = decoder_open(walk, &deep->decoders[0]);

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 /* ---- policies ---- */
@@ -88,7 +87,7 @@ static int read_policy(
     FILE *in = fopen(path, "re");
     if (!in)
         return fail(error, -errno, "neither a policy nor a file that can be read", path);
-    char *text = memory_new(MOST_BYTES + 1);
+    char *text = malloc(MOST_BYTES + 1);
     size_t length = text ? fread(text, 1, MOST_BYTES + 1, in) : 0;
     int ret = text ? 0 : -ENOMEM;
     if (ret < 0 || ferror(in))

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "orphan.h"
 
 struct orphan {
@@ -94,7 +93,7 @@ static int data_use(
 /* Looks into all clusters of a table that may bring zeros.  0 or -errno. */
 static int confirm_zeros(struct walk *walk, uint64_t table_off, bool *zeros)
 {
-    uint8_t *table = memory_new(walk->geo.cluster_size);
+    uint8_t *table = malloc(walk->geo.cluster_size);
     if (!table)
         return -ENOMEM;
     struct stream stream = {
@@ -113,7 +112,7 @@ static int add(struct orphan_list *list, const struct orphan *orphan)
 {
     if (list->count == list->room) {
         size_t room = list->room ? list->room * 2 : 16;
-        struct orphan *items = memory_resize(list->items, room * sizeof(*items));
+        struct orphan *items = realloc(list->items, room * sizeof(*items));
         if (!items)
             return -ENOMEM;
         list->items = items;

@@ -4,9 +4,10 @@
  * is leaked as well, or one of the tables that look much like it but are none (those of bitmaps,
  * the refcount table).  Which of these were lost is for orphan.c to say.  Nothing is reported here,
  * and nothing is changed. */
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "memory.h"
 #include "orphan.h"
 
 bool orphan_missed(const struct walk *walk, uint64_t cluster)
@@ -87,7 +88,7 @@ static bool is_in_directory(const struct walk *walk, uint64_t host_off)
 {
     enum { MOST_BYTES = 1 << 20 };
     uint64_t size = walk->bitmaps.directory_size;
-    uint8_t *bytes = size > 0 && size <= MOST_BYTES ? memory_new((size_t)size) : NULL;
+    uint8_t *bytes = size > 0 && size <= MOST_BYTES ? malloc((size_t)size) : NULL;
     bool found = false;
     struct qcow2_bitmap bitmap;
     if (bytes && io_read_padded(walk->io, walk->bitmaps.directory_off, bytes, (size_t)size) == 0) {
@@ -100,6 +101,8 @@ static bool is_in_directory(const struct walk *walk, uint64_t host_off)
         for (uint64_t pos = 0; !found && pos + 8 <= size; pos += 8)
             found = load_be64(bytes + pos) == host_off;
     }
+    if (!bytes && size > 0 && size <= MOST_BYTES)
+        report_problem(walk->report, "%s", strerror(ENOMEM));
     free(bytes);
     return found;
 }

@@ -2,7 +2,6 @@
  *
  * Making plans; see plan.h. */
 #include "plan.h"
-#include "memory.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -36,7 +35,7 @@ static int add(struct plan *plan, const struct edit *edit)
 {
     if (plan->count == plan->room) {
         size_t room = plan->room ? plan->room * 2 : 32;
-        struct edit *edits = memory_resize(plan->edits, room * sizeof(*edits));
+        struct edit *edits = realloc(plan->edits, room * sizeof(*edits));
         if (!edits)
             return -ENOMEM;
         plan->edits = edits;
@@ -212,7 +211,7 @@ int plan_remark(struct plan *plan, const char *format, ...)
 {
     if (plan->remark_count == plan->remark_room) {
         size_t room = plan->remark_room ? plan->remark_room * 2 : 16;
-        struct remark *remarks = memory_resize(plan->remarks, room * sizeof(*remarks));
+        struct remark *remarks = realloc(plan->remarks, room * sizeof(*remarks));
         if (!remarks)
             return -ENOMEM;
         plan->remarks = remarks;

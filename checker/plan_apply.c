@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
  * Carrying plans out; see plan.h. */
-#include "memory.h"
 #include "plan.h"
 
 #include <errno.h>
@@ -81,7 +80,7 @@ static int apply_refcount(const struct plan *plan, struct io *io, const struct e
 static int apply_refblock(const struct plan *plan, struct io *io, const struct edit *edit)
 {
     size_t size = plan->walk->geo.cluster_size, first = 0, end = size;
-    uint8_t *block = memory_zeroed(2, size), *old;
+    uint8_t *block = calloc(2, size), *old;
     if (!block)
         return -ENOMEM;
     old = block + size;
@@ -110,7 +109,7 @@ static bool is_zeros(const uint8_t *bytes, size_t length)
 static int apply_copy(const struct plan *plan, struct io *io, const struct edit *edit)
 {
     size_t size = plan->walk->geo.cluster_size;
-    uint8_t *bytes = memory_new(size);
+    uint8_t *bytes = malloc(size);
     if (!bytes)
         return -ENOMEM;
     uint64_t end = 0;

@@ -2,7 +2,6 @@
  *
  * Rounds of repair; see repair.h. */
 #include "repair.h"
-#include "memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -104,9 +103,9 @@ static void collect(void *arg, const struct finding *finding)
         return; /* counts are taken from the census; what is too much, from the next round */
     if (set->count == set->room) {
         size_t room = set->room ? set->room * 2 : 64;
-        struct finding *items = memory_resize(set->items, room * sizeof(*items));
+        struct finding *items = repair_memory(repair, realloc(set->items, room * sizeof(*items)));
         if (!items)
-            return; /* the round ends for that, see is_blind() */
+            return;
         set->items = items;
         set->room = room;
     }
@@ -118,7 +117,7 @@ static void collect(void *arg, const struct finding *finding)
  * stages know of it. */
 static int is_blind(const struct repair *repair)
 {
-    if (memory_failures() != repair->failed_memory || repair->decoding->no_memory)
+    if (repair->decoding->no_memory)
         return -ENOMEM;
     bool failed = io_watch_failures(repair->watch) != repair->failed_reads;
     return failed && repair->walk && !repair->walk->unreadable ? -EIO : 0;
@@ -130,7 +129,6 @@ static int round_check(struct repair *repair)
 {
     repair->believing = repair->fake_count == 0;
     repair->findings.count = 0;
-    repair->failed_memory = memory_failures();
     repair->failed_reads = io_watch_failures(repair->watch);
     repair->lost_references = false;
     repair->named_end = repair->records_end = UINT64_MAX;

@@ -59,7 +59,7 @@ enum { REPAIR_MOST_CLUSTERS = 1024 };
 struct repair_decoding {
     uint64_t bytes; /* made so far */
     bool given_up;  /* more were asked for: nothing that follows from the answer may be done */
-    bool no_memory; /* for what was to be decoded */
+    bool no_memory; /* for something to look at, that was not looked at then */
 };
 
 /* Of what is tried: though less is wrong with the patched image, it cannot be that. */
@@ -94,7 +94,7 @@ struct repair {
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
     /* One round: */
-    unsigned failed_reads, failed_memory; /* so far, as it began */
+    unsigned failed_reads; /* so far, as it began */
     struct report report;
     struct finding_set findings; /* all but those about refcounts, by check and host offset */
     uint64_t *damaged;           /* offsets of tables with damaged entries, in order */
@@ -120,6 +120,14 @@ struct repair {
         named_end; /* the lowest offset behind the file that an entry names; UINT64_MAX: none */
     uint64_t records_end; /* the same of tables of records */
 };
+
+/* What was allocated for a look at something; without it that is taken for not there, which is
+ * remembered: nothing that follows from it is written. */
+static inline void *repair_memory(const struct repair *repair, void *allocated)
+{
+    repair->decoding->no_memory |= !allocated;
+    return allocated;
+}
 
 /* A stage adds edits to the round's plan; the first stage with any wins the round. */
 typedef int repair_stage(struct repair *repair);

@@ -4,7 +4,6 @@
  * clusters are their data says, which one type decodes and the other does not. */
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair.h"
 
 /* A few clusters decoded as each type. */
@@ -33,7 +32,7 @@ static struct sample look(const struct repair *repair)
 {
     const struct walk *walk = repair->walk;
     struct sample sample = {.whole = walk->judgeable && !repair->report.incomplete};
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
+    uint8_t *bytes = repair_memory(repair, malloc(walk->geo.cluster_size));
     for (size_t i = 0; i < walk->tables.count && sample.looked < MOST_LOOKED; i++) {
         const struct table *table = &walk->tables.items[i];
         bool read = bytes && !table->skip &&

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_disk.h"
 
 enum { MOST_DOUBTED = 64 };
@@ -140,7 +139,7 @@ static int fill_first(struct repair *repair, uint64_t l1_off, uint8_t *table, ui
 static int switch_l1(
     struct repair *repair, enum check_id why, uint64_t l1_off, uint64_t length, uint64_t entries)
 {
-    uint8_t fields[12], *table = memory_zeroed(1, (size_t)length);
+    uint8_t fields[12], *table = calloc(1, (size_t)length);
     store_be32(fields, (uint32_t)entries);
     store_be64(fields + 4, l1_off);
     int ret = table ? plan_data(&repair->plan, PHASE_NEW, why, l1_off, table, length) : -ENOMEM;
@@ -222,7 +221,7 @@ int repair_compare_offsets(const void *a, const void *b)
 int repair_note_damaged(struct repair *repair)
 {
     repair->damaged_count = 0;
-    repair->damaged = memory_zeroed(repair->findings.count + 1, sizeof(*repair->damaged));
+    repair->damaged = calloc(repair->findings.count + 1, sizeof(*repair->damaged));
     if (!repair->damaged)
         return -ENOMEM;
     for (size_t i = 0; i < repair->findings.count; i++) {

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair.h"
 
 /* Of conflicts, lost tables, what these name, and all tables so many are looked at. */
@@ -108,8 +107,8 @@ static int find_names(struct repair *repair)
     size_t seen = 0;
     if (!lost || walk->geo.data_file) /* what it names is not in this file */
         return 0;
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
-    names->offs = memory_zeroed(MOST_NAMES, sizeof(*names->offs));
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
+    names->offs = calloc(MOST_NAMES, sizeof(*names->offs));
     if (!bytes || !names->offs) {
         free(bytes);
         return -ENOMEM;
@@ -245,7 +244,7 @@ static bool are_missed(const struct repair *repair, uint64_t first, uint64_t end
 bool repair_fills_gap(const struct repair *repair, uint64_t host_off)
 {
     struct walk *walk = repair->walk;
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
+    uint8_t *bytes = repair_memory(repair, malloc(walk->geo.cluster_size));
     uint64_t cluster = cluster_of(&walk->geo, host_off), first, end;
     bool found = !bytes || walk->tables.count > MOST_TABLES; /* who knows */
     for (size_t i = 0; !found && i < walk->tables.count; i++) {

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair.h"
 
 /* So many leaks are looked at, tables that may have lost entries, and bytes of all of them. */
@@ -310,8 +309,8 @@ int repair_find_fakes(struct repair *repair)
     if (!walk->judgeable || walk->without_counts || walk->refs_incomplete || walk->unreadable ||
         geo->data_file || !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
-    s.bytes = memory_new(2 * (size_t)geo->cluster_size);
-    s.claims.clusters = memory_zeroed(3 * (size_t)geo->l2_entries, sizeof(*s.claims.clusters));
+    s.bytes = malloc(2 * (size_t)geo->cluster_size);
+    s.claims.clusters = calloc(3 * (size_t)geo->l2_entries, sizeof(*s.claims.clusters));
     int ret = s.bytes && s.claims.clusters ? 0 : -ENOMEM;
     if (ret == 0) {
         s.other = s.bytes + geo->cluster_size;

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair.h"
 
 enum { CLUSTER_SIZES = QCOW2_MAX_CLUSTER_BITS - QCOW2_MIN_CLUSTER_BITS + 1 };
@@ -147,7 +146,7 @@ static void add_start(struct starts *starts, const struct walk *walk, uint64_t o
 static int add_mapped(struct starts *starts, const struct walk *walk)
 {
     enum { MOST_TABLES = 64 };
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
     if (!bytes)
         return -ENOMEM;
     for (size_t i = 0; i < walk->tables.count && i < MOST_TABLES; i++) {

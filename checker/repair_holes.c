@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair.h"
 
 /* Nobody looks at more disks than that at one place. */
@@ -58,7 +57,7 @@ static int write_filled(struct hole_search *s)
          at += QCOW2_SECTOR_BYTES) {
         if (memcmp(s->bytes + at, s->old + at, QCOW2_SECTOR_BYTES) == 0)
             continue;
-        uint8_t *sector = memory_new(QCOW2_SECTOR_BYTES);
+        uint8_t *sector = malloc(QCOW2_SECTOR_BYTES);
         if (!sector)
             return -ENOMEM;
         memcpy(sector, s->bytes + at, QCOW2_SECTOR_BYTES);
@@ -355,8 +354,8 @@ int repair_holes(struct repair *repair)
     if (!repair->lossy || !walk->judgeable || walk->geo.data_file ||
         !census_next_mismatch(walk->census, 0, &cluster))
         return 0;
-    s.bytes = memory_zeroed(4, walk->geo.cluster_size);
-    s.peeks = memory_zeroed(MOST_TABLES, sizeof(*s.peeks));
+    s.bytes = calloc(4, walk->geo.cluster_size);
+    s.peeks = calloc(MOST_TABLES, sizeof(*s.peeks));
     int ret = s.bytes && s.peeks ? 0 : -ENOMEM;
     if (ret == 0) {
         s.other = s.bytes + walk->geo.cluster_size;

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_l1.h"
 
 /* ---- pairs ---- */
@@ -354,7 +353,7 @@ static int pair_in_order(struct match *m)
     if (!m->repair->lossy || spare == 0 || spare > open)
         return 0;
     row.all = spare == open;
-    row.where = memory_zeroed(m->candidate_count, sizeof(*row.where));
+    row.where = calloc(m->candidate_count, sizeof(*row.where));
     if (!row.where)
         return -ENOMEM;
     bool found = find_row(&row, 0);
@@ -384,7 +383,7 @@ static int fill_places(struct match *m)
 {
     bool made = true;
     int ret = 0;
-    m->scores = memory_zeroed(m->place_count * m->candidate_count, sizeof(*m->scores));
+    m->scores = calloc(m->place_count * m->candidate_count, sizeof(*m->scores));
     if (!m->scores)
         return -ENOMEM;
     for (size_t i = 0; i < m->place_count; i++) {

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_l1.h"
 
 /* Flags in L2 tables count only for the active disk. */
@@ -71,7 +70,7 @@ static int add_candidate(struct match *m, uint64_t host_off, uint64_t spare, boo
     struct census_cell cell = census_get(walk->census, cluster_of(&walk->geo, host_off));
     if (c.bare && cell.claimed && cell.balance > 0)
         return 0;
-    c.bytes = memory_new(walk->geo.cluster_size);
+    c.bytes = malloc(walk->geo.cluster_size);
     if (!c.bytes)
         return -ENOMEM;
     walk_read_again(walk, host_off, c.bytes, walk->geo.cluster_size);
@@ -93,7 +92,7 @@ static uint64_t deficit(const struct repair *repair, uint64_t host_off)
 static int count_explained(struct repair *repair, uint64_t host_off, uint64_t *explained)
 {
     const struct walk *walk = repair->walk;
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
     int ret = bytes ? 0 : -ENOMEM;
     *explained = 0;
     for (size_t i = 0; ret == 0 && i < repair->findings.count; i++) {
@@ -304,8 +303,8 @@ static size_t count_damaged(const struct match *m)
 int match_find(struct match *m)
 {
     struct repair *repair = m->repair;
-    m->places = memory_zeroed(MAX_PLACES, sizeof(*m->places));
-    m->candidates = memory_zeroed(MAX_CANDIDATES, sizeof(*m->candidates));
+    m->places = calloc(MAX_PLACES, sizeof(*m->places));
+    m->candidates = calloc(MAX_CANDIDATES, sizeof(*m->candidates));
     if (!m->places || !m->candidates)
         return -ENOMEM;
     match_add_places(m);

@@ -3,7 +3,6 @@
  * Which L1 entries may have lost their L2 table; see repair_l1.h. */
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_l1.h"
 
 static bool is_place(const struct repair *repair, enum check_id check)
@@ -141,7 +140,7 @@ static void add_entries(struct match *m, const struct table *table, const struct
 static bool was_cut_off(const struct match *m, const struct table *table)
 {
     const struct walk *walk = m->repair->walk;
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
+    uint8_t *bytes = repair_memory(m->repair, malloc(walk->geo.cluster_size));
     uint64_t cut = 0;
     if (bytes && io_read_padded(walk->io, table->host_off, bytes, walk->geo.cluster_size) == 0) {
         for (uint32_t i = 0; i < walk->geo.l2_entries; i++) {

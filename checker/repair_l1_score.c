@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_l1.h"
 
 /* The table that a disk has at that index, 0 if none. */
@@ -248,7 +247,7 @@ int match_score_home(struct match *m, struct place *p)
 {
     struct walk *walk = m->repair->walk;
     struct candidate c = {.host_off = p->raw & QCOW2_OFFSET_MASK};
-    c.bytes = memory_new(walk->geo.cluster_size);
+    c.bytes = malloc(walk->geo.cluster_size);
     if (!c.bytes)
         return -ENOMEM;
     walk_looks_like_l2(walk, cluster_of(&walk->geo, c.host_off), &c.look);

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_l1.h"
 
 enum { MAX_SUSPECTS = 16, MAX_TREES = 1024 };
@@ -68,7 +67,7 @@ static int add_suspect(struct swap_search *s, uint64_t l1_idx)
         plan_peek(&s->m->repair->plan, walk->trees[s->tree].l1_off + l1_idx * 8, &item->raw) < 0)
         return 0;
     item->l1_idx = (uint32_t)l1_idx;
-    item->table = (struct candidate){.host_off = off, .bytes = memory_new(walk->geo.cluster_size)};
+    item->table = (struct candidate){.host_off = off, .bytes = malloc(walk->geo.cluster_size)};
     if (!item->table.bytes)
         return -ENOMEM;
     walk_read_again(walk, off, item->table.bytes, walk->geo.cluster_size);
@@ -94,7 +93,7 @@ static int swap(struct swap_search *s, const struct suspect *a, const struct sus
     struct plan *plan = &s->m->repair->plan;
     uint64_t l1_off = s->m->repair->walk->trees[s->tree].l1_off, start = l1_off + a->l1_idx * 8;
     size_t length = (size_t)(b->l1_idx - a->l1_idx + 1) * 8;
-    uint8_t *bytes = plan_writable(plan, start) ? memory_new(length) : NULL;
+    uint8_t *bytes = plan_writable(plan, start) ? malloc(length) : NULL;
     if (!bytes)
         return plan_writable(plan, start) ? -ENOMEM : 0;
     int ret = io_read_padded(s->m->repair->io, start, bytes, length);

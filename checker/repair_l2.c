@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair_l2.h"
 
 enum evidence { NOTHING, ONLY_ONE, ONE_NEIGHBOUR, DECODES, OTHER_DISK, ONE_BIT, BOTH_NEIGHBOURS };
@@ -275,7 +274,7 @@ static bool flags_fit(const struct repair *repair, const struct place *place, ui
 
 static int fill_places(struct repair *repair, struct place *places, size_t count)
 {
-    bool *moved = memory_zeroed(count + 1, sizeof(*moved));
+    bool *moved = calloc(count + 1, sizeof(*moved));
     struct missing missing = {0};
     int ret = moved ? repair_find_missing(repair, count + MOST_DECODED, &missing) : -ENOMEM;
     size_t unproven = 0;
@@ -334,7 +333,7 @@ static int fill_places(struct repair *repair, struct place *places, size_t count
 
 int repair_l2(struct repair *repair)
 {
-    struct place *places = memory_zeroed(repair->findings.count + 1, sizeof(*places));
+    struct place *places = calloc(repair->findings.count + 1, sizeof(*places));
     if (!places)
         return -ENOMEM;
     size_t count = l2_find_places(repair, places);

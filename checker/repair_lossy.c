@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair.h"
 
 static int tell_loss(struct repair *repair, const struct finding *f)
@@ -20,7 +19,7 @@ static int tell_loss(struct repair *repair, const struct finding *f)
 
 static int put_zeros(struct repair *repair, enum check_id why, uint64_t host_off)
 {
-    uint8_t *zeros = memory_zeroed(1, repair->walk->geo.cluster_size);
+    uint8_t *zeros = calloc(1, repair->walk->geo.cluster_size);
     return zeros ? plan_data(&repair->plan, PHASE_NEW, why, host_off, zeros,
                        repair->walk->geo.cluster_size)
                  : -ENOMEM;
@@ -192,7 +191,7 @@ static uint8_t *cleaned_table(
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
     unsigned tried = 0;
-    uint8_t *bytes = memory_new(geo->cluster_size);
+    uint8_t *bytes = malloc(geo->cluster_size);
     *ret =
         bytes ? io_read_padded(repair->walk->io, f->host_off, bytes, geo->cluster_size) : -ENOMEM;
     for (uint32_t i = 0; *ret == 0 && i < geo->l2_entries; i++)
@@ -291,7 +290,7 @@ static int clean_l1_cluster(
     struct repair *repair, enum check_id why, uint64_t host_off, uint64_t bytes, uint64_t *dropped)
 {
     uint64_t before = *dropped;
-    uint8_t *data = memory_new((size_t)bytes);
+    uint8_t *data = malloc((size_t)bytes);
     int ret = data ? io_read_padded(repair->io, host_off, data, (size_t)bytes) : -ENOMEM;
     for (uint64_t at = 0; ret == 0 && at < bytes; at += 8) {
         uint64_t raw = load_be64(data + at), clean = clean_l1_entry(repair->walk, raw);
@@ -414,7 +413,7 @@ static int copy_fake(
 {
     const struct walk *walk = repair->walk;
     uint64_t cluster;
-    uint8_t *bytes = memory_new(walk->geo.cluster_size);
+    uint8_t *bytes = malloc(walk->geo.cluster_size);
     *copied = false;
     if (!bytes)
         return -ENOMEM;

@@ -7,13 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair.h"
 
 int repair_find_missing(const struct repair *repair, size_t most, struct missing *missing)
 {
     const struct walk *walk = repair->walk;
-    *missing = (struct missing){.items = memory_zeroed(most + 1, sizeof(*missing->items))};
+    *missing = (struct missing){.items = calloc(most + 1, sizeof(*missing->items))};
     if (!missing->items)
         return -ENOMEM;
     for (uint64_t cluster = 0;

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair.h"
 
 enum {
@@ -226,7 +225,7 @@ static int load(struct repair *repair, uint64_t table_off, struct reading *r)
     if (table_off == 0 || !cluster_aligned(&walk->geo, table_off) || table_off >= walk->file_size)
         return 0;
     r->length = end - table_off < MAX_TABLE_BYTES ? (size_t)(end - table_off) : MAX_TABLE_BYTES;
-    r->bytes = memory_new(r->length);
+    r->bytes = malloc(r->length);
     int ret = r->bytes ? io_read_padded(walk->io, table_off, r->bytes, r->length) : -ENOMEM;
     if (ret < 0) {
         free(r->bytes);

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "repair.h"
 
 /* Of the first clusters whose count is too low most are counted as free. */
@@ -257,11 +256,12 @@ static bool too_large(const struct walk *walk, const struct layout *layout)
 
 /* The first cluster from `end` on behind all that those L2 tables name which were not followed:
  * what was written as zeros, or never, may be guest data all the same. */
-static uint64_t unnamed_end(const struct walk *walk, uint64_t end)
+static uint64_t unnamed_end(const struct repair *repair, uint64_t end)
 {
     enum { MOST_TABLES = 64, BEYOND = 4096 };
+    const struct walk *walk = repair->walk;
     const struct qcow2_geometry *geo = &walk->geo;
-    uint8_t *bytes = memory_new(geo->cluster_size);
+    uint8_t *bytes = repair_memory(repair, malloc(geo->cluster_size));
     for (size_t i = 0, seen = 0; bytes && i < walk->tables.count && seen < MOST_TABLES; i++) {
         const struct table *table = &walk->tables.items[i];
         bool shared = census_get(walk->census, cluster_of(geo, table->host_off)).conflict;
@@ -283,13 +283,14 @@ static uint64_t unnamed_end(const struct walk *walk, uint64_t end)
 
 /* Clusters behind all that is used or counted, where the file has nothing but zeros: no counts are
  * needed to tell that nothing was lost there.  False if there are none soon. */
-static bool find_zeros(struct walk *walk, uint64_t need, uint64_t *first)
+static bool find_zeros(const struct repair *repair, uint64_t need, uint64_t *first)
 {
+    struct walk *walk = repair->walk;
     enum { MOST_READ = 256 };
     uint64_t end = walk->cluster_end, run = 0;
     unsigned read = 0;
-    for (uint64_t c = unnamed_end(walk, census_end(walk->census, end)); c < end && read < MOST_READ;
-         c++) {
+    for (uint64_t c = unnamed_end(repair, census_end(walk->census, end));
+         c < end && read < MOST_READ; c++) {
         uint64_t host_off = c << walk->geo.cluster_bits;
         bool zeros = walk_hole(walk, host_off) >= walk->geo.cluster_size;
         if (!zeros) {
@@ -331,9 +332,9 @@ static void find_room(const struct repair *repair, uint64_t spare, struct layout
         while (c + need <= walk->cluster_end && range_unused(walk, c, 1))
             c++;
     }
-    if (repair->void_counts && find_zeros(walk, need, &layout->first))
+    if (repair->void_counts && find_zeros(repair, need, &layout->first))
         return;
-    layout->first = unnamed_end(walk, walk->cluster_end);
+    layout->first = unnamed_end(repair, walk->cluster_end);
     for (uint64_t before = 0; before != layout->end;) {
         before = layout->end;
         layout->end = layout->first + layout->table_clusters + layout->block_count + spare;
@@ -348,7 +349,7 @@ static int plan_structure(struct repair *repair, const struct layout *layout)
     struct plan *plan = &repair->plan;
     uint64_t table_len = layout->table_clusters << geo->cluster_bits;
     uint64_t block = layout->first + layout->table_clusters;
-    uint8_t *table = memory_zeroed(1, (size_t)table_len), header[12];
+    uint8_t *table = calloc(1, (size_t)table_len), header[12];
     if (!table)
         return -ENOMEM;
     for (uint64_t i = 0, at = block; i < table_len / 8; i++) {
@@ -391,7 +392,7 @@ static int plan_layout(struct repair *repair, const struct layout *layout)
 
 static int plan_rebuild(struct repair *repair, uint64_t spare)
 {
-    struct layout layout = {.wanted = memory_zeroed(MOST_BLOCKS, sizeof(bool))};
+    struct layout layout = {.wanted = calloc(MOST_BLOCKS, sizeof(bool))};
     if (!layout.wanted)
         return -ENOMEM;
     find_room(repair, spare, &layout);

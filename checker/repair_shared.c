@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "codec.h"
-#include "memory.h"
 #include "repair.h"
 
 /* The uncompressed content of an entry, malloc'd; NULL with *ret set.  Decoding costs much more
@@ -17,7 +16,7 @@ static uint8_t *decode(
 {
     enum { READ_BYTES_PER_MADE = 16 };
     const struct walk *walk = repair->walk;
-    uint8_t *packed = memory_new(e->length), *plain = memory_new(walk->geo.cluster_size);
+    uint8_t *packed = malloc(e->length), *plain = malloc(walk->geo.cluster_size);
     struct codec *codec = NULL;
     *ret = packed && plain ? 0 : -ENOMEM;
     if (*ret == 0 && type > QCOW2_ZSTD)
@@ -63,7 +62,8 @@ bool repair_decodes_as(const struct repair *repair, uint32_t type, const struct 
         return false;
     }
     uint8_t *plain = decode(repair, type, e, &ret);
-    repair->decoding->no_memory |= ret == -ENOMEM;
+    if (ret == -ENOMEM)
+        (void)repair_memory(repair, NULL);
     free(plain);
     return plain != NULL;
 }
@@ -136,7 +136,7 @@ static bool is_packed(const struct repair *repair, const struct finding *f)
 static int find_packed(const struct repair *repair, struct packed_ranges *packed)
 {
     uint64_t end = 0;
-    packed->items = memory_zeroed(repair->findings.count + 1, sizeof(*packed->items));
+    packed->items = calloc(repair->findings.count + 1, sizeof(*packed->items));
     if (!packed->items)
         return -ENOMEM;
     for (size_t i = 0; i < repair->findings.count; i++) {
@@ -214,7 +214,7 @@ static int copy_table(struct repair *repair, const struct finding *f, const stru
     uint64_t cluster, refs = repair->walk->trees[f->tree].same_l1;
     if (!plan_takes_field(&repair->plan, repair_entry_off(repair, f)))
         return 0;
-    uint8_t *bytes = memory_new(geo->cluster_size);
+    uint8_t *bytes = malloc(geo->cluster_size);
     if (!bytes)
         return -ENOMEM;
     int ret = io_read_padded(repair->walk->io, table->host_off, bytes, geo->cluster_size);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "repair_disk.h"
 
 /* Sizes that the disk can have: those of other disks, the present one with a bit changed; if that
@@ -38,8 +37,9 @@ static uint64_t entries_end(const struct repair *repair, uint64_t l2_off)
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
     uint64_t end = QCOW2_SECTOR_BYTES;
-    uint8_t *bytes =
-        table_find(&repair->walk->tables, l2_off) ? memory_new(geo->cluster_size) : NULL;
+    uint8_t *bytes = table_find(&repair->walk->tables, l2_off)
+                         ? repair_memory(repair, malloc(geo->cluster_size))
+                         : NULL;
     if (bytes && io_read_padded(repair->io, l2_off, bytes, geo->cluster_size) == 0) {
         for (uint64_t i = 0; i < geo->l2_entries; i++) {
             if (!walk_bytes_zero(bytes + i * geo->l2_entry_size, geo->l2_entry_size))
@@ -112,7 +112,7 @@ int disk_mend_small_sizes(struct repair *repair)
         !(repair_has(repair, CHECK_l2_entry_past_end) ||
             repair_has(repair, CHECK_l1_entry_past_end)))
         return 0;
-    uint64_t *ends = memory_zeroed(walk->tree_count, sizeof(*ends));
+    uint64_t *ends = calloc(walk->tree_count, sizeof(*ends));
     int ret = ends ? 0 : -ENOMEM;
     if (ends)
         mapped_ends(repair, ends);

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "names.h"
 #include "repair.h"
 
@@ -64,9 +63,9 @@ static int copy_read(const struct walk *walk, struct table_copy *copy)
 {
     size_t length = (size_t)walk->snapshot_table_len + 8, pos = 0;
     copy->count = walk->tree_count - 1;
-    copy->bytes = memory_new(length);
-    copy->records = memory_zeroed(copy->count + 1, sizeof(*copy->records));
-    copy->ids = memory_zeroed(copy->count + 1, sizeof(*copy->ids));
+    copy->bytes = malloc(length);
+    copy->records = calloc(copy->count + 1, sizeof(*copy->records));
+    copy->ids = calloc(copy->count + 1, sizeof(*copy->ids));
     if (!copy->bytes || !copy->records || !copy->ids)
         return -ENOMEM;
     int ret = io_read_padded(walk->io, walk->header.snapshots_off, copy->bytes, length);
@@ -189,7 +188,7 @@ static int write_table(struct repair *repair, const struct table_copy *copy, enu
     int ret = 0;
     if (count > 0) {
         uint64_t clusters = clusters_for(geo, length);
-        bytes = memory_zeroed(clusters, geo->cluster_size);
+        bytes = calloc(clusters, geo->cluster_size);
         ret = bytes ? plan_alloc(&repair->plan, why, clusters, 1, &cluster) : -ENOMEM;
         if (ret < 0) {
             free(bytes);
@@ -258,7 +257,7 @@ int repair_adopt_snapshots(struct repair *repair, enum check_id why)
     /* An orphan is one cluster: of longer tables it is not known what belongs together. */
     if (most == 0 || most > walk->header.snapshot_count || l1_bytes > walk->geo.cluster_size)
         return 0;
-    struct table_copy copy = {.records = memory_zeroed(most, sizeof(*copy.records))};
+    struct table_copy copy = {.records = calloc(most, sizeof(*copy.records))};
     if (!copy.records)
         return -ENOMEM;
     for (size_t i = 0; i < repair->findings.count && copy.count < most; i++) {
@@ -305,8 +304,8 @@ static int find_broken_bitmaps(const struct repair *repair, struct broken_bitmap
 {
     const struct walk *walk = repair->walk;
     uint32_t count = walk->bitmaps.bitmap_count;
-    broken->by_index = memory_zeroed((size_t)count + 1, 1);
-    broken->table_off = memory_zeroed(repair->findings.count + 1, sizeof(*broken->table_off));
+    broken->by_index = calloc((size_t)count + 1, 1);
+    broken->table_off = calloc(repair->findings.count + 1, sizeof(*broken->table_off));
     if (!broken->by_index || !broken->table_off)
         return -ENOMEM;
     for (size_t i = 0; i < repair->findings.count; i++) {
@@ -345,7 +344,7 @@ static int write_directory(
 {
     const struct qcow2_geometry *geo = &repair->walk->geo;
     uint64_t clusters = clusters_for(geo, length), cluster;
-    uint8_t *data = memory_zeroed(clusters, geo->cluster_size), ext[QCOW2_BITMAPS_EXT_BYTES];
+    uint8_t *data = calloc(clusters, geo->cluster_size), ext[QCOW2_BITMAPS_EXT_BYTES];
     int ret = data ? plan_alloc(&repair->plan, why, clusters, 1, &cluster) : -ENOMEM;
     if (ret < 0) {
         free(data);
@@ -377,7 +376,7 @@ static int mend_directory(struct repair *repair, enum check_id why)
 {
     const struct walk *walk = repair->walk;
     size_t size = (size_t)walk->bitmaps.directory_size, pos = 0, kept_len = 0;
-    uint8_t *bytes = memory_zeroed(2, size), *kept;
+    uint8_t *bytes = calloc(2, size), *kept;
     if (!bytes)
         return -ENOMEM;
     kept = bytes + size;

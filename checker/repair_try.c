@@ -30,7 +30,7 @@ static int try_patch(struct repair *repair, const struct patch *patch, bool read
     ret = io_write(overlay, patch->off, patch->bytes, patch->length);
     if (ret == 0) {
         report_init(&report, 0);
-        check_image(overlay, NULL, &options, &report);
+        ret = check_image(overlay, NULL, &options, &report) == -ENOMEM ? -ENOMEM : 0;
         *wrong = repair_wrong(&report);
         if (report.incomplete) /* as good as any other only where as little was judged before */
             *wrong += repair->report.incomplete ? REPAIR_WRONG_UNREAD : UINT64_MAX - *wrong;

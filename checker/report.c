@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "text.h"
 
 void report_init(struct report *report, size_t max_findings)
@@ -30,7 +29,7 @@ static bool list_push(struct finding_list *list, const struct finding *finding)
 {
     if (list->count == list->room) {
         size_t room = list->room ? list->room * 2 : 16;
-        struct finding *items = memory_resize(list->items, room * sizeof(*items));
+        struct finding *items = realloc(list->items, room * sizeof(*items));
         if (!items)
             return false;
         list->items = items;

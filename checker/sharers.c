@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "walk.h"
 
 static int compare_sharers(const void *a, const void *b)
@@ -40,7 +39,7 @@ static int collect_tables(struct walk *walk)
         }
         if (pass == 0 && room == 0)
             return 0;
-        if (pass == 0 && !(report->sharers = memory_zeroed(room, sizeof(*report->sharers))))
+        if (pass == 0 && !(report->sharers = calloc(room, sizeof(*report->sharers))))
             return -ENOMEM;
     }
     qsort(report->sharers, count, sizeof(*report->sharers), compare_sharers);

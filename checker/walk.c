@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "deploy.h"
-#include "memory.h"
 
 /* ---- showing objects to checks ---- */
 
@@ -209,7 +208,7 @@ int walk_claim_area(struct walk *walk, const struct area *area, bool *conflict)
     struct area_list *list = &walk->areas;
     if (list->count == list->room) {
         size_t room = list->room ? list->room * 2 : 32;
-        struct area *items = memory_resize(list->items, room * sizeof(*items));
+        struct area *items = realloc(list->items, room * sizeof(*items));
         if (!items)
             return -ENOMEM;
         list->items = items;
@@ -373,7 +372,7 @@ int walk_collect_owners(struct walk *walk)
         return 0;
     while (slots < wanted * 2)
         slots *= 2;
-    walk->owners = memory_new(slots * sizeof(*walk->owners));
+    walk->owners = malloc(slots * sizeof(*walk->owners));
     if (!walk->owners)
         return -ENOMEM;
     for (size_t i = 0; i < slots; i++)
@@ -461,7 +460,7 @@ void walk_close(struct walk *walk)
 int walk_open(struct io *io, const char *filename, const struct check_options *options,
     struct report *report, struct walk **out)
 {
-    struct walk *walk = memory_zeroed(1, sizeof(*walk));
+    struct walk *walk = calloc(1, sizeof(*walk));
     int ret = walk ? 0 : -ENOMEM;
     *out = walk;
     if (ret == 0) {

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "names.h"
 #include "walk.h"
 
@@ -91,9 +90,9 @@ static void directory_free(struct directory *dir)
 static int directory_read(struct walk *walk, struct directory *dir)
 {
     size_t size = (size_t)walk->bitmaps.directory_size, pos = 0;
-    dir->bytes = memory_new(size);
-    dir->bitmaps = memory_zeroed(size / QCOW2_BITMAP_HEAD_BYTES + 1, sizeof(*dir->bitmaps));
-    dir->names = memory_zeroed(size / QCOW2_BITMAP_HEAD_BYTES + 1, sizeof(*dir->names));
+    dir->bytes = malloc(size);
+    dir->bitmaps = calloc(size / QCOW2_BITMAP_HEAD_BYTES + 1, sizeof(*dir->bitmaps));
+    dir->names = calloc(size / QCOW2_BITMAP_HEAD_BYTES + 1, sizeof(*dir->names));
     if (!dir->bytes || !dir->bitmaps || !dir->names)
         return -ENOMEM;
     bool complete = true, truncated = false;

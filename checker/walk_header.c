@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 static struct subject header_subject(const struct walk *walk)
@@ -150,7 +149,7 @@ static int read_head(struct walk *walk)
         length = (size_t)1 << header.cluster_bits;
     else if (header.magic != QCOW2_MAGIC)
         length = first_len;
-    walk->head = memory_new(length + 1); /* never of size 0 */
+    walk->head = malloc(length + 1); /* never of size 0 */
     if (!walk->head)
         return -ENOMEM;
     walk->head_len = length;
@@ -214,7 +213,7 @@ int walk_header(struct walk *walk, bool *go_on)
     walk->cluster_end = clusters_for(&walk->geo, walk->view.file_size);
     walk->report->total_clusters =
         clusters_for(&walk->geo, walk->header.size_bytes / QCOW2_SECTOR_BYTES * QCOW2_SECTOR_BYTES);
-    walk->buf = memory_new(WALK_BUF_BYTES);
+    walk->buf = malloc(WALK_BUF_BYTES);
     if (!walk->buf)
         return -ENOMEM;
     walk_extensions(walk);

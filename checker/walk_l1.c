@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 /* ---- set of L2 tables ---- */
@@ -34,7 +33,7 @@ static int tables_rehash(struct table_set *set)
     size_t slot_count = 64;
     while (slot_count < set->count * 4)
         slot_count *= 2;
-    uint32_t *slots = memory_zeroed(slot_count, sizeof(*slots));
+    uint32_t *slots = calloc(slot_count, sizeof(*slots));
     if (!slots)
         return -ENOMEM;
     free(set->slots);
@@ -53,7 +52,7 @@ static struct table *table_get(struct table_set *set, uint64_t host_off)
         return table;
     if (set->count == set->room) {
         size_t room = set->room ? set->room * 2 : 32;
-        struct table *items = memory_resize(set->items, room * sizeof(*items));
+        struct table *items = realloc(set->items, room * sizeof(*items));
         if (!items)
             return NULL;
         set->items = items;
@@ -248,7 +247,7 @@ static int compare_l1_uses(const void *a, const void *b)
 /* Disks that share one L1 table (which is wrong, but cheap to make) are read once. */
 static int find_same_l1(struct walk *walk)
 {
-    struct l1_use *uses = memory_zeroed(walk->tree_count, sizeof(*uses));
+    struct l1_use *uses = calloc(walk->tree_count, sizeof(*uses));
     if (!uses)
         return -ENOMEM;
     size_t count = 0;

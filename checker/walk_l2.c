@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 /* ---- statistics of `qemu-img check`: the active disk, in the order of one table ---- */
@@ -340,8 +339,8 @@ static int claim_tall_group(struct walk *walk, struct group *group)
     struct tall tall = {.buf_len = group->count * TALL_PIECE_BYTES};
     tall.buf_len = tall.buf_len > TALL_MOST_BYTES ? TALL_MOST_BYTES : tall.buf_len;
     tall.buf_len = tall.buf_len < WALK_BUF_BYTES ? WALK_BUF_BYTES : tall.buf_len;
-    tall.buf = memory_new(tall.buf_len);
-    tall.reqs = memory_zeroed(group->count, sizeof(*tall.reqs));
+    tall.buf = malloc(tall.buf_len);
+    tall.reqs = calloc(group->count, sizeof(*tall.reqs));
     int ret = tall.buf && tall.reqs ? 0 : -ENOMEM;
     if (ret == 0) {
         tall_take(walk, group, &tall);
@@ -360,9 +359,9 @@ static int claim_group(
 {
     struct group group = {.tables = tables, .count = count};
     struct l2_digest digest;
-    group.uses = memory_zeroed(count, sizeof(*group.uses));
-    group.next_off = memory_zeroed(count, sizeof(*group.next_off));
-    group.bytes = memory_zeroed(count, sizeof(*group.bytes));
+    group.uses = calloc(count, sizeof(*group.uses));
+    group.next_off = calloc(count, sizeof(*group.next_off));
+    group.bytes = calloc(count, sizeof(*group.bytes));
     int ret = group.uses && group.next_off && group.bytes ? 0 : -ENOMEM;
     if (ret == 0 && !reads) {
         ret = claim_tall_group(walk, &group);

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "walk.h"
 
 enum { MOST_LEAKS = 4096 };
@@ -117,8 +116,8 @@ int walk_search_leaks(struct walk *walk, const struct leak_search *search)
     int ret = next_leak(walk, &cluster);
     if (ret <= 0) /* most images need no memory for this */
         return ret;
-    window.leaks = memory_new(MOST_LEAKS * sizeof(*window.leaks));
-    window.picked = memory_new(MOST_LEAKS * sizeof(*window.picked));
+    window.leaks = malloc(MOST_LEAKS * sizeof(*window.leaks));
+    window.picked = malloc(MOST_LEAKS * sizeof(*window.picked));
     ret = window.leaks && window.picked ? 0 : -ENOMEM;
     do {
         if (ret == 0)

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 enum { MOST_PARTS = 64 };
@@ -40,7 +39,7 @@ static int part_open(const struct walk *walk, struct part *part, pthread_mutex_t
     part->walk.report = &part->report;
     part->walk.owner_lock = lock;
     part->walk.crew = NULL;
-    part->walk.buf = memory_new(walk->geo.cluster_size);
+    part->walk.buf = malloc(walk->geo.cluster_size);
     return part->walk.buf ? 0 : -ENOMEM;
 }
 
@@ -83,7 +82,7 @@ int walk_in_parts(struct walk *walk, uint64_t count, uint64_t each, walk_part *w
 {
     size_t most = walk_has_parts(walk) ? parts_wanted(walk) : 0, opened = 0;
     pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    struct part *parts = most > 1 ? memory_zeroed(most, sizeof(*parts)) : NULL;
+    struct part *parts = most > 1 ? calloc(most, sizeof(*parts)) : NULL;
     int ret = parts || most <= 1 ? 0 : -ENOMEM;
     for (; ret == 0 && opened < most && parts; opened++) {
         ret = part_open(walk, &parts[opened], &lock);

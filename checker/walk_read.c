@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 /* ---- what cannot be read ---- */
@@ -257,9 +256,9 @@ static int line_open(struct walk *walk, const struct stream *stream, struct line
     /* Small images, and those who read one by one, need no more room. */
     bool more = walk->crew && stream->count > line->most * in_buf;
     if (more && !walk->ahead_buf)
-        walk->ahead_buf = memory_new(WALK_BUF_BYTES);
+        walk->ahead_buf = malloc(WALK_BUF_BYTES);
     line->chunk_count = more && walk->ahead_buf ? 2 * in_buf : in_buf;
-    struct io_read_req *reqs = memory_zeroed(line->chunk_count * line->most, sizeof(*reqs));
+    struct io_read_req *reqs = calloc(line->chunk_count * line->most, sizeof(*reqs));
     for (size_t i = 0; reqs && i < line->chunk_count; i++) {
         line->chunks[i].batch.reqs = reqs + i * line->most;
         line->chunks[i].buf =

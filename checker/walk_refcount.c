@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "walk.h"
 
 static uint64_t block_off(uint64_t entry)
@@ -51,7 +50,7 @@ static int read_reftable(struct walk *walk, bool *complete)
         memset(walk->buf + n, 0, n % 8 ? 8 - n % 8 : 0);
         walk_read(walk, header->reftable_off + done, walk->buf, n, complete);
         size_t entries = div_up(n, 8);
-        uint64_t *more = memory_resize(table, (room + entries) * sizeof(*table));
+        uint64_t *more = realloc(table, (room + entries) * sizeof(*table));
         if (!more) {
             free(table);
             return -ENOMEM;
@@ -88,8 +87,8 @@ static int find_crowded(const struct walk *walk, bool **crowded)
 {
     enum { BELIEVED = 4 };
     size_t count = walk->reftable_len;
-    struct block_use *uses = memory_zeroed(count + 1, sizeof(*uses));
-    *crowded = memory_zeroed(count + 1, sizeof(**crowded));
+    struct block_use *uses = calloc(count + 1, sizeof(*uses));
+    *crowded = calloc(count + 1, sizeof(**crowded));
     bool room = uses && *crowded;
     if (room) {
         for (size_t i = 0; i < count; i++)

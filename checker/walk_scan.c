@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "memory.h"
 #include "vector.h"
 #include "walk.h"
 
@@ -126,7 +125,7 @@ struct l2_shape *l2_shape_of(const struct qcow2_geometry *geo, const struct l2_d
         told += digest->runs[i].length;
     if (told < geo->l2_entries || bytes > geo->cluster_size / BYTES_EACH)
         return NULL;
-    struct l2_shape *shape = memory_new(bytes);
+    struct l2_shape *shape = malloc(bytes);
     if (shape) {
         shape->run_count = digest->run_count;
         memcpy(shape->runs, digest->runs, digest->run_count * sizeof(struct l2_run));

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "memory.h"
 #include "names.h"
 #include "walk.h"
 
@@ -26,7 +25,7 @@ static int reader_need(struct walk *walk, struct snapshot_reader *reader, size_t
     size_t target = reader->have ? reader->have * 2 : 4096;
     target = target > upto ? target : upto;
     target = target < reader->limit ? target : reader->limit;
-    uint8_t *bytes = memory_resize(reader->bytes, target);
+    uint8_t *bytes = realloc(reader->bytes, target);
     if (!bytes)
         return -ENOMEM;
     reader->bytes = bytes;
@@ -65,7 +64,7 @@ static int read_records(
             break; /* it is guest data that would be taken for it */
         if (*count == room) {
             room = room ? room * 2 : 16;
-            size_t *more = memory_resize(*offs, room * sizeof(**offs));
+            size_t *more = realloc(*offs, room * sizeof(**offs));
             if (!more)
                 return -ENOMEM;
             *offs = more;
@@ -126,8 +125,8 @@ static int show_snapshots(
     struct walk *walk, const struct snapshot_reader *reader, const size_t *offs, size_t count)
 {
     struct report *report = walk->report;
-    struct named *ids = memory_zeroed(count + 1, sizeof(*ids));
-    report->snapshots = memory_zeroed(count + 1, sizeof(*report->snapshots));
+    struct named *ids = calloc(count + 1, sizeof(*ids));
+    report->snapshots = calloc(count + 1, sizeof(*report->snapshots));
     if (!ids || !report->snapshots) {
         free(ids);
         return -ENOMEM;
@@ -203,7 +202,7 @@ int walk_snapshot_table(struct walk *walk)
             left < QCOW2_MAX_SNAPSHOT_TABLE_BYTES ? (size_t)left : QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
         ret = read_records(walk, &reader, &offs, &count);
     }
-    walk->trees = ret == 0 ? memory_zeroed(count + 1, sizeof(*walk->trees)) : NULL;
+    walk->trees = ret == 0 ? calloc(count + 1, sizeof(*walk->trees)) : NULL;
     if (ret == 0 && !walk->trees)
         ret = -ENOMEM;
     if (ret == 0) {

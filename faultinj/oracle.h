@@ -105,8 +105,8 @@ struct oracle {
 void oracle_init(struct oracle *oracle);
 void oracle_release(struct oracle *oracle);
 
-/* Looks at a state: I1 to I4, and what users see, in oracle->model.  False with `breach` filled when
- * a promise is broken, and false with oracle->no_memory, from then on, when memory ran out. */
+/* Looks at a state: I1 to I4, and what users see, in oracle->model.  False with `breach` filled
+ * when a promise is broken, and false with oracle->no_memory, from then on, when memory ran out. */
 bool oracle_look(struct oracle *oracle, const struct state *state, struct breach *breach);
 
 /* The stored refcount; 0 where no block covers the cluster. */
