@@ -84,7 +84,7 @@ bool orphan_look_at_entries(
 }
 
 /* A bitmap of the directory, whether that may be followed or not, has its table there. */
-static bool is_in_directory(const struct walk *walk, uint64_t host_off)
+static bool is_in_directory(struct walk *walk, uint64_t host_off)
 {
     enum { MOST_BYTES = 1 << 20 };
     uint64_t size = walk->bitmaps.directory_size;
@@ -101,16 +101,17 @@ static bool is_in_directory(const struct walk *walk, uint64_t host_off)
         for (uint64_t pos = 0; !found && pos + 8 <= size; pos += 8)
             found = load_be64(bytes + pos) == host_off;
     }
-    if (!bytes && size > 0 && size <= MOST_BYTES)
+    if (!bytes && size > 0 && size <= MOST_BYTES) {
+        walk->no_memory = true;
         report_problem(walk->report, "%s", strerror(ENOMEM));
+    }
     free(bytes);
     return found;
 }
 
 /* Bitmaps that were not followed (being marked inconsistent, say) leave tables behind that look
  * like an L2 table without flags.  Only a snapshot has such a one, too. */
-static bool may_be_bitmap_table(
-    const struct walk *walk, uint64_t host_off, const struct l2_look *look)
+static bool may_be_bitmap_table(struct walk *walk, uint64_t host_off, const struct l2_look *look)
 {
     if (walk->has_bitmaps_ext &&
         host_off - walk->bitmaps.directory_off < walk->bitmaps.directory_size)

@@ -117,7 +117,7 @@ static void collect(void *arg, const struct finding *finding)
  * stages know of it. */
 static int is_blind(const struct repair *repair)
 {
-    if (repair->decoding->no_memory)
+    if (repair->decoding->no_memory || (repair->walk && repair->walk->no_memory))
         return -ENOMEM;
     bool failed = io_watch_failures(repair->watch) != repair->failed_reads;
     return failed && repair->walk && !repair->walk->unreadable ? -EIO : 0;

@@ -159,6 +159,7 @@ struct walk {
     uint64_t l1_holes;
     bool vm_state_asked, vm_state_there; /* behind the end of the active disk */
     bool unreadable;                     /* something could not be read */
+    bool no_memory;                      /* something could not be looked at for want of memory */
     bool refs_incomplete;                /* metadata that holds references could not be read */
     struct crew *crew;                   /* NULL: everything is done one after the other */
     struct extent extent;
