@@ -155,7 +155,7 @@ int io_file_named(const char *beside, const uint8_t *name, size_t length, char *
 /* ---- reads that failed (io_watch.c) ---- */
 
 /* A filter over `below`, which stays the caller's, that counts the reads that failed, unless it was
- * for the end of the device. */
+ * for the end of the device.  Discards do not reach `below`. */
 struct io_watch {
     struct io io;
     struct io *below;

@@ -46,11 +46,6 @@ static int watch_resize(struct io *io, uint64_t size_bytes)
     return io_resize(self(io)->below, size_bytes);
 }
 
-static int watch_discard(struct io *io, uint64_t host_off, uint64_t length)
-{
-    return io_discard(self(io)->below, host_off, length);
-}
-
 static void watch_close(struct io *io)
 {
     (void)io; /* nothing is its own */
@@ -64,7 +59,6 @@ void io_watch_init(struct io_watch *watch, struct io *below)
         .flush = watch_flush,
         .size = watch_size,
         .resize = watch_resize,
-        .discard = watch_discard,
         .close = watch_close,
         .extents = watch_extents,
     };
