@@ -248,8 +248,8 @@ static void run_image(void *arg, size_t index, unsigned worker)
     said->exit_code = 1;
     if (!is_left_out(run->args) && image.out && image.err)
         said->exit_code = check_one(&image);
-    said->lost = !closed_whole(image.out);
-    said->lost |= !closed_whole(image.err);
+    said->lost = !closed_whole(image.out) || !said->out;
+    said->lost |= !closed_whole(image.err) || !said->err; /* the last one to grow may be fclose() */
     if (said->lost)
         said->exit_code = 1;
     pthread_mutex_lock(&run->lock);
