@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "walk.h"
 
@@ -77,17 +76,9 @@ int walk_data_file(struct walk *walk)
 
 /* ---- backing chain ---- */
 
-enum { MAX_CHAIN = 200 };
-
-struct link {
-    dev_t dev;
-    ino_t ino;
-};
-
 /* One file of the chain and what it says about the next one. */
 struct chain {
-    struct link seen[MAX_CHAIN + 1];
-    size_t depth;
+    struct io_chain files;
     char *path;    /* of the current file */
     uint64_t size; /* of the disk it shows */
     uint8_t name[QCOW2_MAX_BACKING_NAME];
@@ -118,20 +109,6 @@ static void take_name(
     }
 }
 
-/* True if the file was in the chain before. */
-static bool chain_loops(struct chain *chain, const char *path)
-{
-    struct stat st;
-    if (stat(path, &st) < 0)
-        return false;
-    for (size_t i = 0; i < chain->depth; i++) {
-        if (chain->seen[i].dev == st.st_dev && chain->seen[i].ino == st.st_ino)
-            return true;
-    }
-    chain->seen[chain->depth++] = (struct link){st.st_dev, st.st_ino};
-    return false;
-}
-
 /* A link is checked as any image is, but for what it names: the chain goes there. */
 static int check_link(struct walk *walk, struct io *io, const char *path, struct subject *subject)
 {
@@ -141,7 +118,7 @@ static int check_link(struct walk *walk, struct io *io, const char *path, struct
     struct report report;
     report_init(&report, 0);
     int ret = check_image(io, path, &how, &report);
-    subject->backing.corruptions = report.corruptions;
+    subject->backing.damaged = report.corruptions > 0;
     if (report.incomplete || report.unsupported)
         report_problem(walk->report, "backing file %zu of the chain was not judged: %s",
             (size_t)subject->index,
@@ -196,15 +173,15 @@ static int follow(struct walk *walk, struct chain *chain)
     uint8_t name[QCOW2_MAX_BACKING_NAME]; /* the chain moves on to the next one */
     struct subject subject = {.kind = OBJECT_BACKING,
         .tree = TREE_NONE,
-        .index = chain->depth,
+        .index = chain->files.depth,
         .backing = {.name = name, .name_len = chain->name_len}};
     memcpy(name, chain->name, chain->name_len);
     char *path = NULL;
     int ret = io_file_named(chain->path, name, chain->name_len, &path);
     subject.backing.unsafe_name = ret == -EINVAL;
-    subject.backing.too_deep = ret == 0 && chain->depth > MAX_CHAIN;
+    subject.backing.too_deep = ret == 0 && chain->files.depth > IO_CHAIN_MAX;
     if (ret == 0 && !subject.backing.too_deep) {
-        subject.backing.loop = chain_loops(chain, path);
+        subject.backing.loop = io_chain_add(&chain->files, path) == -EEXIST;
         if (!subject.backing.loop)
             ret = open_next(walk, chain, path, &subject);
         free(chain->path);
@@ -230,7 +207,7 @@ int walk_backing_chain(struct walk *walk)
     int ret = chain->path ? 0 : -ENOMEM;
     if (ret == 0) {
         take_name(chain, walk->head, walk->head_len, &walk->header);
-        chain_loops(chain, chain->path);
+        (void)io_chain_add(&chain->files, chain->path); /* the first one */
     }
     while (ret == 0 && chain->name_len > 0)
         ret = follow(walk, chain);

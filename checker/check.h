@@ -252,9 +252,8 @@ struct subject {
         struct {
             const uint8_t *name;
             size_t name_len;
-            bool unsafe_name, missing, wrong_format, loop, too_deep;
+            bool unsafe_name, missing, wrong_format, loop, too_deep, damaged;
             uint64_t size, wanted;
-            uint64_t corruptions; /* of its own */
         } backing;
         struct {
             enum area_kind kind; /* what it looks like */

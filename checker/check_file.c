@@ -97,7 +97,7 @@ CHECK_FN(backing_size)
 CHECK_FN(backing_damaged)
 {
     (void)view;
-    return about_backing(subject, finding, subject->backing.corruptions > 0);
+    return about_backing(subject, finding, subject->backing.damaged);
 }
 
 CHECK_FN(orphan_l2_table)

@@ -101,11 +101,6 @@ static int apply_refblock(const struct plan *plan, struct io *io, const struct e
     return ret;
 }
 
-static bool is_zeros(const uint8_t *bytes, size_t length)
-{
-    return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
-}
-
 static int apply_copy(const struct plan *plan, struct io *io, const struct edit *edit)
 {
     size_t size = plan->walk->geo.cluster_size;
@@ -116,7 +111,7 @@ static int apply_copy(const struct plan *plan, struct io *io, const struct edit 
     int ret = io_read_padded(io, edit->src_off, bytes, size);
     if (ret == 0)
         ret = io_size(io, &end);
-    if (ret == 0 && edit->host_off >= end && is_zeros(bytes, size))
+    if (ret == 0 && edit->host_off >= end && walk_bytes_zero(bytes, size))
         ret = io_resize(io, edit->host_off + size); /* a hole stays one */
     else if (ret == 0)
         ret = io_write(io, edit->host_off, bytes, size);

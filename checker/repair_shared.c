@@ -62,8 +62,7 @@ bool repair_decodes_as(const struct repair *repair, uint32_t type, const struct 
         return false;
     }
     uint8_t *plain = decode(repair, type, e, &ret);
-    if (ret == -ENOMEM)
-        (void)repair_memory(repair, NULL);
+    repair->decoding->no_memory |= ret == -ENOMEM;
     free(plain);
     return plain != NULL;
 }

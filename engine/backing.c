@@ -7,10 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* L1 tables stay in memory: those of a chain of terabytes are some hundred KiB each. */
-enum { MAX_CHAIN = 200, MAX_L1_BYTES = 512 << 20 };
+enum { MAX_L1_BYTES = 512 << 20 };
 
 struct backing {
     struct io *io;
@@ -90,30 +89,9 @@ void backing_close(struct backing *backing)
 
 /* The files of a chain, and what its L1 tables take. */
 struct chain {
-    struct {
-        dev_t dev;
-        ino_t ino;
-    } seen[MAX_CHAIN + 1];
-    unsigned depth;
+    struct io_chain files;
     uint64_t l1_bytes;
 };
-
-/* -ELOOP if the file is part of the chain already, or the chain is full. */
-static int chain_add(struct chain *chain, const char *path)
-{
-    struct stat st;
-    if (stat(path, &st) < 0)
-        return 0; /* it cannot be opened, either */
-    if (chain->depth > MAX_CHAIN)
-        return -ELOOP;
-    for (unsigned i = 0; i < chain->depth; i++) {
-        if (chain->seen[i].dev == st.st_dev && chain->seen[i].ino == st.st_ino)
-            return -ELOOP;
-    }
-    chain->seen[chain->depth].dev = st.st_dev;
-    chain->seen[chain->depth++].ino = st.st_ino;
-    return 0;
-}
 
 /* Opens one link: the file that `img`, at `path`, names. */
 static int open_link(struct image *img, const char *path, unsigned io_flags, struct chain *chain,
@@ -129,10 +107,10 @@ static int open_link(struct image *img, const char *path, unsigned io_flags, str
         return image_no_memory(img);
     }
     link->path = name.path;
-    if (chain_add(chain, link->path) < 0) {
+    if (io_chain_add(&chain->files, link->path) < 0) {
         backing_close(link);
         return image_fail(
-            img, -ELOOP, "the backing chain is a loop, or of more than %d files", MAX_CHAIN);
+            img, -ELOOP, "the backing chain is a loop, or of more than %d files", IO_CHAIN_MAX);
     }
     struct image_error why;
     ret = io_file_open(link->path, io_flags, &link->io, NULL);
@@ -161,7 +139,7 @@ int backing_open(struct image *img, const char *path, unsigned io_flags)
 {
     struct chain chain = {.l1_bytes = img->header.l1_size * UINT64_C(8)};
     struct image *at = img;
-    int ret = chain_add(&chain, path);
+    int ret = io_chain_add(&chain.files, path);
     while (ret == 0 && at && at->header.backing_off) {
         ret = open_link(at, path, io_flags, &chain, &at->backing);
         if (ret < 0 && at != img)

@@ -147,11 +147,6 @@ int io_mem_load(struct io *src, struct io **out);
  * to the view is kept in memory until it is closed. */
 int io_overlay_open(struct io *base, struct io **out);
 
-/* The path of a file that the image at `beside` names; relative names start at its folder.  The
- * bytes are the image's: -EINVAL unless they are a plain path (no protocol such as nbd:, no NUL).
- * -ENOMEM. *path is malloc'd. */
-int io_file_named(const char *beside, const uint8_t *name, size_t length, char **path);
-
 /* ---- reads that failed (io_watch.c) ---- */
 
 /* A filter over `below`, which stays the caller's, that counts the reads that failed, unless it was
@@ -163,6 +158,26 @@ struct io_watch {
 };
 void io_watch_init(struct io_watch *watch, struct io *below);
 unsigned io_watch_failures(struct io_watch *watch);
+
+/* ---- files that images name (io_name.c) ---- */
+
+/* The path of a file that the image at `beside` names; relative names start at its folder.  The
+ * bytes are the image's: -EINVAL unless they are a plain path (no protocol such as nbd:, no NUL).
+ * -ENOMEM. *path is malloc'd. */
+int io_file_named(const char *beside, const uint8_t *name, size_t length, char **path);
+
+/* The files of a chain, by what they are and not by name. */
+enum { IO_CHAIN_MAX = 200 }; /* behind the first one */
+struct io_chain {
+    struct {
+        uint64_t dev, ino;
+    } seen[IO_CHAIN_MAX + 1];
+    size_t depth; /* files so far */
+};
+
+/* Adds the file at `path`, unless nothing is there.  -EEXIST if it is in the chain already, -ELOOP
+ * if the chain is full. */
+int io_chain_add(struct io_chain *chain, const char *path);
 
 /* ---- old bytes saved first (io_undo.c) ---- */
 

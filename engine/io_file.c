@@ -306,13 +306,11 @@ static int open_known(const char *path, int mode, struct stat *st)
         ret = S_ISDIR(st->st_mode) ? -EISDIR : -ENOTBLK;
     snprintf(itself, sizeof(itself), "/proc/self/fd/%d", at);
     const char *name = access(itself, F_OK) == 0 ? itself : path;
-    if (ret == 0 && (mode & O_ACCMODE) == O_RDONLY) {
-        ret = open_above_streams(name, mode | O_NOATIME);
-        if (ret == -EPERM)
-            ret = open_above_streams(name, mode);
-    } else if (ret == 0) {
+    int quiet = (mode & O_ACCMODE) == O_RDONLY ? O_NOATIME : 0;
+    if (ret == 0)
+        ret = open_above_streams(name, mode | quiet);
+    if (ret == -EPERM && quiet) /* somebody else's file */
         ret = open_above_streams(name, mode);
-    }
     close(at);
     return ret;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * The names of other files that an image holds, as paths.  Not to be trusted: a name is a plain
- * path or it is refused. */
+ * path or it is refused, and a chain of them may come back to where it was. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "io.h"
 
@@ -33,5 +34,21 @@ int io_file_named(const char *beside, const uint8_t *name, size_t length, char *
     memcpy(text + folder, name, length);
     text[folder + length] = '\0';
     *path = text;
+    return 0;
+}
+
+int io_chain_add(struct io_chain *chain, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return 0; /* opening it says why */
+    for (size_t i = 0; i < chain->depth; i++) {
+        if (chain->seen[i].dev == st.st_dev && chain->seen[i].ino == st.st_ino)
+            return -EEXIST;
+    }
+    if (chain->depth > IO_CHAIN_MAX)
+        return -ELOOP;
+    chain->seen[chain->depth].dev = st.st_dev;
+    chain->seen[chain->depth++].ino = st.st_ino;
     return 0;
 }

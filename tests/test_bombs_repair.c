@@ -181,7 +181,7 @@ START_TEST(long_l1_tables_in_holes)
         bomb_write_entries(recipe, l1_off + i * l1_bytes + l1_bytes / 2, rows[_i].entry, 0, 1);
     bomb_write_entries(recipe, bomb_eval(recipe, rows[_i].lost), rows[_i].by, 0, 1);
     struct report report =
-        bomb_repair_within(recipe, rows[_i].lossy, rows[_i].exit_code, 60, rows[_i].what);
+        bomb_repair_within(recipe, rows[_i].lossy, rows[_i].exit_code, 20, rows[_i].what);
     report_release(&report);
     recipe_free(recipe);
 }
