@@ -147,25 +147,40 @@ static void propose(struct search *s, uint64_t raw, enum evidence evidence)
     *best = (struct candidate){.raw = raw, .evidence = evidence};
 }
 
-static void propose_by_neighbours(struct search *s)
+/* What lies between the clusters that both neighbours map, 0 if that is not one cluster. */
+static uint64_t between_neighbours(const struct search *s)
 {
     const struct table *table = s->place->table;
     uint32_t size = s->repair->walk->geo.cluster_size;
     uint64_t before = l2_neighbour(s->repair, table, s->place->idx - 1);
     uint64_t behind = l2_neighbour(s->repair, table, s->place->idx + 1);
-    if (before && behind && before + size == behind - size) {
-        propose(s, before + size, BOTH_NEIGHBOURS);
+    return before && behind == before + 2 * (uint64_t)size ? before + size : 0;
+}
+
+static void propose_by_neighbours(struct search *s)
+{
+    const struct table *table = s->place->table;
+    uint32_t size = s->repair->walk->geo.cluster_size;
+    uint64_t between = between_neighbours(s);
+    if (between) {
+        propose(s, between, BOTH_NEIGHBOURS);
         return;
     }
+    uint64_t before = l2_neighbour(s->repair, table, s->place->idx - 1);
+    uint64_t behind = l2_neighbour(s->repair, table, s->place->idx + 1);
     if (before)
         propose(s, before + size, ONE_NEIGHBOUR);
     if (behind > size)
         propose(s, behind - size, ONE_NEIGHBOUR);
 }
 
+/* Where the bit leads between what both neighbours map, it is that one: if somebody has what lies
+ * there, it is he who is wrong, and may be mended first. */
 static void propose_by_bits(struct search *s)
 {
-    uint64_t raw = s->place->raw;
+    uint64_t raw = s->place->raw, between = between_neighbours(s);
+    if (between && __builtin_popcountll((raw ^ between) & QCOW2_OFFSET_MASK) == 1)
+        return;
     for (unsigned bit = 0; (raw & QCOW2_OFFSET_MASK) && bit < 63; bit++)
         propose(s, raw ^ UINT64_C(1) << bit, ONE_BIT);
     if (!(raw & QCOW2_ENTRY_COMPRESSED))
@@ -256,88 +271,75 @@ static int put_back(struct repair *repair, const struct place *place, uint64_t r
     return repair_put_entry(repair, place->check, place->table, place->entry_off, bytes);
 }
 
-/* Whether an owner of the shared cluster besides number `me` would keep it. */
-static bool somebody_stays(const struct place *places, size_t count, const bool *moved, size_t me)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (i != me && !moved[i] && l2_share(&places[i], &places[me]))
-            return true;
-    }
-    return false;
-}
-
 /* What is left of a damaged entry, its flags, are those of one that names the cluster. */
 static bool flags_fit(const struct repair *repair, const struct place *place, uint64_t raw)
 {
     return !(place->raw & QCOW2_L2_RESERVED) && copied_fits(repair, place, raw);
 }
 
-static int fill_places(struct repair *repair, struct place *places, size_t count)
+static int fill_places(struct repair *repair, struct places *places)
 {
-    bool *moved = calloc(count + 1, sizeof(*moved));
     struct missing missing = {0};
-    int ret = moved ? repair_find_missing(repair, count + MOST_DECODED, &missing) : -ENOMEM;
+    int ret = repair_find_missing(repair, places->count + MOST_DECODED, &missing);
     size_t unproven = 0;
-    for (size_t i = 0; i < count; i++)
-        unproven += !places[i].rooted && !places[i].proven;
+    for (size_t i = 0; i < places->count; i++)
+        unproven += !places->items[i].rooted && !places->items[i].proven;
     bool others = repair_lost_others(repair);
     bool alone = unproven == 1 && !others && !repair_has(repair, CHECK_area_shared) &&
                  !(repair->lossy && repair->counts_made);
     uint64_t lost_one = alone ? repair_only_leak(repair) : 0;
-    for (size_t i = 0; ret == 0 && i < count; i++) {
-        bool shared = places[i].check == CHECK_l2_entry_shared;
-        if (places[i].rooted || places[i].proven)
+    for (size_t i = 0; ret == 0 && i < places->count; i++) {
+        struct place *place = &places->items[i];
+        bool shared = place->check == CHECK_l2_entry_shared;
+        if (place->rooted || place->proven)
             continue;
-        struct candidate best = find_candidate(repair, &places[i], lost_one, &missing);
-        if (best.evidence == NOTHING && places[i].table->active_refs > 0 && places[i].bitmap == 0 &&
-            repair_is_stray_bit(repair, places[i].raw))
-            ret = plan_be64(&repair->plan, PHASE_SWITCH, places[i].check, places[i].entry_off, 0);
+        struct candidate best = find_candidate(repair, place, lost_one, &missing);
+        if (best.evidence == NOTHING && place->table->active_refs > 0 && place->bitmap == 0 &&
+            repair_is_stray_bit(repair, place->raw))
+            ret = plan_be64(&repair->plan, PHASE_SWITCH, place->check, place->entry_off, 0);
         bool moves = best.evidence != ONE_BIT;
         if (best.evidence == NOTHING || best.tie ||
-            (shared && moves && !somebody_stays(places, count, moved, i)))
+            (shared && moves && !l2_somebody_stays(places, place)))
             continue;
         /* What misses a reference may be what a lost table has. */
         if (others && best.evidence < ONE_BIT && !repair->lossy)
             continue;
         /* Zeros may be right: then it is the flag that is wrong. */
-        if (places[i].check == CHECK_l2_copied_unallocated && best.evidence < BOTH_NEIGHBOURS &&
+        if (place->check == CHECK_l2_copied_unallocated && best.evidence < BOTH_NEIGHBOURS &&
             !repair->lossy)
             continue;
         /* Of clusters that were written in turn the wrong one may lie behind its neighbour. */
-        if (shared && places[i].by_one && !repair->lossy &&
-            !l2_continues(repair, &places[i], best.raw) &&
-            !l2_in_step(repair, &places[i], best.raw))
+        if (shared && place->by_one && !repair->lossy && !l2_continues(repair, place, best.raw) &&
+            !l2_in_step(repair, place, best.raw))
             continue;
         /* That is not much: with a choice it takes --lossy, and so it does where the flags of the
          * entry are as damaged as its offset: it may have been one of zeros. */
-        bool may_stay = shared ? !places[i].uprooted : !flags_fit(repair, &places[i], best.raw);
+        bool may_stay = shared ? !place->uprooted : !flags_fit(repair, place, best.raw);
         if (best.evidence <= ONE_NEIGHBOUR && may_stay && !repair->lossy)
             continue;
         /* What decodes may be guest data of that kind, where the entry does not say so. */
-        if (best.evidence == DECODES && !(places[i].raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)
+        if (best.evidence == DECODES && !(place->raw & QCOW2_ENTRY_COMPRESSED) && !repair->lossy)
             continue;
         /* A bit from each other are the two of them whichever is wrong.  And with flags that are
          * not those of the cluster it is two bits. */
-        bool bitmaps = places[i].on_bitmap && best.evidence != DECODES;
-        if ((bitmaps || (best.evidence == ONE_BIT && !shared &&
-                            !copied_fits(repair, &places[i], best.raw))) &&
-            !l2_continues(repair, &places[i], best.raw))
+        bool bitmaps = place->on_bitmap && best.evidence != DECODES;
+        if ((bitmaps ||
+                (best.evidence == ONE_BIT && !shared && !copied_fits(repair, place, best.raw))) &&
+            !l2_continues(repair, place, best.raw))
             continue;
-        moved[i] = moves;
-        ret = put_back(repair, &places[i], best.raw);
+        place->moved = moves;
+        ret = put_back(repair, place, best.raw);
     }
-    free(moved);
     free(missing.items);
     return ret;
 }
 
 int repair_l2(struct repair *repair)
 {
-    struct place *places = calloc(repair->findings.count + 1, sizeof(*places));
-    if (!places)
-        return -ENOMEM;
-    size_t count = l2_find_places(repair, places);
-    int ret = fill_places(repair, places, count);
-    free(places);
+    struct places places = {0};
+    int ret = l2_find_places(repair, &places);
+    if (ret == 0)
+        ret = fill_places(repair, &places);
+    l2_release_places(&places);
     return ret;
 }

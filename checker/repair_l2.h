@@ -2,8 +2,9 @@
  *
  * L2 entries that may have lost their cluster; for the files of that repair only.
  *
- *   repair_l2_find.c  which entries these are
- *   repair_l2.c       what speaks for which cluster, and which are put back */
+ *   repair_l2_find.c   which entries these are
+ *   repair_l2_share.c  which of those are right that share a cluster
+ *   repair_l2.c        what speaks for which cluster, and which are put back */
 #ifndef CHECKER_REPAIR_L2_H
 #define CHECKER_REPAIR_L2_H
 
@@ -23,15 +24,29 @@ struct place {
     bool taken;                /* another one's data begins there, and decodes */
     bool mirrored;             /* shared with the same entry of another table */
     bool on_bitmap;            /* of which it is as likely the bitmap that is wrong */
+    bool moved;                /* shared no longer: another cluster is put back */
 };
 
 /* The entries that lost something, each once, in the order of their tables: an entry put back is
- * the neighbour of the next one.  `places` has room for one a finding; returns how many there are.
- */
-size_t l2_find_places(const struct repair *repair, struct place *places);
+ * the neighbour of the next one. */
+struct places {
+    struct place *items;
+    size_t count;
+    struct place **shared; /* those that share something, by what they claim */
+    size_t shared_count;
+    uint64_t longest; /* of what these claim, bytes */
+};
 
-/* Both are said to share a cluster, and it is the same one. */
-bool l2_share(const struct place *a, const struct place *b);
+/* Fills `places`, which is all zeros; 0 or -ENOMEM, and l2_release_places() either way. */
+int l2_find_places(const struct repair *repair, struct places *places);
+void l2_release_places(struct places *places);
+
+/* Its part for those that share something. */
+int l2_judge_shared(const struct repair *repair, struct places *places);
+
+/* An owner of the shared cluster besides `me` would keep it.  Where too many have it to look at all
+ * of them, nobody is known to. */
+bool l2_somebody_stays(const struct places *places, const struct place *me);
 
 /* The host offset that the neighbour at `idx` maps, 0 if it maps none in the plain way. */
 uint64_t l2_neighbour(const struct repair *repair, const struct table *table, uint32_t idx);

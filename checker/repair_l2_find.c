@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * L2 entries that may have lost their cluster; see repair_l2.h. */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "repair_l2.h"
@@ -119,92 +120,19 @@ static bool proves_itself(const struct repair *repair, const struct place *place
     return e.kind == QCOW2_L2_COMPRESSED && inside && repair_decodes(repair, &e);
 }
 
-bool l2_share(const struct place *a, const struct place *b)
+int l2_find_places(const struct repair *repair, struct places *places)
 {
-    return a->check == CHECK_l2_entry_shared && b->check == CHECK_l2_entry_shared &&
-           ranges_overlap(a->host_off, a->length, b->host_off, b->length);
+    places->items = calloc(repair->findings.count + 1, sizeof(*places->items));
+    if (!places->items)
+        return -ENOMEM;
+    places->count = collect(repair, places->items);
+    for (size_t i = 0; i < places->count; i++)
+        places->items[i].proven = proves_itself(repair, &places->items[i]);
+    return l2_judge_shared(repair, places);
 }
 
-/* What is stored for the shared cluster are the references of the others, and would not be without
- * any one of these: this entry is the one that is not counted. */
-static bool is_uncounted(
-    const struct repair *repair, const struct place *places, size_t count, size_t me)
+void l2_release_places(struct places *places)
 {
-    uint64_t stored, total = 0, refs = places[me].table->refs;
-    bool only = true;
-    if (!walk_stored(repair->walk, cluster_of(&repair->walk->geo, places[me].host_off), &stored))
-        return false;
-    for (size_t i = 0; i < count; i++) {
-        if (!l2_share(&places[i], &places[me]))
-            continue;
-        total += places[i].table->refs;
-        only &= i == me || places[i].table->refs != refs;
-    }
-    return only && total == stored + refs;
-}
-
-/* Of two that share a cluster the one that goes on with its neighbours is right, or whose data
- * decodes, or that is counted. */
-static void find_roots(const struct repair *repair, struct place *places, size_t count)
-{
-    enum { MOST = 1000 }; /* each is compared with each */
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        struct place *p = &places[i];
-        bool plain = p->check == CHECK_l2_entry_shared && !(p->raw & QCOW2_ENTRY_COMPRESSED);
-        p->in_step = plain && l2_in_step(repair, p, p->raw);
-        p->rooted = p->in_step || (plain && l2_continues(repair, p, p->raw));
-    }
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        size_t sure = 0, sharing = 0, in_step = 0;
-        for (size_t k = 0; k < count; k++) {
-            bool same = l2_share(&places[k], &places[i]);
-            sharing += same;
-            places[i].taken |=
-                same && places[k].proven && i != k && places[k].host_off == places[i].host_off;
-            sure += same && (places[k].rooted || places[k].proven);
-            in_step += same && (places[k].proven || places[k].in_step);
-        }
-        places[i].uprooted =
-            !places[i].rooted && !places[i].proven && sharing > 1 &&
-            (sure + 1 == sharing || (sure == 0 && is_uncounted(repair, places, count, i)));
-        places[i].by_one = sure > 0 && in_step == 0;
-    }
-}
-
-static size_t count_mirrored(const struct place *places, size_t count, const struct table *table)
-{
-    size_t mirrored = 0;
-    for (size_t i = 0; i < count; i++)
-        mirrored += places[i].mirrored && places[i].table == table;
-    return mirrored;
-}
-
-/* A table overwritten with another one, or with L1 entries in each other's place, shares the same
- * entries with it: then no single one was damaged, and what neighbours and bits say of it is worth
- * nothing. */
-static void find_mirrored(struct place *places, size_t count)
-{
-    enum { MOST = 1000, SINGLE = 1 };
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        for (size_t k = 0; k < count && !places[i].mirrored; k++)
-            places[i].mirrored =
-                places[i].check == CHECK_l2_entry_shared &&
-                places[k].check == CHECK_l2_entry_shared && places[i].table != places[k].table &&
-                places[i].idx == places[k].idx && places[i].host_off == places[k].host_off;
-    }
-    for (size_t i = 0; count <= MOST && i < count; i++) {
-        if (places[i].check == CHECK_l2_entry_shared &&
-            count_mirrored(places, count, places[i].table) > SINGLE)
-            places[i].rooted = true; /* it stays */
-    }
-}
-
-size_t l2_find_places(const struct repair *repair, struct place *places)
-{
-    size_t count = collect(repair, places);
-    for (size_t i = 0; i < count; i++)
-        places[i].proven = proves_itself(repair, &places[i]);
-    find_roots(repair, places, count);
-    find_mirrored(places, count);
-    return count;
+    free(places->items);
+    free(places->shared);
 }
