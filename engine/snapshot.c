@@ -304,8 +304,8 @@ static int committed(struct image *img, const char *what, int ret)
     struct image_error why = img->error;
     return ret == 0 ? 0
                     : image_fail(img, ret,
-                          "%s, but freeing space failed (%.150s); "
-                          "qcheck --repair=leaks gets it back",
+                          "%s, but freeing space failed (%.100s); what is left may look like lost "
+                          "tables to a check: qcheck --repair --lossy gets the space back",
                           what, why.text);
 }
 

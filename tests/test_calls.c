@@ -244,6 +244,16 @@ static void judge_image(struct world *w, const char *kind, int n)
         w->command->text, kind, n, now, w->before);
 }
 
+/* What it says to do about it helps. */
+static void judge_advice(struct world *w, const struct proc_result *r, const char *kind, int n)
+{
+    if (!strstr(r->err, "qcheck --repair --lossy"))
+        return;
+    int exit_code = proc_exit("cd %s && %s/qcheck -q --repair --lossy image", w->dir, w->programs);
+    ck_assert_msg(exit_code == 0, "%s: %s %d fails: repaired, a check says %d", w->command->text,
+        kind, n, exit_code);
+}
+
 static void fail_each(struct world *w, const char *kind)
 {
     enum { ALL = 60, SAMPLE = 24 }; /* all of the first ones, then some of the many */
@@ -261,6 +271,7 @@ static void fail_each(struct world *w, const char *kind)
         w->runs++;
         judge_outcome(w, &r, kind, n);
         judge_image(w, kind, n);
+        judge_advice(w, &r, kind, n);
         proc_free(&r);
     }
 }
