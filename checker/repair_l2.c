@@ -21,10 +21,12 @@ struct candidate {
 /* Nobody looks at more disks than that: of more, those whose tables lie nearest. */
 enum { MOST_TWINS = 64 };
 
-/* What is to be found for a place; `twins` are the entries that other disks have there. */
+/* What is to be found for a place; `twins` are the entries that other disks have there.  The
+ * neighbours map `before` and `behind`, and what lies between these is one cluster; 0: no such. */
 struct search {
     const struct repair *repair;
     const struct place *place;
+    uint64_t before, behind, between;
     uint64_t twins[MOST_TWINS];
     size_t twin_count;
     struct candidate best;
@@ -147,39 +149,35 @@ static void propose(struct search *s, uint64_t raw, enum evidence evidence)
     *best = (struct candidate){.raw = raw, .evidence = evidence};
 }
 
-/* What lies between the clusters that both neighbours map, 0 if that is not one cluster. */
-static uint64_t between_neighbours(const struct search *s)
+static void find_neighbours(struct search *s)
 {
     const struct table *table = s->place->table;
     uint32_t size = s->repair->walk->geo.cluster_size;
-    uint64_t before = l2_neighbour(s->repair, table, s->place->idx - 1);
-    uint64_t behind = l2_neighbour(s->repair, table, s->place->idx + 1);
-    return before && behind == before + 2 * (uint64_t)size ? before + size : 0;
+    s->before = l2_neighbour(s->repair, table, s->place->idx - 1);
+    s->behind = l2_neighbour(s->repair, table, s->place->idx + 1);
+    if (s->before && s->behind == s->before + UINT64_C(2) * size)
+        s->between = s->before + size;
 }
 
 static void propose_by_neighbours(struct search *s)
 {
-    const struct table *table = s->place->table;
     uint32_t size = s->repair->walk->geo.cluster_size;
-    uint64_t between = between_neighbours(s);
-    if (between) {
-        propose(s, between, BOTH_NEIGHBOURS);
+    if (s->between) {
+        propose(s, s->between, BOTH_NEIGHBOURS);
         return;
     }
-    uint64_t before = l2_neighbour(s->repair, table, s->place->idx - 1);
-    uint64_t behind = l2_neighbour(s->repair, table, s->place->idx + 1);
-    if (before)
-        propose(s, before + size, ONE_NEIGHBOUR);
-    if (behind > size)
-        propose(s, behind - size, ONE_NEIGHBOUR);
+    if (s->before)
+        propose(s, s->before + size, ONE_NEIGHBOUR);
+    if (s->behind > size)
+        propose(s, s->behind - size, ONE_NEIGHBOUR);
 }
 
 /* Where the bit leads between what both neighbours map, it is that one: if somebody has what lies
  * there, it is he who is wrong, and may be mended first. */
 static void propose_by_bits(struct search *s)
 {
-    uint64_t raw = s->place->raw, between = between_neighbours(s);
-    if (between && __builtin_popcountll((raw ^ between) & QCOW2_OFFSET_MASK) == 1)
+    uint64_t raw = s->place->raw;
+    if (s->between && __builtin_popcountll((raw ^ s->between) & QCOW2_OFFSET_MASK) == 1)
         return;
     for (unsigned bit = 0; (raw & QCOW2_OFFSET_MASK) && bit < 63; bit++)
         propose(s, raw ^ UINT64_C(1) << bit, ONE_BIT);
@@ -240,6 +238,7 @@ static struct candidate find_candidate(const struct repair *repair, const struct
 {
     struct search s = {.repair = repair, .place = place};
     find_twins(&s);
+    find_neighbours(&s);
     propose_by_neighbours(&s);
     /* A shared entry is a valid one: only what kind of cluster it names may be in question. */
     bool shared = place->check == CHECK_l2_entry_shared;
