@@ -125,7 +125,7 @@ static int is_blind(const struct repair *repair)
 
 /* With what was found to be a fake in the round before, the image is looked at again without these.
  */
-static int round_check(struct repair *repair)
+static int look(struct repair *repair)
 {
     repair->believing = repair->fake_count == 0;
     repair->findings.count = 0;
@@ -164,6 +164,20 @@ static void round_end(struct repair *repair)
     free(repair->lost_names.offs);
     repair->lost_names = (struct lost_names){0};
     report_release(&repair->report);
+}
+
+/* What could not be read is read once more, before anything is given up for it: storage may fail at
+ * times, and it is not known to do so for good until it failed as often. */
+static int round_check(struct repair *repair)
+{
+    int ret = look(repair);
+    unsigned failed = io_watch_failures(repair->watch) - repair->failed_reads;
+    if (ret == 0 && repair->walk->unreadable && failed > repair->lasting_failures) {
+        round_end(repair);
+        ret = look(repair);
+        repair->lasting_failures = io_watch_failures(repair->watch) - repair->failed_reads;
+    }
+    return ret;
 }
 
 /* ---- marks ---- */

@@ -93,6 +93,7 @@ struct repair {
     bool copies_given_up;             /* there are more to copy */
     uint64_t compared;                /* counts that were looked at so far, to find lost blocks */
     struct repair_decoding *decoding; /* not owned: for those who only look, too */
+    unsigned lasting_failures;        /* reads of a round that failed when tried again, too */
     /* One round: */
     unsigned failed_reads; /* so far, as it began */
     struct report report;
