@@ -5,6 +5,7 @@
  * again; whatever is said then, the program lives, and what it says is one of its verdicts.  And a
  * device that keeps nothing of what is written, and one with counts that nobody can read. */
 #include <check.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -248,6 +249,65 @@ START_TEST(counts_that_cannot_be_read)
 }
 END_TEST
 
+/* A place that cannot be read for some time. */
+struct sulky {
+    struct io io, *below;
+    uint64_t host_off;
+    unsigned left; /* reads of it that fail */
+};
+
+static int sulky_read(struct io *io, uint64_t host_off, void *buf, size_t length)
+{
+    struct sulky *sulky = (struct sulky *)io;
+    bool meets = ranges_overlap(host_off, length, sulky->host_off, 512);
+    if (meets && sulky->left > 0) {
+        sulky->left--;
+        return -EIO;
+    }
+    return io_read(sulky->below, host_off, buf, length);
+}
+
+static int sulky_write(struct io *io, uint64_t host_off, const void *buf, size_t length)
+{
+    return io_write(((struct sulky *)io)->below, host_off, buf, length);
+}
+
+static int sulky_size(struct io *io, uint64_t *size_bytes)
+{
+    return io_size(((struct sulky *)io)->below, size_bytes);
+}
+
+/* However long that is: all is mended, or the repair says that it did not see all. */
+START_TEST(a_place_that_can_be_read_in_the_end)
+{
+    enum { LONGEST = 24 };
+    static const struct io_ops ops = {
+        .read = sulky_read, .write = sulky_write, .flush = fickle_flush, .size = sulky_size};
+    const struct repair_options how = {.lossy = _i};
+    struct check_options options = {.threads = 1};
+    unsigned told = 0;
+    for (unsigned n = 0; n < LONGEST; n++) {
+        char error[RECIPE_ERROR_BYTES];
+        struct recipe *recipe;
+        struct report report;
+        struct sulky sulky = {.io = {.ops = &ops}, .left = n};
+        ck_assert_int_eq(
+            recipe_text("sulky", TREE "damage refcount[@l2[0][3]] = 0\n", &recipe, error), 0);
+        ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &sulky.below), 0);
+        sulky.host_off = value_of(recipe, "l2[0].offset");
+        report_init(&report, 10);
+        repair_image(&sulky.io, NULL, &options, &how, &report);
+        told += strstr(report.problem, "could not be completed") != NULL;
+        ck_assert_msg(report_exit_code(&report) == (n == 0 ? 0 : report.incomplete),
+            "%u reads fail: exit %d", n, report_exit_code(&report));
+        report_release(&report);
+        io_close(sulky.below);
+        recipe_free(recipe);
+    }
+    ck_assert_uint_gt(told, 0);
+}
+END_TEST
+
 Suite *test_fickle(void);
 Suite *test_fickle(void)
 {
@@ -259,6 +319,7 @@ Suite *test_fickle(void)
     tcase_add_loop_test(
         tc, a_device_that_keeps_nothing, 0, (int)(sizeof(broken) / sizeof(broken[0])));
     tcase_add_loop_test(tc, counts_that_cannot_be_read, 0, 2);
+    tcase_add_loop_test(tc, a_place_that_can_be_read_in_the_end, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
 }

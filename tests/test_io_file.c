@@ -91,6 +91,26 @@ START_TEST(locks_are_those_of_qemu)
 }
 END_TEST
 
+/* A file is known by what it is, not by its name; and a chain has an end. */
+START_TEST(files_of_a_chain)
+{
+    struct place p = place_make();
+    struct io_chain chain = {.depth = 0};
+    char path[300];
+    for (unsigned i = 0; i <= IO_CHAIN_MAX + 1; i++) {
+        snprintf(path, sizeof(path), "%s%u", p.path, i);
+        io_close(open_or_fail(path, IO_FILE_CREATE | IO_FILE_WRITE));
+        ck_assert_int_eq(io_chain_add(&chain, path), i <= IO_CHAIN_MAX ? 0 : -ELOOP);
+    }
+    ck_assert_uint_eq(chain.depth, IO_CHAIN_MAX + 1);
+    ck_assert_int_eq(proc_exit("ln -s file7 %s/other", p.dir), 0);
+    snprintf(path, sizeof(path), "%s/other", p.dir);
+    ck_assert_int_eq(io_chain_add(&chain, path), -EEXIST);
+    ck_assert_int_eq(io_chain_add(&chain, "/nowhere/at/all"), 0);
+    proc_rmdir(p.dir);
+}
+END_TEST
+
 Suite *test_io_file(void);
 Suite *test_io_file(void)
 {
@@ -99,6 +119,7 @@ Suite *test_io_file(void)
     tcase_add_test(tc, bytes_sizes_holes);
     tcase_add_test(tc, who_may_look_and_who_may_write);
     tcase_add_test(tc, locks_are_those_of_qemu);
+    tcase_add_test(tc, files_of_a_chain);
     suite_add_tcase(suite, tc);
     return suite;
 }
