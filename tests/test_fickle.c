@@ -249,6 +249,33 @@ START_TEST(counts_that_cannot_be_read)
 }
 END_TEST
 
+/* A block of counts is said to lie on guest data, and what cannot be read keeps all from being made
+ * anew: the data stays as it is, and is not taken for settled. */
+START_TEST(counts_that_lie_on_data)
+{
+    static const char text[] = "image cluster=512 size=256k\ndata 0 128k seed=1\n"
+                               "damage reftable[0] = l2[0][0].offset\n";
+    const struct repair_options how = {.lossy = _i};
+    struct check_options options = {.threads = 1};
+    char error[RECIPE_ERROR_BYTES];
+    struct recipe *recipe;
+    struct report report;
+    struct io *image, *device;
+    ck_assert_msg(recipe_text("counts", text, &recipe, error) == 0, "%s", error);
+    uint64_t data_off = value_of(recipe, "l2[0][0].offset");
+    uint64_t table_off = value_of(recipe, "l2[3].offset");
+    ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &image), 0);
+    ck_assert_int_eq(io_unreadable_open(image, table_off, 512, &device), 0);
+    report_init(&report, 10);
+    repair_image(device, NULL, &options, &how, &report);
+    ck_assert_int_eq(report_exit_code(&report), 1);
+    report_release(&report);
+    expect_same(image, data_off, recipe_io(recipe), data_off);
+    io_close(device);
+    recipe_free(recipe);
+}
+END_TEST
+
 /* A place that cannot be read for some time. */
 struct sulky {
     struct io io, *below;
@@ -319,6 +346,7 @@ Suite *test_fickle(void)
     tcase_add_loop_test(
         tc, a_device_that_keeps_nothing, 0, (int)(sizeof(broken) / sizeof(broken[0])));
     tcase_add_loop_test(tc, counts_that_cannot_be_read, 0, 2);
+    tcase_add_loop_test(tc, counts_that_lie_on_data, 0, 2);
     tcase_add_loop_test(tc, a_place_that_can_be_read_in_the_end, 0, 2);
     suite_add_tcase(suite, tc);
     return suite;
