@@ -15,4 +15,7 @@ extern const struct calls_image calls_images[CALLS_IMAGES];
 /* Makes all of them in `dir`, over what is there; the test fails if it cannot. */
 void calls_build_all(const char *dir);
 
+/* The files `base` and `log` in `dir`: an image, and what taking a snapshot of it writes. */
+void calls_build_log(const char *dir);
+
 #endif

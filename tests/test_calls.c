@@ -18,8 +18,6 @@
 
 #include "calls_images.h"
 #include "corpus.h"
-#include "dmlog.h"
-#include "engine_kit.h"
 #include "fault.h"
 #include "fault_io.h"
 #include "proc.h"
@@ -33,47 +31,6 @@ enum { PRELOAD = 0 };
 #else
 enum { PRELOAD = 1 };
 #endif
-
-/* ---- images ---------------------------------------------------------------------------------- */
-
-static void save(struct io *from, const char *dir, const char *name)
-{
-    char path[4096];
-    struct io *file;
-    uint64_t size;
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
-    ck_assert_int_eq(
-        io_file_open(path, IO_FILE_CREATE | IO_FILE_WRITE | IO_FILE_NO_LOCK, &file, NULL), 0);
-    ck_assert_int_eq(io_size(from, &size), 0);
-    uint8_t *bytes = malloc((size_t)size);
-    ck_assert_int_eq(io_read(from, 0, bytes, (size_t)size), 0);
-    ck_assert_int_eq(io_write(file, 0, bytes, (size_t)size), 0);
-    free(bytes);
-    io_close(file);
-}
-
-/* base and log: what taking a snapshot writes. */
-static void build_log(const char *dir)
-{
-    struct recording recording = {0};
-    struct io *base, *image, *log, *recorder;
-    struct image *img = kit_new(256 << 10, "cluster_size=4k", &base);
-    kit_put(img, 0, 1, 8192);
-    ck_assert_int_eq(image_close(img), 0);
-    ck_assert_int_eq(io_mem_branch(base, &image), 0);
-    ck_assert_int_eq(record_open(image, &recording, &recorder), 0);
-    img = kit_open(recorder);
-    kit_snap(img, "s");
-    ck_assert_int_eq(image_close(img), 0);
-    ck_assert_int_eq(io_mem_open(0, &log), 0);
-    ck_assert_int_eq(dmlog_write(&recording, base, log), 0);
-    save(base, dir, "base");
-    save(log, dir, "log");
-    recording_release(&recording);
-    io_close(recorder);
-    io_close(log);
-    io_close(base);
-}
 
 /* ---- one command ------------------------------------------------------------------------------
  */
@@ -285,7 +242,7 @@ static struct world world_open(const struct command *command)
     w.programs = qcheck;
     ck_assert(asprintf(&w.library, "%s/tests/fail_calls.so", qcheck) > 0);
     calls_build_all(w.dir);
-    build_log(w.dir);
+    calls_build_log(w.dir);
     prepare(&w);
     w.before = check_now(&w);
     w.calm = run(&w, "");
