@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bomb.h"
 #include "image.h"
 #include "io_unreadable.h"
 #include "recipe.h"
@@ -87,10 +88,8 @@ static const char *const pairs[][2] = {
 
 static struct io *build(const char *text)
 {
-    char error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe = NULL;
+    struct recipe *recipe = bomb_text(text);
     struct io *io;
-    ck_assert_msg(recipe_text("fickle", text, &recipe, error) == 0, "%s", error);
     ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &io), 0);
     recipe_free(recipe);
     return io;
@@ -107,13 +106,19 @@ static void judge(struct io *io)
     report_release(&report);
 }
 
-static void mend(struct io *io)
+static struct report repair_on(struct io *io, bool lossy)
 {
-    const struct repair_options how = {.lossy = true};
+    const struct repair_options how = {.lossy = lossy};
     struct check_options options = {.threads = 1};
     struct report report;
     report_init(&report, 10);
     repair_image(io, NULL, &options, &how, &report);
+    return report;
+}
+
+static void mend(struct io *io)
+{
+    struct report report = repair_on(io, true);
     report_release(&report);
 }
 
@@ -173,14 +178,12 @@ START_TEST(a_device_that_keeps_nothing)
     for (unsigned lossy = 0; lossy < 2; lossy++) {
         struct fickle fickle = {
             .io = {.ops = &fickle_ops}, .first = build(broken[_i]), .forgets = true};
-        const struct repair_options how = {.lossy = lossy};
         struct check_options options = {.threads = 1};
         struct report before, after;
         fickle.then = fickle.first;
         report_init(&before, 10);
-        report_init(&after, 10);
         check_image(&fickle.io, NULL, &options, &before);
-        repair_image(&fickle.io, NULL, &options, &how, &after);
+        after = repair_on(&fickle.io, lossy);
         ck_assert_int_eq(report_exit_code(&after), report_exit_code(&before));
         ck_assert_int_ne(report_exit_code(&after), 0);
         ck_assert_uint_gt(fickle.writes, 0);
@@ -207,14 +210,6 @@ static void expect_same(struct io *io, uint64_t off, struct io *other, uint64_t 
     ck_assert_mem_eq(bytes[0], bytes[1], sizeof(bytes[0]));
 }
 
-static uint64_t value_of(struct recipe *recipe, const char *expression)
-{
-    char error[RECIPE_ERROR_BYTES];
-    uint64_t value = 0;
-    ck_assert_msg(recipe_eval(recipe, expression, &value, error) == 0, "%s", error);
-    return value;
-}
-
 /* Nothing is said of them, nor are they set; who shares a cluster gets a copy of its own all the
  * same, and the verdict is that not all is known. */
 START_TEST(counts_that_cannot_be_read)
@@ -222,25 +217,19 @@ START_TEST(counts_that_cannot_be_read)
     static const char text[] =
         "image cluster=512 size=256k\ndata 0 128k\ndiscard 4k 4k\ndata 160k 512 seed=1\n"
         "data 161k 512 seed=2\ndamage l2[5][2] = l2[5][0]\n";
-    const struct repair_options how = {.lossy = _i};
-    struct check_options options = {.threads = 1};
-    char error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe;
-    struct report report;
+    struct recipe *recipe = bomb_text(text);
     struct io *image, *device;
-    ck_assert_msg(recipe_text("counts", text, &recipe, error) == 0, "%s", error);
-    uint64_t block_off = value_of(recipe, "refblock[1].offset");
+    uint64_t block_off = bomb_eval(recipe, "refblock[1].offset");
     ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &image), 0);
     ck_assert_int_eq(io_unreadable_open(image, block_off, 512, &device), 0);
-    report_init(&report, 10);
-    repair_image(device, NULL, &options, &how, &report);
+    struct report report = repair_on(device, _i);
     ck_assert_int_eq(report_exit_code(&report), 1);
     ck_assert_uint_eq(report.corruptions, 0);
     ck_assert_uint_eq(report.corruptions_fixed, 2);
     report_release(&report);
-    uint64_t first = read_entry(image, value_of(recipe, "&l2[5][0]"));
-    uint64_t second = read_entry(image, value_of(recipe, "&l2[5][2]"));
-    ck_assert_uint_eq(first, value_of(recipe, "l2[5][0]"));
+    uint64_t first = read_entry(image, bomb_eval(recipe, "&l2[5][0]"));
+    uint64_t second = read_entry(image, bomb_eval(recipe, "&l2[5][2]"));
+    ck_assert_uint_eq(first, bomb_eval(recipe, "l2[5][0]"));
     ck_assert_uint_ne(first, second);
     expect_same(image, first & QCOW2_OFFSET_MASK, image, second & QCOW2_OFFSET_MASK);
     expect_same(image, block_off, recipe_io(recipe), block_off);
@@ -255,19 +244,13 @@ START_TEST(counts_that_lie_on_data)
 {
     static const char text[] = "image cluster=512 size=256k\ndata 0 128k seed=1\n"
                                "damage reftable[0] = l2[0][0].offset\n";
-    const struct repair_options how = {.lossy = _i};
-    struct check_options options = {.threads = 1};
-    char error[RECIPE_ERROR_BYTES];
-    struct recipe *recipe;
-    struct report report;
+    struct recipe *recipe = bomb_text(text);
     struct io *image, *device;
-    ck_assert_msg(recipe_text("counts", text, &recipe, error) == 0, "%s", error);
-    uint64_t data_off = value_of(recipe, "l2[0][0].offset");
-    uint64_t table_off = value_of(recipe, "l2[3].offset");
+    uint64_t data_off = bomb_eval(recipe, "l2[0][0].offset");
+    uint64_t table_off = bomb_eval(recipe, "l2[3].offset");
     ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &image), 0);
     ck_assert_int_eq(io_unreadable_open(image, table_off, 512, &device), 0);
-    report_init(&report, 10);
-    repair_image(device, NULL, &options, &how, &report);
+    struct report report = repair_on(device, _i);
     ck_assert_int_eq(report_exit_code(&report), 1);
     report_release(&report);
     expect_same(image, data_off, recipe_io(recipe), data_off);
@@ -310,20 +293,13 @@ START_TEST(a_place_that_can_be_read_in_the_end)
     enum { LONGEST = 24 };
     static const struct io_ops ops = {
         .read = sulky_read, .write = sulky_write, .flush = fickle_flush, .size = sulky_size};
-    const struct repair_options how = {.lossy = _i};
-    struct check_options options = {.threads = 1};
     unsigned told = 0;
     for (unsigned n = 0; n < LONGEST; n++) {
-        char error[RECIPE_ERROR_BYTES];
-        struct recipe *recipe;
-        struct report report;
+        struct recipe *recipe = bomb_text(TREE "damage refcount[@l2[0][3]] = 0\n");
         struct sulky sulky = {.io = {.ops = &ops}, .left = n};
-        ck_assert_int_eq(
-            recipe_text("sulky", TREE "damage refcount[@l2[0][3]] = 0\n", &recipe, error), 0);
         ck_assert_int_eq(io_mem_branch(recipe_io(recipe), &sulky.below), 0);
-        sulky.host_off = value_of(recipe, "l2[0].offset");
-        report_init(&report, 10);
-        repair_image(&sulky.io, NULL, &options, &how, &report);
+        sulky.host_off = bomb_eval(recipe, "l2[0].offset");
+        struct report report = repair_on(&sulky.io, _i);
         told += strstr(report.problem, "could not be completed") != NULL;
         ck_assert_msg(report_exit_code(&report) == (n == 0 ? 0 : report.incomplete),
             "%u reads fail: exit %d", n, report_exit_code(&report));
