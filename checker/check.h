@@ -257,7 +257,8 @@ struct subject {
         } backing;
         struct {
             enum area_kind kind; /* what it looks like */
-            bool copy;           /* of the L1 table that a disk has, and nothing else is lost */
+            bool left;           /* by a snapshot operation that did not come to its end */
+            bool copy;           /* then: of the L1 table that a disk has */
             uint64_t data_bytes; /* guest data that hangs on it */
         } orphan;
         struct {

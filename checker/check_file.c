@@ -109,14 +109,22 @@ CHECK_FN(orphan_l2_table)
 CHECK_FN(orphan_l1_table)
 {
     (void)view;
-    bool lost = subject->orphan.kind == AREA_L1_TABLE && !subject->orphan.copy;
+    bool lost = subject->orphan.kind == AREA_L1_TABLE && !subject->orphan.left;
     return wrong(finding, lost, subject->orphan.data_bytes);
 }
 
 CHECK_FN(orphan_l1_copy)
 {
     (void)view;
-    return wrong(finding, subject->orphan.copy, subject->orphan.data_bytes);
+    bool copy = subject->orphan.left && subject->orphan.copy;
+    return wrong(finding, copy, subject->orphan.data_bytes);
+}
+
+CHECK_FN(orphan_l1_gone)
+{
+    (void)view;
+    bool gone = subject->orphan.left && !subject->orphan.copy;
+    return wrong(finding, gone, subject->orphan.data_bytes);
 }
 
 CHECK_FN(orphan_snapshot_table)

@@ -9,21 +9,7 @@
 
 #include "orphan.h"
 
-struct orphan {
-    uint64_t cluster;
-    uint64_t data_bytes; /* leaked guest data behind it */
-    bool is_l1;          /* all it points to are orphaned L2 tables */
-    bool explained;      /* an orphaned L1 table points to it */
-    bool is_copy;        /* of a piece of a disk's L1 table */
-};
-
-struct orphan_list {
-    struct orphan *items; /* by ascending cluster */
-    size_t count, room;
-    uint64_t compared, copies; /* pieces of L1 tables, to find copies, and these */
-};
-
-static struct orphan *find(const struct orphan_list *list, uint64_t cluster)
+struct orphan *orphan_find(const struct orphan_list *list, uint64_t cluster)
 {
     size_t low = 0, high = list->count;
     while (low < high) {
@@ -135,11 +121,12 @@ static void recognise_l1(
             uint64_t child_off = load_be64(bytes + at) & QCOW2_OFFSET_MASK;
             if (child_off == 0)
                 continue;
-            struct orphan *child = find(list, cluster_of(&walk->geo, child_off));
+            struct orphan *child = orphan_find(list, cluster_of(&walk->geo, child_off));
             enum area_kind area = walk_area_at(walk, cluster_of(&walk->geo, child_off), NULL);
             /* A pointer that went wrong takes one of the tables for an L1 table; another one may
              * have no data behind it. */
             bool table = child || area == AREA_L2_TABLE;
+            orphan->names_orphans |= child && child != orphan;
             if (child == orphan || (!table && area != AREA_L1_TABLE &&
                                        !walk_leaked(walk, cluster_of(&walk->geo, child_off))))
                 return; /* in the first pass only: nothing was changed yet */
@@ -154,7 +141,7 @@ static void recognise_l1(
         if (tables == 0 || tables * 2 < named)
             return;
     }
-    orphan->is_l1 = true;
+    orphan->kind = AREA_L1_TABLE;
     orphan->data_bytes = data_bytes;
 }
 
@@ -174,100 +161,27 @@ static bool looks_like_snapshot_table(const struct walk *walk, const uint8_t *by
            cluster_aligned(&walk->geo, s.l1_off) && s.l1_size > 0 &&
            s.l1_size <= QCOW2_MAX_L1_BYTES / 8 && s.id_len > 0 && s.date_nsec < 1000000000 &&
            s.extra_len <= QCOW2_MAX_SNAPSHOT_EXTRA && walk_is_text(s.id, s.id_len) &&
-           walk_is_text(s.name, s.name_len) && walk_leaked(walk, cluster_of(&walk->geo, s.l1_off));
+           walk_is_text(s.name, s.name_len);
 }
 
-/* ---- copies ---- */
-
-/* The entries are those of the piece at `off` of a disk's L1 table, but for COPIED. */
-static bool same_entries(
-    const struct walk *walk, const struct tree *tree, uint64_t off, const uint8_t *bytes)
+/* The first snapshot was lost with it.  Otherwise the disks are there, and somebody has a copy. */
+static bool has_lost_snapshot(const struct walk *walk, const uint8_t *bytes)
 {
-    uint8_t piece[QCOW2_SECTOR_BYTES];
-    uint64_t end = tree->l1_size * UINT64_C(8);
-    for (uint64_t at = 0; at < walk->geo.cluster_size; at += sizeof(piece)) {
-        uint64_t left = end > off + at ? end - off - at : 0;
-        size_t length = left < sizeof(piece) ? (size_t)left : sizeof(piece);
-        memset(piece, 0, sizeof(piece));
-        if (length > 0 && io_read_padded(walk->io, tree->l1_off + off + at, piece, length) < 0)
-            return false;
-        for (size_t i = 0; i < sizeof(piece); i += 8) {
-            uint64_t differ = load_be64(piece + i) ^ load_be64(bytes + at + i);
-            if ((differ & ~QCOW2_ENTRY_COPIED) != 0)
-                return false;
-        }
-    }
-    return true;
+    return walk_leaked(walk, cluster_of(&walk->geo, load_be64(bytes)));
 }
 
-/* Of which disk does not matter. */
-static bool is_copy(const struct walk *walk, struct orphan_list *list, const uint8_t *bytes)
-{
-    enum { MOST_COMPARED = 1 << 16, MOST_COPIES = 64 };
-    for (size_t t = 0; list->copies < MOST_COPIES && t < walk->tree_count; t++) {
-        const struct tree *tree = &walk->trees[t];
-        uint64_t end = tree->usable ? tree->l1_size * UINT64_C(8) : 0;
-        for (uint64_t off = 0; off < end; off += walk->geo.cluster_size) {
-            if (list->compared++ >= MOST_COMPARED)
-                return false;
-            if (same_entries(walk, tree, off, bytes)) {
-                list->copies++;
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
-/* Behind the records of the snapshot table there may be one more, which the count leaves out: one
- * that names the table. */
-static bool has_record(const struct walk *walk, uint64_t l1_off)
-{
-    uint64_t size = walk->geo.cluster_size, off = walk->header.snapshots_off;
-    uint64_t start = (off + walk->snapshot_table_len) / size * size;
-    if (off == 0)
-        return false;
-    if (io_read_padded(walk->io, start, walk->buf, size) < 0)
-        return true; /* who knows */
-    for (size_t at = 0; at < size; at += 8) {
-        if (load_be64(walk->buf + at) == l1_off)
-            return true;
-    }
-    return false;
-}
-
-/* Nothing says that more was lost than an operation before its end: no L2 table is, no snapshot
- * table, no entry of an L1 table, and no other L1 table, of which this may be a piece; and no count
- * is too low, which a crash never leaves. */
-static bool nothing_else_lost(const struct walk *walk, const struct orphan_list *list)
-{
-    uint64_t cluster = 0;
-    int64_t balance;
-    if (report_has_damage(walk->report))
-        return false;
-    for (size_t i = 0; i < list->count; i++) {
-        if (!list->items[i].is_l1 || !list->items[i].is_copy)
-            return false;
-    }
-    while (census_next_wrong(walk->census, cluster, &cluster, &balance)) {
-        if (balance < 0)
-            return false;
-        cluster++;
-    }
-    return walk->l1_broken == 0 && !census_has_conflicts(walk->census) &&
-           !census_has_refused(walk->census);
-}
-
-static void show_orphan(
-    struct walk *walk, uint64_t cluster, enum area_kind kind, uint64_t data_bytes, bool copy)
+static void show_orphan(struct walk *walk, const struct orphan *orphan)
 {
     struct subject subject = {
         .kind = OBJECT_ORPHAN,
         .tree = TREE_NONE,
         .has_host = true,
-        .host_off = cluster << walk->geo.cluster_bits,
+        .host_off = orphan->cluster << walk->geo.cluster_bits,
         .length = walk->geo.cluster_size,
-        .orphan = {.kind = kind, .data_bytes = data_bytes, .copy = copy},
+        .orphan = {.kind = orphan->kind,
+            .data_bytes = orphan->data_bytes,
+            .copy = orphan->is_copy,
+            .left = orphan->left},
     };
     walk_show(walk, &subject);
 }
@@ -280,6 +194,7 @@ static void look_first(struct walk *walk, void *arg, struct leak *leak, const ui
     struct l2_look look;
     (void)arg;
     leak->snapshot_table = looks_like_snapshot_table(walk, bytes, orphan_probe_bytes(walk));
+    leak->in_use = leak->snapshot_table && !has_lost_snapshot(walk, bytes);
     if (orphan_look_at_entries(walk, bytes, orphan_probe_bytes(walk), &look))
         leak->next_off = leak->cluster << walk->geo.cluster_bits;
 }
@@ -301,7 +216,8 @@ static void look_at_data(struct walk *walk, void *arg, struct leak *leak, const 
 
 static int keep_l2(struct walk *walk, void *arg, struct leak *leak)
 {
-    struct orphan orphan = {.cluster = leak->cluster, .data_bytes = leak->data_bytes};
+    struct orphan orphan = {
+        .cluster = leak->cluster, .data_bytes = leak->data_bytes, .kind = AREA_L2_TABLE};
     int ret = 0;
     if (leak->zeros)
         ret = confirm_zeros(walk, leak->cluster << walk->geo.cluster_bits, &leak->zeros);
@@ -309,9 +225,10 @@ static int keep_l2(struct walk *walk, void *arg, struct leak *leak)
         return ret;
     if (leak->l2_table && !leak->zeros)
         return add(arg, &orphan);
-    if (leak->snapshot_table)
-        show_orphan(walk, leak->cluster, AREA_SNAPSHOT_TABLE, 0, false);
-    return 0;
+    orphan.kind = AREA_SNAPSHOT_TABLE;
+    orphan.data_bytes = 0;
+    orphan.in_use = leak->in_use;
+    return leak->snapshot_table ? add(arg, &orphan) : 0;
 }
 
 static int find_l2_tables(struct walk *walk, struct orphan_list *list)
@@ -329,7 +246,7 @@ static bool orphan_place(const struct walk *walk, const void *arg, size_t item, 
 {
     const struct orphan_list *list = arg;
     *host_off = list->items[item].cluster << walk->geo.cluster_bits;
-    return true;
+    return list->items[item].kind == AREA_L2_TABLE;
 }
 
 static int orphan_use(
@@ -338,11 +255,8 @@ static int orphan_use(
     struct orphan_list *list = arg;
     (void)count;
     if (read->length > 0 && (read->result == 0 || io_read_padded(walk->io, read->host_off,
-                                                      read->buf, read->length) == 0)) {
-        struct orphan *orphan = &list->items[item];
-        recognise_l1(walk, list, orphan, read->buf);
-        orphan->is_copy = orphan->is_l1 && is_copy(walk, list, read->buf);
-    }
+                                                      read->buf, read->length) == 0))
+        recognise_l1(walk, list, &list->items[item], read->buf);
     return walk_pause(walk, 0);
 }
 
@@ -354,37 +268,79 @@ static int find_l1_tables(struct walk *walk, struct orphan_list *list)
     return walk_stream(walk, &stream);
 }
 
+struct l1_search {
+    struct orphan_list *list, found;
+};
+
 static void look_for_flags(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
 {
-    if (!find(arg, leak->cluster) && !(load_be64(bytes) & QCOW2_L1_RESERVED))
+    const struct l1_search *search = arg;
+    if (!orphan_find(search->list, leak->cluster) && !(load_be64(bytes) & QCOW2_L1_RESERVED))
         leak->next_off = leak->cluster << walk->geo.cluster_bits;
 }
 
 static void look_for_l1(struct walk *walk, void *arg, struct leak *leak, const uint8_t *bytes)
 {
+    const struct l1_search *search = arg;
     struct orphan orphan = {.cluster = leak->cluster};
-    recognise_l1(walk, arg, &orphan, bytes);
-    leak->l1_table = orphan.is_l1;
+    recognise_l1(walk, search->list, &orphan, bytes);
+    leak->l1_table = orphan.kind == AREA_L1_TABLE;
     leak->data_bytes = orphan.data_bytes;
 }
 
-static int show_l1(struct walk *walk, void *arg, struct leak *leak)
+static int keep_l1(struct walk *walk, void *arg, struct leak *leak)
 {
-    (void)arg;
-    if (leak->l1_table)
-        show_orphan(walk, leak->cluster, AREA_L1_TABLE, leak->data_bytes, false);
-    return 0;
+    struct l1_search *search = arg;
+    struct orphan orphan = {
+        .cluster = leak->cluster, .data_bytes = leak->data_bytes, .kind = AREA_L1_TABLE};
+    (void)walk;
+    return leak->l1_table ? add(&search->found, &orphan) : 0;
+}
+
+static int compare_orphans(const void *a, const void *b)
+{
+    const struct orphan *x = a, *y = b;
+    return (x->cluster > y->cluster) - (x->cluster < y->cluster);
 }
 
 /* Where entries of the two kinds of table differ, an L1 table does not look like an L2 table. */
 static int find_other_l1(struct walk *walk, struct orphan_list *list)
 {
+    struct l1_search l1 = {.list = list};
     struct leak_search search = {
-        .arg = list,
+        .arg = &l1,
         .looks = {{QCOW2_SECTOR_BYTES, look_for_flags}, {walk->geo.cluster_size, look_for_l1}},
-        .end = show_l1,
+        .end = keep_l1,
     };
-    return walk_search_leaks(walk, &search);
+    int ret = walk_search_leaks(walk, &search);
+    for (size_t i = 0; ret == 0 && i < l1.found.count; i++)
+        ret = add(list, &l1.found.items[i]);
+    if (l1.found.count > 0)
+        qsort(list->items, list->count, sizeof(*list->items), compare_orphans);
+    free(l1.found.items);
+    return ret;
+}
+
+static bool has_l2(const struct orphan_list *list)
+{
+    bool has = false;
+    for (size_t i = 0; i < list->count; i++)
+        has |= list->items[i].kind == AREA_L2_TABLE;
+    return has;
+}
+
+/* Of what an operation left its L1 table tells enough. */
+static void show_orphans(struct walk *walk, const struct orphan_list *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        const struct orphan *orphan = &list->items[i];
+        if (orphan->left ? orphan->kind == AREA_L1_TABLE : !orphan->in_use)
+            show_orphan(walk, orphan);
+        if (orphan->left || orphan->kind != AREA_L2_TABLE)
+            continue;
+        walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, orphan->data_bytes);
+        walk->orphan_tables += !orphan->explained;
+    }
 }
 
 int walk_find_orphans(struct walk *walk)
@@ -392,22 +348,15 @@ int walk_find_orphans(struct walk *walk)
     struct orphan_list list = {0};
     /* What was not read may refer to them: then they are not known to be leaked. */
     int ret = walk->refs_incomplete ? 0 : find_l2_tables(walk, &list);
-    if (ret == 0 && list.count > 0)
+    if (ret == 0 && has_l2(&list)) {
         ret = find_l1_tables(walk, &list);
-    if (ret == 0 && list.count > 0 && (walk->geo.extended_l2 || walk->geo.data_file))
-        ret = find_other_l1(walk, &list);
-    bool harmless = list.count > 0 && nothing_else_lost(walk, &list);
-    for (size_t i = 0; ret == 0 && i < list.count; i++) {
-        const struct orphan *orphan = &list.items[i];
-        bool copy = harmless && orphan->is_copy &&
-                    !has_record(walk, orphan->cluster << walk->geo.cluster_bits);
-        show_orphan(walk, orphan->cluster, orphan->is_l1 ? AREA_L1_TABLE : AREA_L2_TABLE,
-            orphan->data_bytes, copy);
-        if (orphan->is_l1)
-            continue;
-        walk->report->data_at_risk = capped_sum(walk->report->data_at_risk, orphan->data_bytes);
-        walk->orphan_tables += !orphan->explained;
+        if (ret == 0 && (walk->geo.extended_l2 || walk->geo.data_file))
+            ret = find_other_l1(walk, &list);
     }
+    if (ret == 0)
+        ret = orphan_find_left(walk, &list);
+    if (ret == 0)
+        show_orphans(walk, &list);
     free(list.items);
     return ret;
 }

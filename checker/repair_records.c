@@ -461,8 +461,9 @@ int repair_records(struct repair *repair)
     const struct qcow2_header *header = &walk->header;
     struct reading r;
     uint64_t mismatch;
-    if (!walk->judgeable || (header->snapshot_count == 0 && header->snapshots_off == 0 &&
-                                !repair_has(repair, CHECK_orphan_snapshot_table)))
+    if (!walk->judgeable || walk->left ||
+        (header->snapshot_count == 0 && header->snapshots_off == 0 &&
+            !repair_has(repair, CHECK_orphan_snapshot_table)))
         return 0;
     enum check_id why = pointer_finding(repair);
     if (why != CHECK_COUNT)

@@ -15,7 +15,8 @@
  *   walk_parts.c     judging on several threads
  *   judge.c          second look at what the first pass found unusual
  *   walk_leaks.c     going over leaked clusters
- *   orphan.c         leaked clusters that look like a lost table (orphan_look.c: what that is)
+ *   orphan.c         leaked clusters that look like a lost table (orphan_look.c: what that is,
+ *                    orphan_left.c: and is none)
  *   deep.c           decoding of compressed clusters
  *   chain.c          data file and backing chain
  *   deploy.c         rules of the pre-deploy gate
@@ -158,6 +159,7 @@ struct walk {
     uint64_t l1_broken;     /* L1 entries that name no table, or that of another place */
     uint64_t l1_holes;
     bool vm_state_asked, vm_state_there; /* behind the end of the active disk */
+    bool left;                           /* leaks that look like lost tables are explained */
     bool unreadable;                     /* something could not be read */
     bool no_memory;                      /* something could not be looked at for want of memory */
     bool refs_incomplete;                /* metadata that holds references could not be read */
@@ -280,6 +282,7 @@ struct leak {
     uint64_t cluster;
     uint64_t next_off; /* of the bytes for the next look; LEAK_SEEN: there is none */
     bool l1_table, l2_table, snapshot_table;
+    bool in_use;         /* what the table of snapshots begins with is */
     bool zeros;          /* what hangs on it may be nothing but zeros */
     uint64_t data_bytes; /* guest data behind it */
 };

@@ -291,6 +291,24 @@ void image_drop(struct image *img, uint64_t first, uint64_t count)
         (void)runs_add(runs, first, count);
 }
 
+/* Without snapshots the header may name the L1 table of the last one in place of a snapshot table
+ * (see snapshot_delete()), until that is given up. */
+static int forget_deleted(struct image *img, const struct cluster_runs *runs, size_t count)
+{
+    static const uint8_t nowhere[8];
+    struct qcow2_header *h = &img->header;
+    uint64_t cluster = cluster_of(&img->geo, h->snapshots_off);
+    bool named = false;
+    for (size_t i = 0; i < count; i++)
+        named |= cluster - runs->list[i].first < runs->list[i].count;
+    if (!named || h->snapshot_count > 0)
+        return 0;
+    int ret = image_write_header(img, QCOW2_HDR_SNAPSHOTS_OFF, nowhere, sizeof(nowhere));
+    if (ret == 0)
+        h->snapshots_off = 0;
+    return ret;
+}
+
 int image_settle(struct image *img)
 {
     struct cluster_runs *runs = &img->dropped;
@@ -303,6 +321,8 @@ int image_settle(struct image *img)
         ret = refcount_add(img, runs->list[i].first, runs->list[i].count, -1);
     if (ret == 0)
         ret = refcount_write(img);
+    if (ret == 0)
+        ret = forget_deleted(img, runs, durable);
     /* Whatever happened, never lower them again. */
     memmove(runs->list, runs->list + durable, (runs->count - durable) * sizeof(*runs->list));
     runs->count -= durable;

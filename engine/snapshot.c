@@ -158,6 +158,7 @@ int snapshot_create(struct image *img, const struct snapshot_info *info)
     char number[24];
     uint8_t extra[EXTRA_BYTES];
     struct new_table table = {0};
+    struct cluster_run old_table;
     const char *id = info->id ? info->id : number;
     int ret = image_begin(img, true);
     if (ret == 0 && !info->id)
@@ -173,9 +174,12 @@ int snapshot_create(struct image *img, const struct snapshot_info *info)
     if (ret == 0)
         ret = image_barrier(img);
     if (ret == 0)
-        ret = snapshot_table_switch(img, &table);
-    if (ret == 0)
+        ret = snapshot_table_switch(img, &table, &old_table);
+    if (ret == 0) {
+        image_drop(img, old_table.first, old_table.count);
+        img->dropped_durable = img->dropped.count;
         ret = image_settle(img);
+    }
     return image_end(img, ret);
 }
 
@@ -240,7 +244,14 @@ struct apply {
     uint64_t *l1; /* the new active one */
     uint32_t l1_size;
     uint64_t l1_off, size_bytes;
+    struct cluster_run old_l1;
 };
+
+static struct cluster_run l1_clusters(const struct image *img, uint64_t l1_off, uint32_t l1_size)
+{
+    return (struct cluster_run){
+        cluster_of(&img->geo, l1_off), clusters_for(&img->geo, l1_size * UINT64_C(8))};
+}
 
 static int apply_prepare(struct image *img, const struct qcow2_snapshot *snap, struct apply *ap)
 {
@@ -287,9 +298,7 @@ static int apply_commit(struct image *img, struct apply *ap)
         return ret;
     }
     uint64_t *old_l1 = img->l1;
-    image_drop(
-        img, cluster_of(&img->geo, h->l1_off), clusters_for(&img->geo, h->l1_size * UINT64_C(8)));
-    img->dropped_durable = img->dropped.count;
+    ap->old_l1 = l1_clusters(img, h->l1_off, h->l1_size);
     h->size_bytes = ap->size_bytes;
     h->l1_size = ap->l1_size;
     h->l1_off = ap->l1_off;
@@ -304,9 +313,28 @@ static int committed(struct image *img, const char *what, int ret)
     struct image_error why = img->error;
     return ret == 0 ? 0
                     : image_fail(img, ret,
-                          "%s, but freeing space failed (%.100s); what is left may look like lost "
-                          "tables to a check: qcheck --repair --lossy gets the space back",
+                          "%s, but freeing space failed (%.100s): qcheck --repair gets it back",
                           what, why.text);
+}
+
+/* Gives up what tells whose a tree was, once the tree's lowered counts are durable: before that,
+ * what is left of it would look like a loss. */
+static void drop_last(struct image *img, struct cluster_run clusters)
+{
+    image_drop(img, clusters.first, clusters.count);
+    if (!img->unflushed) /* the tree was empty */
+        img->dropped_durable = img->dropped.count;
+}
+
+/* Lowers the counts of the tree that is gone, and then that of its L1 table. */
+static int release(struct image *img, struct tree *gone, struct cluster_run l1)
+{
+    int ret = tree_add(img, gone, -1);
+    if (ret == 0)
+        ret = refcount_write(img);
+    if (ret == 0)
+        drop_last(img, l1);
+    return ret;
 }
 
 /* 0. what was written before is flushed; bitmaps are filled, with their barrier
@@ -315,7 +343,8 @@ static int committed(struct image *img, const char *what, int ret)
  * 3. COPIED cleared in the snapshot's L2 tables: they get a second owner
  *    -- barrier: all durable before the header points there; no order needed among them
  * 4. header 24..47: size, L1 size, L1 place, in one write -- barrier, commit
- * 5. counts -1 on the old tree, the old L1 given up, what is free offered to the host
+ * 5. counts -1 on the old tree, what is free offered to the host
+ *    -- the next barrier, whoever needs it: then the old L1 is given up
  * An L2 table that both disks share keeps its counts throughout and is not touched. */
 int snapshot_apply(struct image *img, uint32_t idx)
 {
@@ -333,14 +362,8 @@ int snapshot_apply(struct image *img, uint32_t idx)
         ret = image_barrier(img);
     if (ret == 0)
         ret = apply_commit(img, &ap);
-    if (ret == 0) {
-        ret = tree_add(img, &ap.old, -1);
-        if (ret == 0)
-            ret = refcount_write(img);
-        if (ret == 0)
-            ret = image_settle(img);
-        ret = committed(img, "the snapshot is applied", ret);
-    }
+    if (ret == 0)
+        ret = committed(img, "the snapshot is applied", release(img, &ap.old, ap.old_l1));
     tree_release(&ap.snap);
     tree_release(&ap.old);
     free(ap.l1);
@@ -349,30 +372,33 @@ int snapshot_apply(struct image *img, uint32_t idx)
 
 /* ---- delete -------------------------------------------------------------------------------- */
 
-/* Step 3 and 4 of snapshot_delete(). */
-static int delete_release(struct image *img, struct tree *gone, uint64_t l1_off)
+/* Step 3 and 4 of snapshot_delete().  With other snapshots the old table shows that this one was
+ * deleted, and stays as long as the L1; of the last one the header tells, until image_settle(). */
+static int delete_release(
+    struct image *img, struct tree *gone, struct cluster_run l1, struct cluster_run old_table)
 {
-    uint64_t l1_clusters = clusters_for(&img->geo, gone->l1_size * UINT64_C(8));
-    int ret = tree_add(img, gone, -1);
+    bool last = img->header.snapshot_count == 0;
+    int ret = last ? refcount_add(img, old_table.first, old_table.count, -1) : 0;
     if (ret == 0)
-        ret = refcount_add(img, cluster_of(&img->geo, l1_off), l1_clusters, -1);
-    if (ret == 0)
-        ret = refcount_write(img);
-    if (ret == 0)
-        ret = image_settle(img);
+        ret = release(img, gone, l1);
+    if (ret == 0 && !last)
+        drop_last(img, old_table);
     return ret == 0 ? tree_set_copied(img, gone) : ret;
 }
 
 /* 0. what was written before is flushed
  * 1. the snapshot table without the entry, in new clusters, and their counts
  *    -- barrier: durable before the header points there
- * 2. header 60..71 -- barrier, commit: only now may anything of the snapshot be freed
- * 3. counts -1 on its tree and its L1, the old table given up, what is free offered to the host
- * 4. COPIED set again where the active disk is the only owner left */
+ * 2. header 60..71 -- barrier, commit: only now may anything of the snapshot be freed.  Without
+ *    snapshots the table's place says nothing to anybody: there it is that of the L1 that goes
+ * 3. counts -1 on its tree, what is free offered to the host
+ * 4. COPIED set again where the active disk is the only owner left
+ *    -- the next barrier, whoever needs it: then its L1 and the old table are given up */
 int snapshot_delete(struct image *img, uint32_t idx)
 {
     struct tree gone = {0};
     struct new_table table = {0};
+    struct cluster_run old_table, old_l1 = {0};
     uint64_t *l1 = NULL;
     int ret = change_begin(img, idx);
     if (ret < 0)
@@ -387,10 +413,15 @@ int snapshot_delete(struct image *img, uint32_t idx)
         ret = refcount_write(img);
     if (ret == 0 && img->unflushed)
         ret = image_barrier(img);
+    if (snap.l1_size > 0)
+        old_l1 = l1_clusters(img, snap.l1_off, snap.l1_size);
+    if (table.count == 0 && snap.l1_size > 0)
+        table.host_off = snap.l1_off;
     if (ret == 0)
-        ret = snapshot_table_switch(img, &table);
+        ret = snapshot_table_switch(img, &table, &old_table);
     if (ret == 0)
-        ret = committed(img, "the snapshot is deleted", delete_release(img, &gone, snap.l1_off));
+        ret = committed(
+            img, "the snapshot is deleted", delete_release(img, &gone, old_l1, old_table));
     tree_release(&gone);
     free(l1);
     return image_end(img, ret);

@@ -41,7 +41,8 @@ void snapshot_release(struct image *img);
 
 /* snaptable.c: a new table of the old one's records without `without` (or UINT32_MAX) and with
  * `added` (or NULL) at the end, in new clusters: allocated and written, not yet pointed to.  After
- * an error out->host_off tells what was allocated, if anything. */
+ * an error out->host_off tells what was allocated, if anything.  One of no records has no clusters,
+ * and may have any place. */
 struct new_table {
     uint64_t host_off, clusters;
     uint32_t count;
@@ -49,7 +50,9 @@ struct new_table {
 int snapshot_table_write(
     struct image *img, uint32_t without, const struct qcow2_snapshot *added, struct new_table *out);
 
-/* The commit: header bytes 60..71 in one write, and its barrier.  Reads the table again. */
-int snapshot_table_switch(struct image *img, const struct new_table *table);
+/* The commit: header bytes 60..71 in one write, and its barrier.  Reads the table again.  *old:
+ * where the table was, for the caller to give up. */
+int snapshot_table_switch(
+    struct image *img, const struct new_table *table, struct cluster_run *old);
 
 #endif

@@ -183,18 +183,16 @@ int snapshot_table_write(
     return ret;
 }
 
-int snapshot_table_switch(struct image *img, const struct new_table *table)
+int snapshot_table_switch(struct image *img, const struct new_table *table, struct cluster_run *old)
 {
-    uint64_t old_first = cluster_of(&img->geo, img->header.snapshots_off);
-    uint64_t old_clusters = clusters_for(&img->geo, img->snaps.length);
     uint8_t fields[12];
     store_be32(fields, table->count);
     store_be64(fields + 4, table->host_off);
+    *old = (struct cluster_run){cluster_of(&img->geo, img->header.snapshots_off),
+        clusters_for(&img->geo, img->snaps.length)};
     int ret = image_write_header(img, QCOW2_HDR_SNAPSHOT_COUNT, fields, sizeof(fields));
-    if (ret == 0) {
-        image_drop(img, old_first, old_clusters);
+    if (ret == 0)
         ret = image_barrier(img); /* commit */
-    }
     if (ret < 0) {
         img->stale = true; /* which table is it? */
         return ret;
